@@ -1,0 +1,1 @@
+../../TEMPLATE/kd/kd.sh

@@ -1,0 +1,1 @@
+../../TEMPLATE/kd/path.sh

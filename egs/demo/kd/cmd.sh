@@ -1,0 +1,1 @@
+../../TEMPLATE/kd/cmd.sh

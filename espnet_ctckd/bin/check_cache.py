@@ -1,0 +1,69 @@
+"""Hold a cache of posteriors against the audio, the transcripts and the student.
+
+Utterances, lengths and files are compared for all; the audio itself for a sample,
+or for all with --audio_sample 0.
+"""
+
+from typing import List, Optional, Sequence
+
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.cache.check import Student, check_cache
+from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.teachers.espnet import measure_frame_shift
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Check the cache."""
+    p = parser(__doc__)
+    p.add_argument("--cache", required=True, help="folder of the cache")
+    p.add_argument("--wav_scp", required=True, help="audio of the training")
+    p.add_argument("--text", help="transcripts of the training, if it has any")
+    p.add_argument("--asr_config", help="training configuration of the student")
+    p.add_argument("--token_list", help="token list of the student")
+    p.add_argument("--token_type", default="bpe", help="of the student")
+    p.add_argument("--bpemodel", help="sentencepiece model of the student")
+    p.add_argument(
+        "--audio_sample",
+        type=int,
+        default=200,
+        help="utterances whose audio is compared; 0: all",
+    )
+    args = p.parse_args(cmd)
+    student = None
+    if args.asr_config:
+        if not args.token_list:
+            p.error("--asr_config needs --token_list")
+        flags = ["--config", args.asr_config, "--token_list", args.token_list]
+        flags += ["--token_type", args.token_type, "--normalize", "none"]
+        flags += ["--bpemodel", args.bpemodel] if args.bpemodel else []
+        student = build_student(flags)
+    meta = check_cache(
+        args.cache, args.wav_scp, args.text, student, args.audio_sample or None
+    )
+    print(
+        f"{args.cache} fits: {meta.utterances} utterances, {meta.frames} frames of "
+        f"{float(meta.frame_shift / meta.rate) * 1000:g} ms, {len(meta.token_list)} "
+        f"tokens, blank {meta.token_list[meta.blank]!r}"
+    )
+
+
+def build_student(flags: List[str]) -> Student:
+    """Build the student of a training configuration, and ask it what it expects."""
+    args = CTCKDTask.get_parser().parse_args(flags)
+    model = CTCKDTask.build_model(args).eval()
+    preprocess = CTCKDTask.build_preprocess_fn(args, train=False)
+
+    def labels(text: str) -> List[int]:
+        assert preprocess is not None
+        return list(preprocess("", {"text": text})["text"])
+
+    return Student(
+        token_list=model.token_list,
+        blank=model.blank_id,
+        frame_shift=measure_frame_shift(model),
+        labels=labels,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

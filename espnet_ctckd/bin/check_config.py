@@ -1,0 +1,43 @@
+"""Build the model of a training configuration, before hours are spent on its data.
+
+Prints what the training reads, a line each: `text=true teacher=true frontend=<hash>`.
+Flags of asr_train may follow, as they will for the training.
+"""
+
+import contextlib
+import hashlib
+import sys
+from typing import Optional, Sequence
+
+import yaml
+
+from espnet_ctckd import MODEL_NAME
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.task import CTCKDTask, read_kd_config
+
+# Enough to build any model; its own list comes later in a recipe.
+_TOKENS = ["<blank>", "<unk>", "<sos/eos>"]
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Check a configuration."""
+    p = parser(__doc__)
+    p.add_argument("--config", required=True, help="training configuration (YAML)")
+    ours, theirs = p.parse_known_args(cmd)
+    with contextlib.redirect_stdout(sys.stderr):
+        args = CTCKDTask.get_parser().parse_args(["--config", ours.config, *theirs])
+        args.token_list = _TOKENS
+        args.normalize = None
+        CTCKDTask.build_model(args)
+    text, teacher = True, False
+    if args.model == MODEL_NAME:
+        kd = read_kd_config(args)
+        text, teacher = kd.needs_labels, kd.weight > 0
+    frontend = yaml.safe_dump([args.frontend, args.frontend_conf, args.input_size])
+    print(f"text={str(text).lower()}")
+    print(f"teacher={str(teacher).lower()}")
+    print(f"frontend={hashlib.sha256(frontend.encode()).hexdigest()[:8]}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,43 @@
+"""Say what this machine has, and refuse it where a recipe would fail later."""
+
+import os
+import platform
+import shutil
+from importlib import metadata
+from typing import Optional, Sequence
+
+import torch
+
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.choices import InputError
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Check the machine."""
+    p = parser(__doc__)
+    p.add_argument("--ngpu", type=int, default=0, help="GPUs that are asked for")
+    p.add_argument("--output_dir", default=".", help="where results will be written")
+    p.add_argument("--min_free_gb", type=float, default=2.0, help="least free disk")
+    args = p.parse_args(cmd)
+    there = torch.cuda.device_count()
+    free = shutil.disk_usage(args.output_dir).free / 2**30
+    names = ("espnet", "torch", "torchaudio", "kaldiio", "jiwer")
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in names)
+    print(f"Python {platform.python_version()}, {versions}")
+    print(f"{os.cpu_count()} CPUs, {there} GPUs, {free:.1f} GiB free")
+    if args.ngpu > there:
+        raise InputError(
+            f"--ngpu is {args.ngpu}, but this machine has {there} usable GPUs; give "
+            f"--ngpu {there}"
+        )
+    if not os.access(args.output_dir, os.W_OK):
+        raise InputError(f"{os.path.abspath(args.output_dir)} cannot be written to")
+    if free < args.min_free_gb:
+        raise InputError(
+            f"{os.path.abspath(args.output_dir)} has {free:.1f} GiB free; expected at "
+            f"least {args.min_free_gb:g} GiB. Make room, or work on another disk"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

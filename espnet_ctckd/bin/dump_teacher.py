@@ -1,0 +1,76 @@
+"""Dump the frame posteriors of a teacher into a cache.
+
+Give the same command again to go on after it was stopped. To share the work, start
+it N times with --job 1 to N and --num_jobs N, on as many machines as see the folder;
+the last to end finishes the cache. The result is the same, bit for bit.
+"""
+
+from pathlib import Path
+from typing import Optional, Sequence
+
+import torch
+
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.cache.writer import dump, make_plan
+from espnet_ctckd.choices import InputError, look_up
+from espnet_ctckd.teachers import TEACHER_CHOICES
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Dump the teacher."""
+    p = parser(__doc__)
+    p.add_argument(
+        "--teacher_type", default="espnet", help=f"one of {', '.join(TEACHER_CHOICES)}"
+    )
+    p.add_argument("--teacher_config", required=True, help="config.yaml of the teacher")
+    p.add_argument("--teacher_model", required=True, help="weights of the teacher")
+    p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
+    p.add_argument("--output_dir", required=True, help="folder of the cache")
+    p.add_argument(
+        "--top_k", type=int, default=0, help="keep the K best tokens a frame; 0: all"
+    )
+    p.add_argument(
+        "--batch_seconds", type=float, default=60.0, help="audio of a batch, padded"
+    )
+    p.add_argument("--job", type=int, default=1, help="which job this is")
+    p.add_argument("--num_jobs", type=int, default=1, help="of how many")
+    p.add_argument("--ngpu", type=int, default=0, help="1 computes on a GPU (untested)")
+    p.add_argument("--num_threads", type=int, default=1, help="threads of the CPU")
+    args = p.parse_args(cmd)
+    if not 1 <= args.job <= args.num_jobs:
+        raise InputError(f"--job is {args.job}; give one from 1 to {args.num_jobs}")
+    torch.set_num_threads(args.num_threads)
+    choice = look_up("teacher_type", args.teacher_type, TEACHER_CHOICES)
+    teacher = choice.fn(
+        config_file=args.teacher_config,
+        model_file=args.teacher_model,
+        device="cuda" if args.ngpu else "cpu",
+    )
+    codec = Codec(len(teacher.token_list), args.top_k or None)
+    plan = make_plan(args.wav_scp, teacher.rate, args.batch_seconds)
+    _say_size(plan, teacher, codec)
+    finished = dump(
+        teacher,
+        plan,
+        codec,
+        Path(args.output_dir),
+        args.batch_seconds,
+        args.job,
+        args.num_jobs,
+    )
+    if finished:
+        print(f"finished: {args.output_dir}")
+
+
+def _say_size(plan, teacher, codec) -> None:  # type: ignore[no-untyped-def]
+    samples = sum(u.samples for u in plan.utterances)
+    size = samples / float(teacher.frame_shift) * codec.columns * 4
+    print(
+        f"{len(plan.utterances)} utterances, {samples / plan.rate / 3600:.2f} hours: "
+        f"the cache will take {size / 2**20:.1f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

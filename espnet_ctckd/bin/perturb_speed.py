@@ -1,0 +1,54 @@
+"""Add speed-perturbed copies to a data folder, as utterances of their own.
+
+Writes <output_dir>/{wav.scp,text,utt2spk,spk2utt} with the ids `sp<factor>-<id>` and
+utt2speed, by which format_audio changes the audio; the factor 1.0 keeps the id.
+"""
+
+from pathlib import Path
+from typing import Dict, Optional, Sequence
+
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp, write_scp
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Perturb a folder."""
+    p = parser(__doc__)
+    p.add_argument("--input_dir", required=True, help="Kaldi data folder")
+    p.add_argument("--output_dir", required=True, help="folder to write")
+    p.add_argument("--factors", required=True, help='e.g. "0.9 1.0 1.1"')
+    args = p.parse_args(cmd)
+    source, target = Path(args.input_dir), Path(args.output_dir)
+    factors = args.factors.split()
+    speeds: Dict[str, float] = {}
+    for factor in factors:
+        try:
+            speeds[_prefix(factor)] = float(factor)
+        except ValueError:
+            raise InputError(f"--factors has {factor!r}; give numbers") from None
+    for name in ("wav.scp", "text", "utt2spk"):
+        if not (source / name).exists():
+            continue
+        entries = read_scp(source / name)
+        write_scp(
+            target / name,
+            (
+                (prefix + utt, prefix + rest if name == "utt2spk" else rest)
+                for prefix in speeds
+                for utt, rest in entries.items()
+            ),
+        )
+    utts = read_scp(source / "wav.scp")
+    write_scp(
+        target / "utt2speed", ((pre + u, s) for pre, s in speeds.items() for u in utts)
+    )
+    print(f"{target}: {len(utts) * len(speeds)} utterances, speeds {args.factors}")
+
+
+def _prefix(factor: str) -> str:
+    return "" if float(factor) == 1.0 else f"sp{factor}-"
+
+
+if __name__ == "__main__":
+    run(main)

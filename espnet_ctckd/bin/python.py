@@ -1,0 +1,112 @@
+"""``ctckd-python``: Python, with ``model: ctckd`` known to ESPnet.
+
+It takes what ``python`` takes: ``ctckd-python -m espnet2.bin.asr_train --config …``
+trains a student, so a stock recipe runs unchanged with ``--python ctckd-python``.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import multiprocessing
+import os
+import runpy
+import sys
+from types import CodeType, ModuleType
+from typing import List, Optional, Sequence, Tuple
+
+_TASK = "espnet2.tasks.asr"
+
+# The stock entry point names the stock task, which knows neither the data key
+# `teacher` nor training without text. For other models ours is the same.
+_INSTEAD = {"espnet2.bin.asr_train": "espnet_ctckd.bin.asr_train"}
+
+_WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
+
+
+class _Registrar(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Registers when ESPnet's ASR task is imported, and costs nothing before."""
+
+    def __init__(self) -> None:
+        self._loader: Optional[importlib.abc.Loader] = None
+
+    def find_spec(
+        self, name: str, path: object, target: object = None
+    ) -> Optional[importlib.machinery.ModuleSpec]:
+        if name != _TASK or self._loader is not None:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            self._loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: object) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert self._loader is not None
+        self._loader.exec_module(module)
+        from espnet_ctckd import register
+
+        register()
+
+    def get_code(self, name: str) -> Optional[CodeType]:
+        return self._loader.get_code(name)  # type: ignore
+
+
+def split_arguments(argv: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """Divide a command line of Python.
+
+    Args:
+        argv: what follows the interpreter.
+
+    Returns:
+        Options of the interpreter, and the rest from ``-m``, ``-c`` or a script on.
+    """
+    position = 0
+    while position < len(argv):
+        argument = argv[position]
+        if argument in ("-m", "-c", "-") or not argument.startswith("-"):
+            break
+        if argument.startswith(("-m", "-c")):
+            both = [argument[:2], argument[2:]]
+            return list(argv[:position]), [*both, *argv[position + 1 :]]
+        position += 2 if argument in _WITH_VALUE else 1
+    return list(argv[:position]), list(argv[position:])
+
+
+def main() -> None:
+    """Behave as ``python``, whose command line this is."""
+    options, rest = split_arguments(sys.argv[1:])
+    if not rest or rest[0] == "-":
+        os.execv(sys.executable, [sys.executable, *options, *rest])
+    if options:
+        again = [sys.executable, *options, "-m", __spec__.name, *rest]
+        os.execv(sys.executable, again)
+    sys.meta_path.insert(0, _Registrar())
+    # Spawned workers start through this command again, and so register, too.
+    launcher = os.path.join(os.path.dirname(sys.executable), "ctckd-python")
+    if os.access(launcher, os.X_OK):
+        multiprocessing.set_executable(launcher)
+    _execute(rest)
+
+
+def _execute(rest: List[str]) -> None:
+    if rest[0] == "-m":
+        module = _INSTEAD.get(rest[1], rest[1])
+        sys.argv = rest[1:]
+        sys.path[0] = os.getcwd()
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    elif rest[0] == "-c":
+        sys.argv = ["-c", *rest[2:]]
+        sys.path[0] = ""
+        code = compile(rest[1], "<string>", "exec")
+        exec(code, sys.modules["__main__"].__dict__)
+    else:
+        sys.argv = rest
+        sys.path[0] = os.path.dirname(os.path.abspath(rest[0]))
+        runpy.run_path(rest[0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Lay out the scores below an experiments folder.
+
+Writes RESULTS.md in the form of ESPnet's recipes, or prints with --table what a
+person wants to know: error rates, parameters and speed of each system.
+"""
+
+import datetime
+import json
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import List, Optional, Sequence
+
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import write_beside
+from espnet_ctckd.score import read_scores, results_table
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Write or print the results."""
+    p = parser(__doc__)
+    p.add_argument("--expdir", required=True, help="folder of the experiments")
+    p.add_argument("--command", default="", help="what made them, for RESULTS.md")
+    p.add_argument("--table", action="store_true", help="print the systems instead")
+    args = p.parse_args(cmd)
+    scores = read_scores(args.expdir)
+    if not scores:
+        raise InputError(f"{args.expdir} has no scores; decode and score first")
+    if args.table:
+        print(systems_table(Path(args.expdir)))
+        return
+    units = [
+        u for u in ("wer", "cer", "ter") if any(u in totals for _, totals in scores)
+    ]
+    with write_beside(Path(args.expdir) / "RESULTS.md") as f:
+        f.write("\n".join([*_environment(args.command), ""]))
+        for unit in units:
+            f.write("\n" + results_table(scores, unit))
+    print(f"{args.expdir}/RESULTS.md")
+
+
+def _environment(command: str) -> List[str]:
+    names = ("espnet", "torch", "espnet_ctckd")
+    versions = [f"- {name} version: `{metadata.version(name)}`" for name in names]
+    hashed = subprocess.run(
+        ["git", "rev-parse", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    return [
+        "# RESULTS",
+        "## Environments",
+        f"- date: `{datetime.datetime.now().astimezone():%a %b %d %H:%M:%S %Z %Y}`",
+        f"- python version: `{platform.python_version()}`",
+        *versions,
+        f"- Git hash: `{hashed.stdout.strip() or 'not a repository'}`",
+        f"- command: `{command}`",
+    ]
+
+
+def systems_table(expdir: Path) -> str:
+    """Systems and what they reach, one a line.
+
+    Args:
+        expdir: holds ``<experiment>/<decoding>/<set>/score.json``.
+
+    Returns:
+        A table for people.
+    """
+    rows = [("system", "set", "WER %", "CER %", "parameters", "RTF")]
+    for name, totals in read_scores(expdir):
+        system, _, subset = name.split("/")
+        path = expdir / name / "decode.json"
+        speed = json.loads(path.read_text()) if path.exists() else {}
+        rows.append(
+            (
+                system,
+                subset,
+                f"{totals['wer'].rate:.1f}",
+                f"{totals['cer'].rate:.1f}",
+                f"{speed['parameters'] / 1e6:.2f} M" if speed else "",
+                f"{speed['rtf']:.4f}" if speed else "",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,57 @@
+"""Train a sentencepiece model, and write its token list as ESPnet orders it.
+
+Writes <output_dir>/bpe.model and tokens.txt: <blank> first, <unk> second, <sos/eos>
+last.
+"""
+
+import io
+import os
+from pathlib import Path
+from typing import Optional, Sequence
+
+import sentencepiece
+
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp, write_beside
+
+_SPECIAL = ("<unk>", "<s>", "</s>")
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Train the model."""
+    p = parser(__doc__)
+    p.add_argument("--text", required=True, help="Kaldi text")
+    p.add_argument("--output_dir", required=True, help="folder to write")
+    p.add_argument("--vocab_size", type=int, required=True, help="tokens")
+    p.add_argument("--model_type", default="unigram", help="unigram or bpe")
+    args = p.parse_args(cmd)
+    trained = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(read_scp(args.text).values()),
+            model_writer=trained,
+            vocab_size=args.vocab_size,
+            model_type=args.model_type,
+            character_coverage=1.0,
+            minloglevel=1,
+        )
+    except (RuntimeError, OSError) as error:
+        raise InputError(
+            f"cannot train a model of {args.vocab_size} tokens on {args.text}: "
+            f"{str(error).splitlines()[0]}. A small corpus wants a smaller --nbpe"
+        ) from None
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / ".bpe.model.part"
+    partial.write_bytes(trained.getvalue())
+    os.replace(partial, folder / "bpe.model")
+    model = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
+    pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
+    kept = [piece for piece in pieces if piece not in _SPECIAL]
+    with write_beside(folder / "tokens.txt") as f:
+        f.writelines(f"{t}\n" for t in ["<blank>", "<unk>", *kept, "<sos/eos>"])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,180 @@
+"""Hold a cache against the audio, the transcripts and the student it is meant for."""
+
+import zlib
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Callable, Dict, List, Mapping, Optional, Sequence
+
+from espnet_ctckd.align import check_tokens
+from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, UTT2FRAMES, CacheMeta, read_meta
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import Pathlike, audio_info, read_audio, read_scp, shorten
+
+
+@dataclass(frozen=True)
+class Student:
+    """What a student expects of its targets.
+
+    Attributes:
+        token_list: V tokens.
+        blank: index of the blank.
+        frame_shift: samples from one frame to the next.
+        labels: from a transcript to token ids.
+    """
+
+    token_list: Sequence[str]
+    blank: int
+    frame_shift: Fraction
+    labels: Callable[[str], Sequence[int]]
+
+
+def check_cache(
+    cache: Pathlike,
+    wav_scp: Pathlike,
+    text: Optional[Pathlike] = None,
+    student: Optional[Student] = None,
+    audio_sample: Optional[int] = None,
+) -> CacheMeta:
+    """Refuse a cache that does not belong to the data or the student.
+
+    Args:
+        cache: its folder.
+        wav_scp: the audio of the training.
+        text: the transcripts; None where training does without.
+        student: None checks the data only.
+        audio_sample: how many utterances' audio is read and compared to what the
+            teacher heard, evenly spread; None reads all. The lengths of all are
+            compared in any case.
+
+    Returns:
+        What the cache says of itself.
+
+    Raises:
+        InputError: naming what does not fit, and where.
+    """
+    meta = read_meta(cache)
+    _check_files(meta)
+    frames = {u: int(n) for u, n in read_scp(meta.folder / UTT2FRAMES).items()}
+    wavs = read_scp(wav_scp)
+    _check_utterances(meta, frames, wavs, wav_scp)
+    _check_audio(meta, wavs, audio_sample)
+    if student is not None:
+        check_tokens(meta.token_list, student.token_list, f"cache {meta.folder}")
+        _check_blank_and_rate(meta, student)
+    if text is not None:
+        _check_text(text, wavs, frames, student)
+    return meta
+
+
+def _check_files(meta: CacheMeta) -> None:
+    for name, size in meta.arks.items():
+        path = meta.folder / name
+        has = path.stat().st_size if path.exists() else 0
+        if has != size:
+            raise InputError(
+                f"{path} has {has} bytes; {size} were written. Delete {meta.folder} "
+                "and dump the teacher again"
+            )
+
+
+def _check_utterances(
+    meta: CacheMeta,
+    frames: Mapping[str, int],
+    wavs: Mapping[str, str],
+    wav_scp: Pathlike,
+) -> None:
+    cached = read_scp(meta.folder / SCP)
+    if set(cached) != set(frames) or len(cached) != meta.utterances:
+        raise InputError(
+            f"{meta.folder / SCP} has {len(cached)} utterances; {meta.utterances} "
+            "were written. Delete the folder and dump the teacher again"
+        )
+    lacks = [u for u in wavs if u not in cached]
+    if lacks:
+        raise InputError(
+            f"the cache {meta.folder} lacks {len(lacks)} of {len(wavs)} utterances of "
+            f"{wav_scp}: {shorten(lacks)}. Dump the teacher for this data"
+        )
+    extra = [u for u in cached if u not in wavs]
+    if extra:
+        raise InputError(
+            f"the cache {meta.folder} has {len(extra)} utterances that {wav_scp} has "
+            f"not: {shorten(extra)}. It belongs to other data: dump the teacher for "
+            "this data"
+        )
+
+
+def _check_audio(
+    meta: CacheMeta, wavs: Mapping[str, str], sample: Optional[int]
+) -> None:
+    heard: Dict[str, List[str]] = {
+        u: rest.split() for u, rest in read_scp(meta.folder / UTT2AUDIO).items()
+    }
+    for utt, path in wavs.items():
+        samples = audio_info(utt, path, meta.rate)
+        if samples != int(heard[utt][0]):
+            raise InputError(
+                f"utterance {utt}: {path} has {samples} samples; the teacher heard "
+                f"{heard[utt][0]}. The cache {meta.folder} belongs to other audio: "
+                "dump the teacher for this data"
+            )
+    listed = list(wavs)
+    step = 1 if sample is None else max(1, len(listed) // max(sample, 1))
+    for utt in listed[::step]:
+        crc = zlib.crc32(read_audio(utt, wavs[utt], meta.rate).tobytes())
+        if f"{crc:08x}" != heard[utt][1]:
+            raise InputError(
+                f"utterance {utt}: {wavs[utt]} is not what the teacher heard (crc32 "
+                f"{crc:08x}, not {heard[utt][1]}). The cache {meta.folder} belongs to "
+                "other audio: dump the teacher for this data"
+            )
+
+
+def _check_blank_and_rate(meta: CacheMeta, student: Student) -> None:
+    if meta.blank != student.blank:
+        raise InputError(
+            f"the cache {meta.folder} has the blank at {meta.blank}, the student at "
+            f"{student.blank}; both must be the same token"
+        )
+    if meta.frame_shift != student.frame_shift:
+        ours = float(student.frame_shift / meta.rate) * 1000
+        theirs = float(meta.frame_shift / meta.rate) * 1000
+        raise InputError(
+            f"the cache {meta.folder} has a frame every {theirs:g} ms, the student "
+            f"one every {ours:g} ms: change the student's subsampling (encoder_conf."
+            "input_layer, frontend_conf.hop_length), or take a teacher of its rate"
+        )
+
+
+def _check_text(
+    text: Pathlike,
+    wavs: Mapping[str, str],
+    frames: Mapping[str, int],
+    student: Optional[Student],
+) -> None:
+    transcripts = read_scp(text)
+    lacks = [u for u in wavs if u not in transcripts]
+    if lacks:
+        raise InputError(
+            f"{text} lacks {len(lacks)} of {len(wavs)} utterances: {shorten(lacks)}. "
+            "Transcribe or remove them, or train with kd.weight: 1, without text"
+        )
+    empty = [u for u in wavs if not transcripts[u]]
+    if empty:
+        raise InputError(
+            f"{text} has {len(empty)} empty transcripts: {shorten(empty)}. Transcribe "
+            "or remove them, or train with kd.weight: 1, without text"
+        )
+    if student is None:
+        return
+    for utt in wavs:
+        labels = student.labels(transcripts[utt])
+        repeats = sum(a == b for a, b in pairwise(labels))
+        needs = len(labels) + repeats
+        if needs > frames[utt]:
+            raise InputError(
+                f"utterance {utt} of {text} needs {needs} frames for its "
+                f"{len(labels)} labels, and has {frames[utt]}: CTC cannot align it. "
+                "Correct or remove it, or use a smaller frame shift or larger tokens"
+            )

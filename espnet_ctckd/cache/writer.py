@@ -1,0 +1,294 @@
+"""Dump the posteriors of a teacher, in any number of jobs, resumably.
+
+The order of the utterances, their batches and the division into shards follow from
+the data alone. So it does not matter how many jobs there are, or which of them were
+killed how often: the bytes of the finished cache are the same.
+"""
+
+import json
+import logging
+import os
+import time
+import zlib
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
+
+import kaldiio
+import numpy as np
+import torch
+
+from espnet_ctckd import __version__
+from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.cache.reader import (
+    META,
+    SCP,
+    TOKENS,
+    UTT2AUDIO,
+    UTT2FRAMES,
+    CacheMeta,
+)
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import audio_info, read_audio, read_scp, write_beside, write_scp
+from espnet_ctckd.teachers import Teacher
+
+PLAN = "plan.json"
+_SHARDS = "shards"
+
+# A shard is what a kill can cost: a 64th of the data, but 20 s to an hour of audio.
+_SHARD_SECONDS = (20.0, 3600.0)
+_SHARDS_WANTED = 64
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One line of ``wav.scp``, and the samples that its file holds."""
+
+    name: str
+    path: str
+    samples: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Division of the data: shards of batches of utterances."""
+
+    shards: Sequence[Sequence[Sequence[Utterance]]]
+    rate: int
+
+    @property
+    def utterances(self) -> List[Utterance]:
+        """All of them, in the order of the shards."""
+        return [u for shard in self.shards for batch in shard for u in batch]
+
+
+def make_plan(wav_scp: str, rate: int, batch_seconds: float) -> Plan:
+    """Divide the data by length.
+
+    Args:
+        wav_scp: Kaldi's list of audio files.
+        rate: samples per second that they must have.
+        batch_seconds: audio of a batch, padding included; a longer utterance is a
+            batch of its own.
+
+    Returns:
+        The division.
+
+    Raises:
+        InputError: a file is missing, damaged, or of another format.
+    """
+    utterances = [
+        Utterance(name, path, audio_info(name, path, rate))
+        for name, path in read_scp(wav_scp).items()
+    ]
+    utterances.sort(key=lambda u: (u.samples, u.name))
+    batches: List[List[Utterance]] = []
+    for utterance in utterances:
+        padded = (len(batches[-1]) + 1) * utterance.samples if batches else 0
+        if not batches or padded > batch_seconds * rate:
+            batches.append([])
+        batches[-1].append(utterance)
+    total = sum(u.samples for u in utterances)
+    low, high = (seconds * rate for seconds in _SHARD_SECONDS)
+    size = min(max(total / _SHARDS_WANTED, low), high)
+    shards: List[List[List[Utterance]]] = [[]]
+    filled = 0
+    for batch in batches:
+        if shards[-1] and filled >= size:
+            shards.append([])
+            filled = 0
+        shards[-1].append(batch)
+        filled += sum(u.samples for u in batch)
+    return Plan(shards, rate)
+
+
+def dump(
+    teacher: Teacher,
+    plan: Plan,
+    codec: Codec,
+    folder: Path,
+    batch_seconds: float,
+    job: int = 1,
+    num_jobs: int = 1,
+) -> bool:
+    """Compute the shards of a job, and finish the cache if they were the last.
+
+    Args:
+        teacher: says the posteriors.
+        plan: the same in all jobs.
+        codec: how they are packed.
+        folder: of the cache.
+        batch_seconds: that the plan was made with.
+        job: 1 to num_jobs.
+        num_jobs: how many share the work.
+
+    Returns:
+        Whether the cache is finished.
+
+    Raises:
+        InputError: the folder holds another cache, or an utterance is too short.
+    """
+    _claim(folder, _describe_plan(teacher, plan, codec, batch_seconds))
+    mine = range(job - 1, len(plan.shards), num_jobs)
+    todo = [index for index in mine if not _shard_scp(folder, index).exists()]
+    logging.info(
+        f"job {job} of {num_jobs}: {len(todo)} of {len(plan.shards)} shards to do"
+    )
+    for index in _progress(todo, plan):
+        _write_shard(teacher, plan, codec, folder, index)
+    if not all(_shard_scp(folder, i).exists() for i in range(len(plan.shards))):
+        logging.info(f"the other jobs have not finished; the last completes {folder}")
+        return False
+    _finish(teacher, plan, codec, folder)
+    return True
+
+
+def _progress(todo: Sequence[int], plan: Plan) -> Iterator[int]:
+    """The shards to do, logging after each how far it is and when it will end."""
+    seconds = [
+        sum(u.samples for batch in plan.shards[i] for u in batch) / plan.rate
+        for i in todo
+    ]
+    start, done, total = time.monotonic(), 0.0, sum(seconds)
+    for index, audio in zip(todo, seconds):
+        yield index
+        done += audio
+        spent = time.monotonic() - start
+        left = spent / done * (total - done)
+        logging.info(
+            f"{done / 60:.1f} of {total / 60:.1f} minutes of audio, "
+            f"{done / spent:.0f} times real time, {left:.0f} s left"
+        )
+
+
+def _describe_plan(
+    teacher: Teacher, plan: Plan, codec: Codec, batch_seconds: float
+) -> Dict[str, object]:
+    described = teacher.describe()
+    listed = "".join(f"{u.name} {u.samples}\n" for u in plan.utterances)
+    return {
+        "teacher": {k: v for k, v in described.items() if k.endswith("_sha256")},
+        "utterances": len(plan.utterances),
+        "utterances_crc32": zlib.crc32(listed.encode()),
+        "tokens": codec.tokens,
+        "top_k": codec.kept or 0,
+        "batch_seconds": batch_seconds,
+        "version": __version__,
+    }
+
+
+def _claim(folder: Path, request: Mapping[str, object]) -> None:
+    """Note what the folder is for, or refuse it if it is for something else."""
+    path = folder / PLAN
+    if not path.exists():
+        if (folder / META).exists():
+            raise InputError(f"{folder} holds a cache without {PLAN}; delete it")
+        with write_beside(path) as f:
+            json.dump(request, f, indent=1)
+    begun = json.loads(path.read_text(encoding="utf-8"))
+    differs = [key for key in request if begun.get(key) != request[key]]
+    if differs:
+        was = ", ".join(f"{key} {begun.get(key)} -> {request[key]}" for key in differs)
+        raise InputError(
+            f"{folder} was begun for something else ({was}); delete it, or choose "
+            "another --output_dir"
+        )
+
+
+def _shard_ark(folder: Path, index: int) -> Path:
+    return folder / _SHARDS / f"posteriors.{index:05d}.ark"
+
+
+def _shard_scp(folder: Path, index: int) -> Path:
+    return _shard_ark(folder, index).with_suffix(".scp")
+
+
+def _write_shard(
+    teacher: Teacher, plan: Plan, codec: Codec, folder: Path, index: int
+) -> None:
+    """Write ark, then scp: a shard is done when its scp is there.
+
+    A line of the scp is: utterance, offset in the ark, frames, samples, crc32.
+    """
+    ark = _shard_ark(folder, index)
+    ark.parent.mkdir(parents=True, exist_ok=True)
+    partial = ark.with_name(f".{ark.name}.{os.getpid()}.part")
+    lines = []
+    try:
+        with open(partial, "wb") as f:
+            for batch in plan.shards[index]:
+                for utterance, crc, packed in _compute(teacher, codec, batch):
+                    offset = f.tell() + len(utterance.name.encode()) + 1
+                    kaldiio.save_ark(f, {utterance.name: packed})
+                    lines.append(
+                        f"{utterance.name} {offset} {len(packed)} "
+                        f"{utterance.samples} {crc:08x}\n"
+                    )
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, ark)
+    finally:
+        partial.unlink(missing_ok=True)
+    with write_beside(_shard_scp(folder, index)) as text:
+        text.writelines(lines)
+
+
+def _compute(
+    teacher: Teacher, codec: Codec, batch: Sequence[Utterance]
+) -> Iterator[Tuple[Utterance, int, np.ndarray]]:
+    """Utterance, crc32 of its samples and packed posteriors, for a batch."""
+    audio = [read_audio(u.name, u.path, teacher.rate) for u in batch]
+    speech = torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(a) for a in audio], batch_first=True
+    )  # (B, S)
+    lengths = torch.tensor([len(a) for a in audio])
+    # The shortest is the first, and the front-ends differ in what they refuse.
+    shortest = float(teacher.frame_shift) * 2
+    if len(audio[0]) < shortest:
+        raise InputError(
+            f"utterance {batch[0].name} has {len(audio[0])} samples, too few for the "
+            f"teacher, which needs {shortest:.0f}; remove it"
+        )
+    said = teacher.posteriors(speech, lengths)
+    for i, utterance in enumerate(batch):
+        frames = int(said.lengths[i])
+        packed = codec.encode(said.log_probs[i, :frames], said.blank)
+        yield utterance, zlib.crc32(audio[i].tobytes()), packed
+
+
+def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
+    """Join the shards; two jobs that end together write the same."""
+    scp: List[Tuple[str, str]] = []
+    frames: List[Tuple[str, int]] = []
+    audio: List[Tuple[str, str]] = []
+    arks: Dict[str, int] = {}
+    for index in range(len(plan.shards)):
+        ark = _shard_ark(folder, index)
+        arks[str(ark.relative_to(folder))] = ark.stat().st_size
+        for name, rest in read_scp(_shard_scp(folder, index)).items():
+            offset, count, samples, crc = rest.split()
+            scp.append((name, f"{ark}:{offset}"))
+            frames.append((name, int(count)))
+            audio.append((name, f"{samples} {crc}"))
+    write_scp(folder / SCP, scp)
+    write_scp(folder / UTT2FRAMES, frames)
+    write_scp(folder / UTT2AUDIO, audio)
+    with write_beside(folder / TOKENS) as f:
+        f.writelines(f"{token}\n" for token in teacher.token_list)
+    versions = {name: metadata.version(name) for name in ("torch", "kaldiio")}
+    meta = CacheMeta(
+        folder=folder,
+        teacher={**teacher.describe(), **versions, "espnet_ctckd": __version__},
+        token_list=teacher.token_list,
+        blank=teacher.blank,
+        rate=plan.rate,
+        frame_shift=teacher.frame_shift,
+        codec=codec,
+        utterances=len(scp),
+        frames=sum(count for _, count in frames),
+        arks=arks,
+    )
+    with write_beside(folder / META) as f:
+        json.dump(meta.to_json(), f, indent=1, ensure_ascii=False)
+        f.write("\n")

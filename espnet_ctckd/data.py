@@ -1,0 +1,200 @@
+"""Kaldi files and audio, read with errors that name the line or the file."""
+
+import contextlib
+import os
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Dict, Iterable, Iterator, List, Sequence, TextIO, Tuple, Union
+
+import numpy as np
+import soundfile
+
+from espnet_ctckd.choices import InputError
+
+Pathlike = Union[str, Path]
+
+# A RIFF header that was written to a pipe does not know its size.
+_UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)
+
+
+def shorten(names: Sequence[str], most: int = 5) -> str:
+    """The first few of many names, for an error message."""
+    listed = ", ".join(names[:most])
+    return listed if len(names) <= most else f"{listed}, … ({len(names)} in all)"
+
+
+def read_scp(path: Pathlike) -> Dict[str, str]:
+    """Read a Kaldi file of two columns.
+
+    Args:
+        path: each line is ``<utterance> <rest>``; the rest may be empty.
+
+    Returns:
+        Utterance -> rest, in the order of the file.
+
+    Raises:
+        InputError: the file is missing or empty, or an utterance stands in it twice.
+    """
+    entries: Dict[str, str] = {}
+    try:
+        with open(path, encoding="utf-8") as f:
+            for number, line in enumerate(f, 1):
+                fields = line.split(maxsplit=1)
+                if not fields:
+                    raise InputError(f"{path}:{number} is an empty line; remove it")
+                if fields[0] in entries:
+                    raise InputError(
+                        f"{path}:{number} has the utterance {fields[0]!r} a second "
+                        "time; each must stand there once"
+                    )
+                entries[fields[0]] = fields[1].rstrip() if len(fields) > 1 else ""
+    except FileNotFoundError:
+        raise InputError(f"there is no file {path}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from None
+    if not entries:
+        raise InputError(f"{path} is empty; it should have a line for each utterance")
+    return entries
+
+
+@contextlib.contextmanager
+def write_beside(path: Pathlike) -> Iterator[TextIO]:
+    """Open a text file for writing that appears under its name only when whole.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        The open file, of another name in the same folder.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(partial, "w", encoding="utf-8") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_scp(path: Pathlike, entries: Iterable[Tuple[str, object]]) -> None:
+    """Write a Kaldi file of two columns, sorted by bytes, beside and renamed."""
+    lines = sorted(f"{utt} {rest}\n".encode() for utt, rest in entries)
+    with write_beside(path) as f:
+        f.writelines(line.decode() for line in lines)
+
+
+def audio_info(utt: str, path: str, rate: int) -> int:
+    """The length of an audio file, from its header.
+
+    Args:
+        utt: utterance, for the error.
+        path: a file that libsndfile reads: wav, flac, ogg, sph, …
+        rate: the sample rate that it must have, in Hz.
+
+    Returns:
+        Samples, S.
+
+    Raises:
+        InputError: the file is missing, empty, cut short, not audio, not mono or not
+            of that rate.
+    """
+    where = f"utterance {utt}: {path}"
+    if path.endswith("|"):
+        raise InputError(
+            f"{where} is a command, which is not run here: write its output to a "
+            "file and name that in wav.scp"
+        )
+    if not os.path.isfile(path):
+        raise InputError(f"{where} is not there; mend or remove its line in wav.scp")
+    if os.path.getsize(path) == 0:
+        raise InputError(f"{where} is an empty file; restore or remove it")
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError as error:
+        raise InputError(f"{where} cannot be read as audio: {error}") from None
+    if info.channels != 1:
+        raise InputError(
+            f"{where} has {info.channels} channels; expected 1. Mix it down or pick "
+            "one channel"
+        )
+    if info.samplerate != rate:
+        raise InputError(
+            f"{where} has {info.samplerate} Hz; expected {rate} Hz. Resample it, or "
+            "set the rate (fs) of the recipe"
+        )
+    if info.frames == 0:
+        raise InputError(f"{where} holds no samples; restore or remove it")
+    if info.format in ("WAV", "WAVEX"):
+        _check_riff_size(where, path)
+    return int(info.frames)
+
+
+def _check_riff_size(where: str, path: str) -> None:
+    """Refuse a wav that is shorter than its header says; libsndfile reads it."""
+    with open(path, "rb") as f:
+        head = f.read(8)
+    says = struct.unpack("<I", head[4:8])[0] if head[:4] == b"RIFF" else 0
+    has = os.path.getsize(path)
+    if says not in _UNKNOWN_RIFF_SIZES and says + 8 > has + 1:
+        raise InputError(
+            f"{where} is cut short: its header says {says + 8} bytes, it has {has}. "
+            "Restore or remove it"
+        )
+
+
+def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
+    """Read a mono audio file.
+
+    Args:
+        utt: utterance, for the error.
+        path: a file that libsndfile reads.
+        rate: the sample rate that it must have, in Hz.
+
+    Returns:
+        Samples in [-1, 1], (S,), float32.
+
+    Raises:
+        InputError: as `audio_info`, or the file is cut short.
+    """
+    frames = audio_info(utt, path, rate)
+    try:
+        samples, _ = soundfile.read(path, dtype="float32")
+    except soundfile.LibsndfileError as error:
+        raise InputError(
+            f"utterance {utt}: {path} cannot be read to its end: {error}"
+        ) from None
+    if len(samples) != frames:
+        raise InputError(
+            f"utterance {utt}: {path} is cut short: its header says {frames} samples, "
+            f"it has {len(samples)}. Restore or remove it"
+        )
+    return samples  # type: ignore[no-any-return]
+
+
+def read_token_list(path: Pathlike) -> List[str]:
+    """Read a token list, one token a line.
+
+    Args:
+        path: as ESPnet's ``--token_list``.
+
+    Returns:
+        V tokens.
+
+    Raises:
+        InputError: it is missing or empty, or a token stands there twice.
+    """
+    try:
+        tokens = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"there is no token list {path}") from None
+    if not tokens:
+        raise InputError(f"the token list {path} is empty")
+    twice = [token for token, count in Counter(tokens).items() if count > 1]
+    if twice:
+        raise InputError(f"the token list {path} has tokens twice: {shorten(twice)}")
+    return tokens

@@ -1,0 +1,1 @@
+"""From frame posteriors to tokens."""

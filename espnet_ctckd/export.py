@@ -1,0 +1,82 @@
+"""A trained student as a plain ESPnet model."""
+
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any, Dict
+
+import torch
+import yaml
+
+from espnet_ctckd import MODEL_NAME
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import Pathlike, write_beside
+
+
+def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> None:
+    """Write config.yaml (``model: espnet``) and model.pth, ready for any ESPnet.
+
+    The weights are the same; of the configuration only what names this package is
+    changed, and the files that it names are copied beside it.
+
+    Args:
+        config_file: ``config.yaml`` of the training.
+        model_file: a checkpoint of it.
+        folder: to write.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    folder = Path(folder)
+    for path in (config_file, model_file):
+        if not Path(path).is_file():
+            raise InputError(
+                f"there is no model file {path}; is the training finished?"
+            )
+    if not zipfile.is_zipfile(model_file):
+        raise InputError(f"{model_file} is not a whole checkpoint of torch")
+    conf = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = plain_config(conf)
+    for owner, key in (
+        (plain, "bpemodel"),
+        (plain.get("normalize_conf"), "stats_file"),
+    ):
+        if owner and owner.get(key):
+            owner[key] = _copy(owner[key], folder, config_file)
+    states = torch.load(model_file, map_location="cpu", weights_only=True)
+    partial = folder / ".model.pth.part"
+    torch.save(states, partial)
+    os.replace(partial, folder / "model.pth")
+    with write_beside(folder / "config.yaml") as f:
+        yaml.safe_dump(plain, f, allow_unicode=True, sort_keys=False)
+
+
+def plain_config(conf: Dict[str, Any]) -> Dict[str, Any]:
+    """The configuration of the plain model that a student is.
+
+    Args:
+        conf: contents of a training's ``config.yaml``.
+
+    Returns:
+        The same without this package; a configuration of another model as it is.
+    """
+    if conf.get("model") != MODEL_NAME:
+        return dict(conf)
+    model_conf = {k: v for k, v in conf["model_conf"].items() if k != "kd"}
+    return {**conf, "model": "espnet", "model_conf": {**model_conf, "ctc_weight": 1.0}}
+
+
+def _copy(path: str, folder: Path, config_file: Pathlike) -> str:
+    if not os.path.isfile(path):
+        raise InputError(
+            f"{config_file} names the file {path}, which is not there; run this in the "
+            "folder that the training was run in"
+        )
+    target = folder / os.path.basename(path)
+    if not (target.exists() and os.path.samefile(path, target)):
+        partial = folder / f".{target.name}.part"
+        shutil.copyfile(path, partial)
+        os.replace(partial, target)
+    return str(target.resolve())

@@ -1,0 +1,187 @@
+"""The student: an ESPnet CTC model whose loss has a distillation term."""
+
+from typing import Any, Dict, Optional, Tuple
+
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.torch_utils.device_funcs import force_gatherable
+from torch import Tensor
+
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.objective import KDConfig, KDObjective, divide
+from espnet_ctckd.posteriors import FramePosteriors
+
+
+class ESPnetCTCKDModel(ESPnetASRModel):
+    """loss = (1 - lambda) CTC + lambda distillation, on an encoder with a CTC head.
+
+    Parameters and their names are those of the plain model, so its checkpoints are
+    loaded by ``model: espnet`` and the other way round. Everything but ``kd`` is an
+    argument of `ESPnetASRModel`; ``ctc_weight`` is 1.
+
+    Args:
+        kd: `KDConfig`, or the mapping ``model_conf.kd`` of the configuration.
+
+    Raises:
+        InputError: the configuration cannot be distilled.
+
+    References:
+        Hilmes, Rossenbach, Schlüter, Analyzing the Importance of Blank for CTC-Based
+        Knowledge Distillation (2025), https://arxiv.org/abs/2506.01503
+    """
+
+    def __init__(self, *args: Any, kd: Any, **kwargs: Any) -> None:
+        config = kd if isinstance(kd, KDConfig) else KDConfig.from_dict(kd)
+        _check_model(config, kwargs)
+        super().__init__(*args, **{"ctc_weight": 1.0, **kwargs})
+        self.kd = KDObjective(config)
+        self._encoded: Optional[Tuple[Any, Tensor]] = None
+
+    def encode(self, speech: Tensor, speech_lengths: Tensor) -> Tuple[Any, Tensor]:
+        """Encode as the plain model does, and keep the result for `forward`.
+
+        Args:
+            speech: (B, S) or features (B, frames, dim).
+            speech_lengths: (B,).
+
+        Returns:
+            Encoder output (B, T, dim), in a pair with the outputs of intermediate
+            layers where the encoder gives them, and lengths (B,).
+        """
+        self._encoded = super().encode(speech, speech_lengths)
+        return self._encoded
+
+    def forward(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Optional[Tensor] = None,
+        text_lengths: Optional[Tensor] = None,
+        teacher: Optional[Tensor] = None,
+        teacher_lengths: Optional[Tensor] = None,
+        teacher_ids: Optional[Tensor] = None,
+        **kwargs: Any,
+    ) -> Tuple[Tensor, Dict[str, Tensor], Tensor]:
+        """Compute the loss of a batch.
+
+        Args:
+            speech: (B, S) or features (B, frames, dim).
+            speech_lengths: (B,).
+            text: labels (B, N); where lambda is 1 it is read in evaluation only, for
+                the error rate.
+            text_lengths: (B,).
+            teacher: the teacher's log-probabilities (B, U, K).
+            teacher_lengths: (B,).
+            teacher_ids: the tokens that they belong to (B, U, K); None when dense.
+            **kwargs: ``utt_id`` and what else ESPnet's trainer hands on.
+
+        Returns:
+            The loss (1,), statistics and the number of utterances (1,).
+
+        Raises:
+            InputError: the batch lacks the labels or the teacher.
+        """
+        config = self.kd.config
+        utterances = speech.size(0)
+        stats: Dict[str, Any] = {}
+        loss: Any = 0.0
+        if config.needs_labels:
+            if text is None or text_lengths is None:
+                raise InputError(
+                    f"the batch has no text, and kd.weight {config.weight} keeps the "
+                    "CTC loss: give the transcripts, or set kd.weight: 1"
+                )
+            ctc, stats, _ = super().forward(
+                speech, speech_lengths, text, text_lengths, **kwargs
+            )
+            ctc = ctc.sum()
+            if config.ctc_norm == "token":
+                ctc = divide(ctc * utterances, text_lengths.sum().to(ctc), utterances)
+                stats["loss_ctc"] = ctc.detach()
+            loss = (1.0 - config.weight) * ctc
+        else:
+            self.encode(speech, speech_lengths)
+        assert self._encoded is not None
+        (encoder_out, lengths), self._encoded = self._encoded, None
+        if isinstance(encoder_out, tuple):
+            encoder_out = encoder_out[0]
+        if not config.needs_labels and not self.training and text is not None:
+            stats["cer_ctc"] = self._error_rate(encoder_out, text)
+        if teacher is not None and teacher_lengths is not None:
+            logits = self.ctc.ctc_lo(encoder_out)  # (B, T, V)
+            posteriors = FramePosteriors(
+                teacher, teacher_lengths, self.blank_id, teacher_ids
+            )
+            distance, kd_stats = self.kd(logits, lengths, posteriors)
+            loss = loss + config.weight * distance
+            stats.update(kd_stats, loss_kd=distance.detach())
+        elif config.weight > 0:
+            raise InputError(
+                "the batch has no teacher: give the cache, e.g. "
+                "--train_data_path_and_name_and_type <cache>/teacher.scp,teacher,"
+                "kaldi_ark, and the same for --valid_data_path_and_name_and_type"
+            )
+        stats["loss"] = loss.detach()
+        gathered: Tuple[Tensor, Dict[str, Tensor], Tensor] = force_gatherable(
+            (loss, stats, utterances), loss.device
+        )
+        return gathered
+
+    def collect_feats(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Optional[Tensor] = None,
+        text_lengths: Optional[Tensor] = None,
+        **kwargs: Any,
+    ) -> Dict[str, Tensor]:
+        """Extract the features whose statistics the normalisation needs.
+
+        Args:
+            speech: (B, S) or features (B, frames, dim).
+            speech_lengths: (B,).
+            text: not read.
+            text_lengths: not read.
+            **kwargs: not read.
+
+        Returns:
+            ``feats`` (B, frames, dim) and ``feats_lengths`` (B,).
+        """
+        feats, lengths = self._extract_feats(speech, speech_lengths)
+        return {"feats": feats, "feats_lengths": lengths}
+
+    def _error_rate(self, encoder_out: Tensor, text: Tensor) -> Optional[float]:
+        if self.error_calculator is None:
+            return None
+        best = self.ctc.argmax(encoder_out)  # (B, T)
+        rate: Optional[float] = self.error_calculator(
+            best.cpu(), text.cpu(), is_ctc=True
+        )
+        return rate
+
+
+def _check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
+    """Refuse what cannot be distilled, by the key of the YAML that says it."""
+    specaug = kwargs.get("specaug")
+    if specaug is not None and getattr(specaug, "apply_time_warp", False):
+        raise InputError(
+            "specaug_conf.apply_time_warp is true (which is its default): it moves "
+            "frames under the teacher's targets. Set specaug_conf.apply_time_warp: "
+            "false"
+        )
+    ctc_weight = kwargs.get("ctc_weight", 1.0)
+    if ctc_weight != 1.0:
+        raise InputError(
+            f"model_conf.ctc_weight is {ctc_weight}, but the student is a CTC model "
+            "without a decoder: set model_conf.ctc_weight: 1.0 or remove the key"
+        )
+    if kwargs.get("joint_network") is not None:
+        raise InputError(
+            "decoder is 'transducer', but the student is a CTC model without a "
+            "decoder: remove the key decoder"
+        )
+    if kwargs.get("interctc_weight", 0.0) > 0 and not config.needs_labels:
+        raise InputError(
+            f"model_conf.interctc_weight is {kwargs['interctc_weight']}, which needs "
+            "labels, but kd.weight 1 trains without them: set interctc_weight: 0, or "
+            "kd.weight below 1"
+        )

@@ -1,0 +1,104 @@
+"""What a teacher says about a batch, and the masks of its padding."""
+
+from dataclasses import dataclass, replace
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+# The log-probability of what is impossible: exp() of it is 0 in every float type,
+# and unlike -inf it may be multiplied by 0.
+LOG_ZERO = -1.0e4
+
+
+@dataclass(frozen=True)
+class FramePosteriors:
+    """Frame posteriors of a batch.
+
+    The mass outside the kept tokens is what the kept ones lack to 1; it is never
+    renormalised away.
+
+    Attributes:
+        log_probs: log-probabilities (B, U, K); K == V when dense.
+        lengths: valid frames of each utterance (B,).
+        blank: index of the blank token.
+        ids: token of each kept log-probability (B, U, K), distinct within a frame
+            and always with the blank among them; None when dense.
+    """
+
+    log_probs: Tensor
+    lengths: Tensor
+    blank: int
+    ids: Optional[Tensor] = None
+
+    def argmax(self) -> Tensor:
+        """The most probable token of each frame (B, U)."""
+        best = self.log_probs.argmax(-1)  # (B, U)
+        if self.ids is None:
+            return best
+        return self.ids.gather(-1, best.unsqueeze(-1)).squeeze(-1)  # (B, U)
+
+    def nonblank(self) -> Tensor:
+        """Valid frames whose most probable token is not the blank (B, U), bool."""
+        valid = length_mask(self.lengths, self.log_probs.size(1))
+        return (self.argmax() != self.blank) & valid
+
+    def log_rest(self) -> Tensor:
+        """Log of the mass outside the kept tokens (B, U); `LOG_ZERO` where none."""
+        return log_complement(self.log_probs.logsumexp(-1))
+
+
+def log_complement(log_p: Tensor) -> Tensor:
+    """log(1 - p) from log p, elementwise; `LOG_ZERO` (no gradient) where p >= 1.
+
+    Args:
+        log_p: log-probabilities of any shape; rounding may put them above 0.
+
+    Returns:
+        Same shape.
+    """
+    # The smallest gap to 1 that the float type resolves, so that the gradient of
+    # what is below it neither overflows nor appears.
+    gap = torch.finfo(log_p.dtype).eps
+    inside = log_p < -gap
+    safe = torch.where(inside, log_p, torch.full_like(log_p, -1.0))
+    return torch.where(
+        inside, torch.log(-torch.expm1(safe)), torch.full_like(log_p, LOG_ZERO)
+    )
+
+
+def length_mask(lengths: Tensor, frames: int) -> Tensor:
+    """True on the valid frames.
+
+    Args:
+        lengths: (B,).
+        frames: size of the time axis, T.
+
+    Returns:
+        (B, T), bool.
+    """
+    return torch.arange(frames, device=lengths.device) < lengths.unsqueeze(-1)
+
+
+def blank_padding(teacher: FramePosteriors) -> FramePosteriors:
+    """Make padding certain blank, and impossible tokens finite, whatever stood there.
+
+    Args:
+        teacher: log_probs (B, U, K); NaN and any id may stand in the padding.
+
+    Returns:
+        The same on valid frames, but for log-probabilities below `LOG_ZERO`.
+    """
+    valid = length_mask(teacher.lengths, teacher.log_probs.size(1)).unsqueeze(-1)
+    kept = teacher.log_probs.size(-1)
+    pad = torch.full((kept,), LOG_ZERO, device=teacher.log_probs.device)
+    ids = teacher.ids
+    if ids is None:
+        pad[teacher.blank] = 0.0
+    else:
+        # Ids are looked up even where their value is discarded, so they must be
+        # tokens: all blank, of which the first holds the whole mass.
+        pad[0] = 0.0
+        ids = torch.where(valid, ids, torch.full_like(ids, teacher.blank))
+    log_probs = torch.where(valid, teacher.log_probs.float(), pad)  # (B, U, K)
+    return replace(teacher, log_probs=log_probs.clamp(min=LOG_ZERO), ids=ids)

@@ -1,0 +1,181 @@
+"""Count recognition errors, and lay the counts out as ESPnet's recipes do."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Sequence, Tuple
+
+import jiwer
+
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import Pathlike, read_scp, shorten, write_beside
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Errors of one or more utterances, against their references.
+
+    Attributes:
+        sentences: utterances.
+        wrong: utterances with an error.
+        units: words, characters or tokens of the references.
+        correct: of them.
+        substitutions: of them.
+        deletions: of them.
+        insertions: not of them.
+    """
+
+    sentences: int = 0
+    wrong: int = 0
+    units: int = 0
+    correct: int = 0
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        mine, theirs = asdict(self), asdict(other)
+        return Counts(**{key: mine[key] + theirs[key] for key in mine})
+
+    @property
+    def errors(self) -> int:
+        """Substitutions, deletions and insertions."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def rate(self) -> float:
+        """Errors in percent of the units."""
+        return 100.0 * self.errors / self.units
+
+
+def count_errors(references: Sequence[str], hypothesis: Sequence[str]) -> Counts:
+    """Align one hypothesis with its reference.
+
+    Args:
+        references: units of the reference, at least one.
+        hypothesis: units that were recognised.
+
+    Returns:
+        The counts of a minimal alignment.
+    """
+    # jiwer splits at spaces; a unit that is a space itself gets a name.
+    ref, hyp = (
+        " ".join("␣" if unit == " " else unit for unit in units)
+        for units in (references, hypothesis)
+    )
+    out = jiwer.process_words(ref, hyp)
+    return Counts(
+        sentences=1,
+        wrong=int(out.substitutions + out.deletions + out.insertions > 0),
+        units=len(references),
+        correct=out.hits,
+        substitutions=out.substitutions,
+        deletions=out.deletions,
+        insertions=out.insertions,
+    )
+
+
+def score(
+    reference: Pathlike,
+    hypothesis: Pathlike,
+    split: Callable[[str], Sequence[str]],
+) -> Dict[str, Counts]:
+    """Count the errors of every utterance.
+
+    Args:
+        reference: Kaldi ``text``.
+        hypothesis: Kaldi ``text`` of the same utterances.
+        split: from a transcript to its units.
+
+    Returns:
+        Utterance -> counts.
+
+    Raises:
+        InputError: an utterance is missing, doubled, not in the reference, or has an
+            empty reference.
+    """
+    references, hypotheses = read_scp(reference), read_scp(hypothesis)
+    for has, path, lacks, other in (
+        (references, reference, hypotheses, hypothesis),
+        (hypotheses, hypothesis, references, reference),
+    ):
+        missing = [u for u in has if u not in lacks]
+        if missing:
+            raise InputError(
+                f"{other} lacks {len(missing)} of {len(has)} utterances of {path}: "
+                f"{shorten(missing)}. Score what was decoded against its own reference"
+            )
+    empty = [u for u, words in references.items() if not words]
+    if empty:
+        raise InputError(
+            f"{reference} has {len(empty)} empty transcripts: {shorten(empty)}; there "
+            "is no error rate without words: remove them"
+        )
+    return {
+        utt: count_errors(split(words), split(hypotheses[utt]))
+        for utt, words in references.items()
+    }
+
+
+def write_counts(folder: Pathlike, unit: str, counted: Mapping[str, Counts]) -> Counts:
+    """Write the counts of each utterance, and return their sum.
+
+    Args:
+        folder: gets ``<unit>.tsv``.
+        unit: ``wer``, ``cer`` or ``ter``.
+        counted: utterance -> counts.
+
+    Returns:
+        The sum.
+    """
+    names = list(asdict(Counts()))
+    with write_beside(Path(folder) / f"{unit}.tsv") as f:
+        f.write("\t".join(["utterance", *names]) + "\n")
+        for utt, counts in sorted(counted.items()):
+            f.write("\t".join([utt, *map(str, asdict(counts).values())]) + "\n")
+    return sum(counted.values(), Counts())
+
+
+def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
+    """Find the totals below an experiments folder.
+
+    Args:
+        expdir: holds ``<experiment>/<decoding>/<set>/score.json``.
+
+    Returns:
+        Pairs of ``<experiment>/<decoding>/<set>`` and unit -> totals, sorted.
+    """
+    found = []
+    for path in sorted(Path(expdir).glob("*/*/*/score.json")):
+        totals = json.loads(path.read_text(encoding="utf-8"))
+        name = str(path.parent.relative_to(expdir))
+        found.append((name, {u: Counts(**counts) for u, counts in totals.items()}))
+    return found
+
+
+def results_table(scores: Sequence[Tuple[str, Dict[str, Counts]]], unit: str) -> str:
+    """A table of totals, in the form of ESPnet's recipes.
+
+    Args:
+        scores: from `read_scores`.
+        unit: ``wer``, ``cer`` or ``ter``.
+
+    Returns:
+        Markdown, with counts in percent of the units.
+    """
+    lines = [
+        f"### {unit.upper()}",
+        "",
+        "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, totals in scores:
+        if unit not in totals:
+            continue
+        c = totals[unit]
+        shares = [c.correct, c.substitutions, c.deletions, c.insertions, c.errors]
+        row = [name, c.sentences, c.units]
+        row += [f"{100.0 * n / c.units:.1f}" for n in shares]
+        row += [f"{100.0 * c.wrong / c.sentences:.1f}"]
+        lines.append("|" + "|".join(map(str, row)) + "|")
+    return "\n".join([*lines, ""])

@@ -1,0 +1,260 @@
+"""ESPnet's ASR task, for training configurations with ``model: ctckd``.
+
+Any other configuration is handed to the stock task unchanged.
+"""
+
+import argparse
+import inspect
+import logging
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import ASRTask
+from espnet2.train.trainer import Trainer
+
+from espnet_ctckd import MODEL_NAME, register
+from espnet_ctckd.align import check_tokens
+from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.cache.reader import CacheMeta, read_meta
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp, shorten
+from espnet_ctckd.objective import KDConfig
+
+TEACHER = "teacher"
+
+
+class CTCKDTrainer(Trainer):
+    """ESPnet's trainer, whose checkpoints survive a kill at any moment.
+
+    The stock trainer writes ``checkpoint.pth`` in place. Here the one of the epoch
+    before is kept until the new one is whole.
+    """
+
+    @classmethod
+    def run(cls, *args: Any, **kwargs: Any) -> None:
+        """Mend what a killed run left, then train."""
+        if kwargs["trainer_options"].resume and _is_rank0(kwargs["distributed_option"]):
+            restore_checkpoint(Path(kwargs["trainer_options"].output_dir))
+        if kwargs["distributed_option"].distributed:
+            torch.distributed.barrier()
+        super().run(*args, **kwargs)
+
+    @classmethod
+    def validate_one_epoch(cls, *args: Any, **kwargs: Any) -> None:
+        """Validate, and put the checkpoint aside that is about to be replaced."""
+        super().validate_one_epoch(*args, **kwargs)
+        checkpoint = Path(kwargs["options"].output_dir) / "checkpoint.pth"
+        if _is_rank0(kwargs["distributed_option"]) and checkpoint.exists():
+            os.replace(checkpoint, checkpoint.with_suffix(".previous.pth"))
+
+
+def _is_rank0(option: Any) -> bool:
+    return not option.distributed or option.dist_rank == 0
+
+
+def restore_checkpoint(output_dir: Path) -> None:
+    """Make a killed training resumable from its last whole epoch.
+
+    Args:
+        output_dir: the experiment's folder.
+    """
+    checkpoint = output_dir / "checkpoint.pth"
+    previous = checkpoint.with_suffix(".previous.pth")
+    if not _is_whole(checkpoint) and _is_whole(previous):
+        logging.warning(f"{checkpoint} is missing or cut short; resuming {previous}")
+        os.replace(previous, checkpoint)
+    if not _is_whole(checkpoint):
+        return
+    # The kill may have come between the checkpoint and the epoch's model, which the
+    # averaging at the end needs.
+    states = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model = output_dir / f"{states['reporter']['epoch']}epoch.pth"
+    if not _is_whole(model):
+        logging.warning(f"{model} is missing or cut short; writing it again")
+        partial = model.with_suffix(".part")
+        torch.save(states["model"], partial)
+        os.replace(partial, model)
+
+
+def _is_whole(path: Path) -> bool:
+    return path.exists() and zipfile.is_zipfile(path)
+
+
+class CTCKDTask(ASRTask):
+    """ASR training with a cached teacher, with or without transcripts.
+
+    Beside the data of the stock task, ``teacher`` names the posteriors:
+    ``<cache>/teacher.scp,teacher,kaldi_ark``. ``text`` is required as in the stock
+    task, except where ``model_conf.kd.weight`` is 1.
+    """
+
+    trainer = CTCKDTrainer
+
+    @classmethod
+    def required_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> Tuple[str, ...]:
+        """Names without which nothing runs; `check_data` looks for the others."""
+        return ("speech",)
+
+    @classmethod
+    def optional_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> Tuple[str, ...]:
+        """Names that are understood where they are given."""
+        stock = super().optional_data_names(train, inference)
+        return (*stock, "text", TEACHER)
+
+    @classmethod
+    def main(cls, args: Any = None, cmd: Any = None) -> None:
+        """Run the command line of ``espnet2.bin.asr_train``."""
+        register()
+        super().main(args=args, cmd=cmd)
+
+    @classmethod
+    def main_worker(cls, args: argparse.Namespace) -> None:
+        """Train in this process; spawned workers start here and register first."""
+        register()
+        if args.model != MODEL_NAME:
+            ASRTask.main_worker(args)
+            return
+        config = read_kd_config(args)
+        if not args.collect_stats:
+            check_data(args, config)
+        super().main_worker(args)
+
+    @classmethod
+    def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
+        """Build the model, refusing unknown keys of ``model_conf`` by name."""
+        register()
+        if getattr(args, "model", None) == MODEL_NAME:
+            read_kd_config(args)
+        model: ESPnetASRModel = super().build_model(args)
+        return model
+
+    @classmethod
+    def build_preprocess_fn(
+        cls, args: argparse.Namespace, train: bool
+    ) -> Optional[Callable[[str, Dict[str, Any]], Dict[str, np.ndarray]]]:
+        """Preprocess as the stock task does, and decode the cached posteriors."""
+        stock = super().build_preprocess_fn(args, train)
+        path = teacher_scp(args.train_data_path_and_name_and_type)
+        if path is None:
+            return stock  # type: ignore[no-any-return]
+        return TeacherDecoder(stock, read_meta(path).codec)
+
+
+class TeacherDecoder:
+    """Preprocessor that unpacks the posteriors of an utterance, in the data workers.
+
+    Args:
+        stock: what else is to be done, or None.
+        codec: how the cache is packed.
+    """
+
+    def __init__(self, stock: Optional[Callable[..., Any]], codec: Codec) -> None:
+        self.stock = stock
+        self.codec = codec
+
+    def __call__(self, uid: str, data: Dict[str, Any]) -> Dict[str, np.ndarray]:
+        """Preprocess one utterance."""
+        packed = data.pop(TEACHER)
+        if self.stock is not None:
+            data = self.stock(uid, data)
+        log_probs, ids = self.codec.decode(packed)
+        data[TEACHER] = log_probs
+        if ids is not None:
+            data[f"{TEACHER}_ids"] = ids
+        return data
+
+
+def read_kd_config(args: argparse.Namespace) -> KDConfig:
+    """Read ``model_conf`` of a configuration with ``model: ctckd``.
+
+    Args:
+        args: the training arguments.
+
+    Returns:
+        The checked ``model_conf.kd``.
+
+    Raises:
+        InputError: a key is unknown or missing, or a value makes no sense.
+    """
+    conf = args.model_conf
+    if "kd" not in conf:
+        raise InputError("model is 'ctckd', but model_conf has no key 'kd'")
+    takes = {*inspect.signature(ESPnetASRModel.__init__).parameters, "kd"}
+    for key in conf:
+        if key not in takes:
+            raise InputError(f"unknown key {key!r} in model_conf")
+    return KDConfig.from_dict(conf["kd"])
+
+
+def teacher_scp(data: List[Tuple[str, str, str]]) -> Optional[str]:
+    """The path of the data that is named ``teacher``, if any."""
+    return next((path for path, name, _ in data if name == TEACHER), None)
+
+
+def check_data(args: argparse.Namespace, config: KDConfig) -> None:
+    """Hold the data of a training against its configuration, before it starts.
+
+    Args:
+        args: the training arguments.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: labels or posteriors are missing, or the cache is not of these
+            utterances or tokens.
+    """
+    metas = []
+    for part in ("train", "valid"):
+        data = getattr(args, f"{part}_data_path_and_name_and_type")
+        shapes = getattr(args, f"{part}_shape_file")
+        flag = f"--{part}_data_path_and_name_and_type"
+        if config.needs_labels and not any(name == "text" for _, name, _ in data):
+            raise InputError(
+                f"kd.weight {config.weight} keeps the CTC loss, but {flag} has no "
+                "'text': give the transcripts, or set kd.weight: 1"
+            )
+        path = teacher_scp(data)
+        if path is None:
+            if config.weight > 0:
+                raise InputError(
+                    f"kd.weight is {config.weight}, but {flag} has no 'teacher': give "
+                    f"the cache, e.g. {flag} <cache>/teacher.scp,teacher,kaldi_ark"
+                )
+            continue
+        meta = read_meta(path)
+        _check_meta(meta, args)
+        metas.append(meta)
+        wanted = read_scp(shapes[0] if shapes else data[0][0])
+        missing = sorted(set(wanted) - set(read_scp(path)))
+        if missing:
+            raise InputError(
+                f"{path} lacks {len(missing)} of {len(wanted)} utterances of the "
+                f"{part} data: {shorten(missing)}. Dump the teacher for this data"
+            )
+    if len(metas) == 2 and metas[0].codec != metas[1].codec:
+        raise InputError(
+            f"the caches of train and valid are packed differently: {metas[0].codec} "
+            f"and {metas[1].codec}. Dump both with the same --top_k"
+        )
+
+
+def _check_meta(meta: CacheMeta, args: argparse.Namespace) -> None:
+    tokens = args.token_list
+    if isinstance(tokens, str):
+        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
+    check_tokens(meta.token_list, tokens, f"cache {meta.folder}")
+    conf: Mapping[str, Any] = args.model_conf
+    symbol = conf.get("sym_blank", "<blank>")
+    if tokens[meta.blank] != symbol:
+        raise InputError(
+            f"the cache {meta.folder} has the blank at {meta.blank} "
+            f"({tokens[meta.blank]!r}), the student's blank is {symbol!r}"
+        )

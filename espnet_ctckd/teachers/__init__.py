@@ -1,0 +1,37 @@
+"""Models that say what the student should."""
+
+from fractions import Fraction
+from typing import Dict, List, Mapping, Protocol
+
+from torch import Tensor
+
+from espnet_ctckd.choices import Choice
+from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.teachers.espnet import EspnetTeacher
+
+
+class Teacher(Protocol):
+    """What every teacher offers.
+
+    Attributes:
+        token_list: V tokens in the order of its posteriors.
+        blank: index of the blank among them.
+        rate: samples per second of the audio that it expects.
+        frame_shift: samples from one frame to the next, exact.
+    """
+
+    token_list: List[str]
+    blank: int
+    rate: int
+    frame_shift: Fraction
+
+    def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
+        """Posteriors (B, U, V) of audio (B, S) with lengths (B,)."""
+        ...
+
+    def describe(self) -> Mapping[str, str]:
+        """Provenance, for the cache."""
+        ...
+
+
+TEACHER_CHOICES: Dict[str, Choice] = {"espnet": Choice(EspnetTeacher, "baseline")}
