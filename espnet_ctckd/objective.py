@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from espnet_ctckd.align import match_frames
 from espnet_ctckd.choices import InputError, check_options, look_up
 from espnet_ctckd.losses import LOSS_CHOICES
-from espnet_ctckd.posteriors import FramePosteriors, blank_padding, length_mask
+from espnet_ctckd.posteriors import (
+    FramePosteriors,
+    at_least_float32,
+    blank_padding,
+    length_mask,
+)
 from espnet_ctckd.reduce import REDUCTION_CHOICES
 from espnet_ctckd.select import SELECTOR_CHOICES
 
@@ -157,7 +162,7 @@ class KDObjective(nn.Module):
             teacher, lengths, frames = match_frames(teacher, lengths, logits.size(1))
             teacher = blank_padding(teacher)
             valid = length_mask(lengths, frames)  # (B, T)
-            logits = _float(logits[:, :frames])  # (B, T, V)
+            logits = at_least_float32(logits[:, :frames])  # (B, T, V)
             logits = torch.where(valid.unsqueeze(-1), logits, logits.new_zeros(()))
             weights = self._select(teacher, **self.config.selector_conf)  # (B, T)
             weights = torch.where(valid, weights, weights.new_zeros(()))
@@ -166,10 +171,6 @@ class KDObjective(nn.Module):
             loss = divide(above, below, utterances=lengths.numel())
             stats = _statistics(logits, teacher, weights, valid)
         return loss, stats
-
-
-def _float(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def divide(numerator: Tensor, denominator: Tensor, utterances: int) -> Tensor:

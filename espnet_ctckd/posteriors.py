@@ -67,6 +67,11 @@ def log_complement(log_p: Tensor) -> Tensor:
     )
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """The same values in float32; float64 is left as it is."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
 def length_mask(lengths: Tensor, frames: int) -> Tensor:
     """True on the valid frames.
 
@@ -91,7 +96,8 @@ def blank_padding(teacher: FramePosteriors) -> FramePosteriors:
     """
     valid = length_mask(teacher.lengths, teacher.log_probs.size(1)).unsqueeze(-1)
     kept = teacher.log_probs.size(-1)
-    pad = torch.full((kept,), LOG_ZERO, device=teacher.log_probs.device)
+    said = at_least_float32(teacher.log_probs)
+    pad = said.new_full((kept,), LOG_ZERO)
     ids = teacher.ids
     if ids is None:
         pad[teacher.blank] = 0.0
@@ -100,5 +106,5 @@ def blank_padding(teacher: FramePosteriors) -> FramePosteriors:
         # tokens: all blank, of which the first holds the whole mass.
         pad[0] = 0.0
         ids = torch.where(valid, ids, torch.full_like(ids, teacher.blank))
-    log_probs = torch.where(valid, teacher.log_probs.float(), pad)  # (B, U, K)
+    log_probs = torch.where(valid, said, pad)  # (B, U, K)
     return replace(teacher, log_probs=log_probs.clamp(min=LOG_ZERO), ids=ids)

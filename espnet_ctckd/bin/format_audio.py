@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import soundfile
-import torch
-import torchaudio
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
@@ -58,6 +56,10 @@ def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
 
 def write_perturbed(utt: str, path: str, name: str, speed: float, fs: int) -> int:
     """Write an utterance played faster or slower, and return its samples."""
+    # Here, because they take seconds to import, and most folders do without.
+    import torch
+    import torchaudio
+
     samples = torch.from_numpy(read_audio(utt, path, fs))  # (S,)
     faster, _ = torchaudio.functional.speed(samples, fs, speed)
     Path(name).parent.mkdir(parents=True, exist_ok=True)

@@ -224,13 +224,18 @@ lines() { # jobs that are worth starting for a list: min($1, its lines)
     echo $((n < $1 ? n : $1))
 }
 
-# What this student reads, by its configuration.
-described=$(${bin}.check_config --config "${asr_config}" ${asr_args} 2>"${TMPDIR:-/tmp}/check_config.$$") || {
-    grep -v Warning "${TMPDIR:-/tmp}/check_config.$$" | tail -n 3 >&2
-    rm -f "${TMPDIR:-/tmp}/check_config.$$"
-    refuse "${asr_config} ${asr_args}: not a usable training configuration"
-}
-rm -f "${TMPDIR:-/tmp}/check_config.$$"
+# What this student reads, by its configuration; decoding does not need to know.
+described=
+if [ "${stage}" -le 11 ] && [ -z "${download_model}" ]; then
+    mkdir -p "${expdir}"
+    errors=$(mktemp)
+    described=$(${bin}.check_config --config "${asr_config}" ${asr_args} 2>"${errors}") || {
+        tail -n 1 "${errors}" >&2
+        rm "${errors}"
+        refuse "${asr_config} ${asr_args}: not a usable training configuration"
+    }
+    rm "${errors}"
+fi
 reads() { grep -q "^$1=true$" <<<"${described}"; }
 frontend=$(sed -n 's/^frontend=//p' <<<"${described}")
 
@@ -337,7 +342,7 @@ collect() {
     for ((job = 1; job <= jobs; job++)); do
         inputs+=(--input_dir "${dir}/logdir/stats.${job}")
     done
-    ${python} -m espnet2.bin.aggregate_stats_dirs "${inputs[@]}" --output_dir "${dir}" --skip_sum_stats
+    ${python} -m espnet2.bin.aggregate_stats_dirs "${inputs[@]}" --output_dir "${dir}"
 }
 
 text_data() { # <train set>

@@ -1,0 +1,77 @@
+#!/usr/bin/env bash
+# Sourced by run.sh: several students of one teacher.
+#   student <tag> <asr_config> [<asr_args>]   names one; the first has to be distilled
+#   distil <options of kd.sh> ...             trains, decodes and scores all of them
+# Data and teacher come first, then the trainings, as many at once as --nj says where
+# there is no GPU, then one decoding after the other, so that their speeds compare.
+
+students=()
+student() {
+    students+=("$1"$'\t'"$2"$'\t'"${3:-}")
+}
+
+distil() {
+    local from=0 to=16 nj=4 ngpu=1 options=()
+    while [ $# -gt 0 ]; do
+        case "$1" in
+            --help | -h) exec ./kd.sh --help ;;
+            --stage) from=${2:-} ;;
+            --stop[-_]stage) to=${2:-} ;;
+            --nj) nj=${2:-} ;;&
+            --ngpu) ngpu=${2:-} ;;&
+            *) options+=("$1" ${2+"$2"}) ;;
+        esac
+        shift $(($# > 1 ? 2 : 1))
+    done
+    local name
+    for name in "${from}" "${to}"; do
+        if ! [[ ${name} =~ ^([0-9]|1[0-6])$ ]]; then
+            echo "$0: there is no stage ${name}; give one from 0 to 16" >&2
+            exit 2
+        fi
+    done
+    local at_once=1
+    [ "${ngpu}" -ne 0 ] || at_once=${nj}
+
+    phase 0 9 "${students[0]}"
+    local entry pids=() tags=()
+    for entry in "${students[@]}"; do
+        [ "${from}" -le 11 ] && [ "${to}" -ge 10 ] || break
+        while [ "$(jobs -rp | wc -l)" -ge "${at_once}" ]; do
+            wait -n || break
+        done
+        mkdir -p log
+        if [ "${at_once}" -gt 1 ]; then
+            echo "Training ${entry%%$'\t'*}; see log/${entry%%$'\t'*}.log"
+            phase 10 11 "${entry}" >"log/${entry%%$'\t'*}.log" 2>&1 &
+            pids+=($!)
+            tags+=("${entry%%$'\t'*}")
+        else
+            phase 10 11 "${entry}"
+        fi
+    done
+    local i
+    for i in "${!pids[@]}"; do
+        if ! wait "${pids[i]}"; then
+            echo "The training ${tags[i]} failed. The end of log/${tags[i]}.log:" >&2
+            tail -n 20 "log/${tags[i]}.log" >&2
+            exit 1
+        fi
+    done
+    for entry in "${students[@]}"; do
+        phase 12 13 "${entry}"
+    done
+    phase 14 14 "${students[0]}"
+    for entry in "${students[@]}"; do
+        phase 15 16 "${entry}"
+    done
+}
+
+phase() { # <first stage> <last stage> <student>
+    local first=$(($1 > from ? $1 : from)) last=$(($2 < to ? $2 : to))
+    [ "${first}" -le "${last}" ] || return 0
+    local tag config args
+    IFS=$'\t' read -r tag config args <<<"$3"
+    ./kd.sh --asr_tag "${tag}" --asr_config "${config}" --asr_args "${args}" \
+        "${options[@]}" --stage "${first}" --stop_stage "${last}"
+}
