@@ -17,8 +17,9 @@ setup(
     long_description=(here / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["espnet_ctckd/LICENSE"],
     packages=find_packages(include=["espnet_ctckd", "espnet_ctckd.*"]),
-    package_data={"espnet_ctckd": ["py.typed"]},
+    package_data={"espnet_ctckd": ["py.typed", "LICENSE"]},
     python_requires=">=3.10",
     install_requires=[
         # Newer ESPnets need Python 3.12, and are chosen there.

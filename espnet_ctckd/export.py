@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any, Dict
 
@@ -10,6 +9,7 @@ import torch
 import yaml
 
 from espnet_ctckd import MODEL_NAME
+from espnet_ctckd.checkpoint import load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, write_beside
 
@@ -29,13 +29,9 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
         InputError: a file is missing or damaged.
     """
     folder = Path(folder)
-    for path in (config_file, model_file):
-        if not Path(path).is_file():
-            raise InputError(
-                f"there is no model file {path}; is the training finished?"
-            )
-    if not zipfile.is_zipfile(model_file):
-        raise InputError(f"{model_file} is not a whole checkpoint of torch")
+    if not Path(config_file).is_file():
+        raise InputError(f"there is no {config_file}; is the training finished?")
+    states = load_weights(model_file)
     conf = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
     plain = plain_config(conf)
@@ -45,7 +41,6 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
     ):
         if owner and owner.get(key):
             owner[key] = _copy(owner[key], folder, config_file)
-    states = torch.load(model_file, map_location="cpu", weights_only=True)
     partial = folder / ".model.pth.part"
     torch.save(states, partial)
     os.replace(partial, folder / "model.pth")

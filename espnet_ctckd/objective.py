@@ -1,7 +1,7 @@
 """The distillation objective: selector, frame loss and reduction, in that order."""
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
@@ -159,6 +159,7 @@ class KDObjective(nn.Module):
             InputError: teacher and student disagree on the number of frames.
         """
         with torch.autocast(logits.device.type, enabled=False):
+            teacher = replace(teacher, log_probs=teacher.log_probs.detach())
             teacher, lengths, frames = match_frames(teacher, lengths, logits.size(1))
             teacher = blank_padding(teacher)
             valid = length_mask(lengths, frames)  # (B, T)

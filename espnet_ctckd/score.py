@@ -58,9 +58,10 @@ def count_errors(references: Sequence[str], hypothesis: Sequence[str]) -> Counts
     Returns:
         The counts of a minimal alignment.
     """
-    # jiwer splits at spaces; a unit that is a space itself gets a name.
+    # jiwer splits at spaces of any kind, which may be units themselves: number them.
+    numbers: Dict[str, int] = {}
     ref, hyp = (
-        " ".join("␣" if unit == " " else unit for unit in units)
+        " ".join(str(numbers.setdefault(unit, len(numbers))) for unit in units)
         for units in (references, hypothesis)
     )
     out = jiwer.process_words(ref, hyp)

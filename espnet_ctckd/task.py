@@ -111,10 +111,10 @@ class CTCKDTask(ASRTask):
         return (*stock, "text", TEACHER)
 
     @classmethod
-    def main(cls, args: Any = None, cmd: Any = None) -> None:
-        """Run the command line of ``espnet2.bin.asr_train``."""
+    def get_parser(cls) -> argparse.ArgumentParser:
+        """The parser of the stock task, which takes ``--model ctckd``, too."""
         register()
-        super().main(args=args, cmd=cmd)
+        return super().get_parser()  # type: ignore[no-any-return]
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:

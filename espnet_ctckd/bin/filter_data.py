@@ -13,7 +13,8 @@ from espnet_ctckd.data import read_scp, shorten, write_scp
 
 Files = Dict[str, Dict[str, str]]
 
-FILES = ("wav.scp", "utt2num_samples", "utt2spk", "text")
+REQUIRED = ("wav.scp", "utt2num_samples")
+FILES = (*REQUIRED, "utt2spk", "text")
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -47,8 +48,12 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 
 def _read(folders: Sequence[Path]) -> Files:
-    """Join the files that all folders have."""
-    names = [n for n in FILES if all((folder / n).exists() for folder in folders)]
+    """Join the files that all folders have, or must have."""
+    names = [
+        name
+        for name in FILES
+        if name in REQUIRED or all((folder / name).exists() for folder in folders)
+    ]
     files: Files = {name: {} for name in names}
     for folder in folders:
         for name in names:

@@ -78,8 +78,11 @@ def _join(source: Path, target: Path, num_jobs: int) -> None:
             ("wav.scp", f"wav.{job}.scp"),
             ("utt2num_samples", f"utt2num_samples.{job}"),
         ):
-            joined[name].update(read_scp(target / part))
-            parts.append(target / part)
+            path = target / part
+            parts.append(path)
+            # Of more jobs than utterances, the last have nothing to do.
+            if not path.exists() or path.stat().st_size > 0:
+                joined[name].update(read_scp(path))
     wanted = read_scp(source / "wav.scp")
     if set(joined["wav.scp"]) != set(wanted):
         raise InputError(

@@ -1,9 +1,10 @@
 """Add speed-perturbed copies to a data folder, as utterances of their own.
 
-Writes <output_dir>/{wav.scp,text,utt2spk,spk2utt} with the ids `sp<factor>-<id>` and
+Writes <output_dir>/{wav.scp,text,utt2spk} with the ids `sp<factor>-<id>` and
 utt2speed, by which format_audio changes the audio; the factor 1.0 keeps the id.
 """
 
+import math
 from pathlib import Path
 from typing import Dict, Optional, Sequence
 
@@ -21,12 +22,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = p.parse_args(cmd)
     source, target = Path(args.input_dir), Path(args.output_dir)
     factors = args.factors.split()
+    if not factors:
+        raise InputError('--factors is empty; give numbers, e.g. "0.9 1.0 1.1"')
     speeds: Dict[str, float] = {}
     for factor in factors:
-        try:
-            speeds[_prefix(factor)] = float(factor)
-        except ValueError:
-            raise InputError(f"--factors has {factor!r}; give numbers") from None
+        speeds[_prefix(factor)] = _speed(factor)
     for name in ("wav.scp", "text", "utt2spk"):
         if not (source / name).exists():
             continue
@@ -46,8 +46,18 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     print(f"{target}: {len(utts) * len(speeds)} utterances, speeds {args.factors}")
 
 
+def _speed(factor: str) -> float:
+    try:
+        speed = float(factor)
+    except ValueError:
+        speed = 0.0
+    if not 0.0 < speed < math.inf:
+        raise InputError(f"--factors has {factor!r}; give numbers above 0")
+    return speed
+
+
 def _prefix(factor: str) -> str:
-    return "" if float(factor) == 1.0 else f"sp{factor}-"
+    return "" if _speed(factor) == 1.0 else f"sp{factor}-"
 
 
 if __name__ == "__main__":

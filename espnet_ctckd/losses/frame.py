@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.posteriors import FramePosteriors, log_complement
+from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 
 
 def kl(logits: Tensor, teacher: FramePosteriors, *, temperature: float) -> Tensor:
@@ -55,8 +55,10 @@ def kl(logits: Tensor, teacher: FramePosteriors, *, temperature: float) -> Tenso
         per_frame = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T)
     else:
         log_p, log_r = _soften(teacher, logits.size(-1), temperature)
+        # Added up, not 1 - sum_k q_k: a student too sure of the kept tokens for its
+        # float type to tell that from 0 is still pulled back.
+        log_rest = log_q.scatter(-1, teacher.ids, LOG_ZERO).logsumexp(-1)  # (B, T)
         log_q = log_q.gather(-1, teacher.ids)  # (B, T, K)
-        log_rest = log_complement(log_q.logsumexp(-1))  # (B, T)
         per_frame = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T)
         per_frame = per_frame + log_r.exp() * (log_r - log_rest)
     return per_frame * temperature**2

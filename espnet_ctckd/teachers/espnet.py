@@ -1,7 +1,6 @@
 """A teacher that ESPnet trained: the CTC branch of an ASR checkpoint."""
 
 import hashlib
-import zipfile
 from argparse import Namespace
 from fractions import Fraction
 from importlib import metadata
@@ -13,6 +12,7 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
+from espnet_ctckd.checkpoint import load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike
 from espnet_ctckd.posteriors import FramePosteriors
@@ -40,17 +40,14 @@ def load_espnet_model(
     """
     from espnet_ctckd.task import CTCKDTask
 
-    for path in (config_file, model_file):
-        if not Path(path).is_file():
-            raise InputError(f"there is no model file {path}")
+    if not Path(config_file).is_file():
+        raise InputError(f"there is no {config_file}; give the model's config.yaml")
+    states = load_weights(model_file, device)
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.
         model, args = CTCKDTask.build_model_from_file(config_file, None, device)
     except (FileNotFoundError, yaml.YAMLError) as error:
         raise InputError(f"cannot build the model of {config_file}: {error}") from None
-    if not zipfile.is_zipfile(model_file):
-        raise InputError(f"{model_file} is not a whole checkpoint of torch; restore it")
-    states = torch.load(model_file, map_location=device, weights_only=True)
     try:
         model.load_state_dict(states)
     except RuntimeError as error:

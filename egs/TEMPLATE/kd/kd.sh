@@ -52,6 +52,7 @@ bpe_train_text=
 teacher=
 teacher_type=espnet
 teacher_config=
+teacher_args=
 teacher_tag=
 teacher_nj=
 teacher_top_k=0
@@ -131,6 +132,7 @@ Teacher
                             # model zoo or Hugging Face (default: train one).
     --teacher_type          # Kind of it (default="${teacher_type}").
     --teacher_config        # Configuration to train one with.
+    --teacher_args          # Further flags of its training (default="${teacher_args}").
     --teacher_tag           # Name of its folder (default: from its configuration).
     --teacher_nj            # Parallel jobs of its inference (default: nj).
     --teacher_top_k         # Tokens kept of a frame; 0: all (default="${teacher_top_k}").
@@ -216,6 +218,15 @@ begin() { # <number> <folder> <options>
 finish() {
     mkdir -p "$(dirname "${marker}")"
     printf '%s' "${options}" >"${marker}"
+}
+
+# An experiment goes on with what it began with.
+guard() { # <folder> <options>
+    if [ -f "$1/.options" ] && [ "$(cat "$1/.options")" != "$2" ]; then
+        refuse "$1 was begun with other options; choose another tag, or delete it"
+    fi
+    mkdir -p "$1"
+    printf '%s' "$2" >"$1/.options"
 }
 
 lines() { # jobs that are worth starting for a list: min($1, its lines)
@@ -453,11 +464,12 @@ if runs 6 && ! ${skip_teacher}; then
             ${bin}.copy_tokens --asr_train_config "${teacher_exp}/config.yaml" --output_dir "${token_dir}"
             finish
         fi
-    elif begin 6 "${teacher_exp}" "$(sha256sum <"${teacher_config}") ${labeled} ${token_dir}"; then
+    elif begin 6 "${teacher_exp}" "$(sha256sum <"${teacher_config}") ${teacher_args} ${labeled} ${token_dir}"; then
         log "Stage 6: Train the teacher with ${teacher_config} -> ${teacher_exp}/train.log"
+        guard "${teacher_exp}" "${options}"
         stats=${teacher_exp}/stats
-        collect "${stats}" "${teacher_config}" "${labeled}" $(text_data "${labeled}")
-        train_espnet "${teacher_exp}" "${teacher_config}" "${teacher_num_threads}" "${labeled}" $(text_data "${labeled}")
+        collect "${stats}" "${teacher_config}" "${labeled}" ${teacher_args} $(text_data "${labeled}")
+        train_espnet "${teacher_exp}" "${teacher_config}" "${teacher_num_threads}" "${labeled}" ${teacher_args} $(text_data "${labeled}")
         ${bin}.export_student --asr_train_config "${teacher_exp}/config.yaml" \
             --asr_model_file "${teacher_exp}/valid.cer_ctc.ave.pth" --output_dir "${teacher_exp}/export"
         finish
@@ -468,7 +480,7 @@ teacher_model=("${teacher_exp}/export/config.yaml" "${teacher_exp}/export/model.
 
 if runs 7 && ! ${skip_teacher}; then
     for set in ${train} ${valid_set}; do
-        begin 7 "${cache}/${set}" "${train} ${filter_opts} $(cat "${teacher_exp}/.done.stage6" 2>/dev/null || true)" || continue
+        begin 7 "${cache}/${set}" "${filter_opts} ${speed_perturb_factors} $(cat "${teacher_exp}/.done.stage6" 2>/dev/null || true)" || continue
         log "Stage 7: Teacher inference: ${set} -> ${cache}/${set}"
         jobs=$(lines "${teacher_nj}" "${data}/${set}/wav.scp")
         gpu=0
@@ -515,13 +527,9 @@ checkpoint=valid.cer_ctc.ave.pth
 reads text || checkpoint=valid.loss_kd.ave.pth
 if runs 10 && ! ${skip_train}; then
     options="$(sha256sum <"${asr_config}") ${asr_args} ${train} ${token_dir} ${cache} ${feats_normalize} ${pretrained_model}"
-    if [ -f "${asr_exp}/.options" ] && [ "$(cat "${asr_exp}/.options")" != "${options}" ]; then
-        refuse "${asr_exp} was begun with another configuration; choose another --asr_tag or delete it"
-    fi
     if begin 10 "${asr_exp}" "${options}"; then
+        guard "${asr_exp}" "${options}"
         log "Stage 10: Train the student with ${asr_config} ${asr_args} -> ${asr_exp}/train.log"
-        mkdir -p "${asr_exp}"
-        printf '%s' "${options}" >"${asr_exp}/.options"
         flags="${asr_args}"
         ! reads text || flags+=" $(text_data "${train}")"
         # Transcripts of the dev set only, to see the error rate of a label-free student.

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Sourced by run.sh: several students of one teacher.
-#   student <tag> <asr_config> [<asr_args>]   names one; the first has to be distilled
+#   student <tag> <asr_config> [<asr_args> [<options of kd.sh>]]
+#                                             names one; the first has to be distilled
 #   distil <options of kd.sh> ...             trains, decodes and scores all of them
 # Data and teacher come first, then the trainings, as many at once as --nj says where
 # there is no GPU, then one decoding after the other, so that their speeds compare.
 
 students=()
 student() {
-    students+=("$1"$'\t'"$2"$'\t'"${3:-}")
+    students+=("$1|$2|${3:-}|${4:-}")
 }
 
 distil() {
@@ -33,8 +34,11 @@ distil() {
     local at_once=1
     [ "${ngpu}" -ne 0 ] || at_once=${nj}
 
-    phase 0 9 "${students[0]}"
     local entry pids=() tags=()
+    for entry in "${students[@]}"; do
+        # Those with options of their own may want data of their own.
+        [ "${entry}" != "${students[0]}" ] && [ -z "${entry##*|}" ] || phase 0 9 "${entry}"
+    done
     for entry in "${students[@]}"; do
         [ "${from}" -le 11 ] && [ "${to}" -ge 10 ] || break
         while [ "$(jobs -rp | wc -l)" -ge "${at_once}" ]; do
@@ -42,10 +46,10 @@ distil() {
         done
         mkdir -p log
         if [ "${at_once}" -gt 1 ]; then
-            echo "Training ${entry%%$'\t'*}; see log/${entry%%$'\t'*}.log"
-            phase 10 11 "${entry}" >"log/${entry%%$'\t'*}.log" 2>&1 &
+            echo "Training ${entry%%|*}; see log/${entry%%|*}.log"
+            phase 10 11 "${entry}" >"log/${entry%%|*}.log" 2>&1 &
             pids+=($!)
-            tags+=("${entry%%$'\t'*}")
+            tags+=("${entry%%|*}")
         else
             phase 10 11 "${entry}"
         fi
@@ -70,8 +74,9 @@ distil() {
 phase() { # <first stage> <last stage> <student>
     local first=$(($1 > from ? $1 : from)) last=$(($2 < to ? $2 : to))
     [ "${first}" -le "${last}" ] || return 0
-    local tag config args
-    IFS=$'\t' read -r tag config args <<<"$3"
+    local tag config args own
+    IFS='|' read -r tag config args own <<<"$3"
+    # shellcheck disable=SC2086  # options of its own are several words
     ./kd.sh --asr_tag "${tag}" --asr_config "${config}" --asr_args "${args}" \
-        "${options[@]}" --stage "${first}" --stop_stage "${last}"
+        "${options[@]}" ${own} --stage "${first}" --stop_stage "${last}"
 }

@@ -1,0 +1,423 @@
+"""Reading Kaldi files and audio, and preparing a data folder."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from espnet_ctckd.bin import filter_data, format_audio, perturb_speed, train_bpe
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import (
+    audio_info,
+    read_audio,
+    read_scp,
+    read_token_list,
+    write_beside,
+    write_scp,
+)
+
+RATE = 16000
+
+
+def noise(samples, seed=0, channels=1):
+    size = samples if channels == 1 else (samples, channels)
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, size)
+
+
+def refused(path, rate=RATE):
+    """The message with which both ways of opening an audio file refuse it."""
+    with pytest.raises(InputError) as by_header:
+        audio_info("utt7", str(path), rate)
+    with pytest.raises(InputError) as by_samples:
+        read_audio("utt7", str(path), rate)
+    assert str(by_header.value) == str(by_samples.value)
+    assert f"utterance utt7: {path}" in str(by_header.value)
+    return str(by_header.value)
+
+
+def data_folder(folder, lengths):
+    """Write wav.scp, text and utt2spk of utterances of given samples."""
+    folder.mkdir(parents=True)
+    wavs, texts, speakers = [], [], []
+    for i, samples in enumerate(lengths):
+        path = folder / f"utt{i}.wav"
+        soundfile.write(path, noise(samples, i), RATE)
+        wavs.append((f"utt{i}", path))
+        texts.append((f"utt{i}", f"word{i} two"))
+        speakers.append((f"utt{i}", f"spk{i % 2}"))
+    write_scp(folder / "wav.scp", wavs)
+    write_scp(folder / "text", texts)
+    write_scp(folder / "utt2spk", speakers)
+    return folder
+
+
+def test_an_scp_keeps_the_order_of_the_file_and_the_spaces_of_the_rest(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("b two  words \na\nc\tdé f\n", encoding="utf-8")
+    assert list(read_scp(path).items()) == [
+        ("b", "two  words"),
+        ("a", ""),
+        ("c", "dé f"),
+    ]
+
+
+def test_a_doubled_utterance_is_refused_with_its_line(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("a x\nb y\na z\n")
+    with pytest.raises(InputError, match=f"{path}:3 has the utterance 'a' a second"):
+        read_scp(path)
+
+
+def test_an_empty_line_is_refused_with_its_number(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("a x\n\nb y\n")
+    with pytest.raises(InputError, match=f"{path}:2 is an empty line"):
+        read_scp(path)
+
+
+def test_an_empty_scp_is_refused(tmp_path):
+    path = tmp_path / "text"
+    path.touch()
+    with pytest.raises(InputError, match=f"{path} is empty"):
+        read_scp(path)
+
+
+def test_a_missing_scp_is_refused(tmp_path):
+    with pytest.raises(InputError, match=f"there is no file {tmp_path}/text"):
+        read_scp(tmp_path / "text")
+
+
+def test_an_scp_that_is_not_utf8_is_refused(tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes("a café\n".encode("latin-1"))
+    with pytest.raises(InputError, match=f"{path} is not UTF-8 text"):
+        read_scp(path)
+
+
+def test_a_token_list_that_is_missing_empty_or_has_a_token_twice_is_refused(tmp_path):
+    path = tmp_path / "tokens.txt"
+    with pytest.raises(InputError, match=f"there is no token list {path}"):
+        read_token_list(path)
+    path.touch()
+    with pytest.raises(InputError, match=f"the token list {path} is empty"):
+        read_token_list(path)
+    path.write_text("<blank>\na\nb\na\n")
+    with pytest.raises(InputError, match=f"{path} has tokens twice: a$"):
+        read_token_list(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [("wav", "WAV"), ("flac", "FLAC"), ("ogg", "OGG"), ("sph", "NIST")],
+)
+def test_the_usual_formats_are_read(tmp_path, suffix, kind):
+    path = tmp_path / f"a.{suffix}"
+    samples = noise(3001)
+    soundfile.write(path, samples, RATE, format=kind)
+    assert audio_info("a", str(path), RATE) == 3001
+    found = read_audio("a", str(path), RATE)
+    assert found.dtype == np.float32
+    if kind == "OGG":  # lossy
+        assert found.shape == (3001,)
+    else:
+        np.testing.assert_allclose(found, samples, atol=2.0**-15)
+
+
+def test_missing_audio_is_refused(tmp_path):
+    assert "is not there" in refused(tmp_path / "a.wav")
+
+
+def test_an_empty_audio_file_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    path.touch()
+    assert "is an empty file" in refused(path)
+
+
+def test_audio_without_samples_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(0), RATE)
+    assert "holds no samples" in refused(path)
+
+
+def test_a_wav_that_is_shorter_than_its_header_says_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1000), RATE, "PCM_16")
+    path.write_bytes(path.read_bytes()[:-500])
+    assert "header says 2044 bytes, it has 1544" in refused(path)
+
+
+def test_a_wav_whose_header_was_written_to_a_pipe_is_read(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1000), RATE, "PCM_16")
+    whole = bytearray(path.read_bytes())
+    whole[4:8] = whole[40:44] = b"\xff\xff\xff\xff"
+    path.write_bytes(whole)
+    assert audio_info("a", str(path), RATE) == 1000
+
+
+def test_a_flac_that_is_shorter_than_its_header_says_is_refused(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, noise(20000), RATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=f"utterance utt7: {path} (is cut|cannot be)"):
+        read_audio("utt7", str(path), RATE)
+
+
+def test_audio_of_another_rate_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(800), 8000)
+    assert "has 8000 Hz; expected 16000 Hz" in refused(path)
+
+
+def test_stereo_audio_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(800, channels=2), RATE)
+    assert "has 2 channels; expected 1" in refused(path)
+
+
+def test_a_file_that_is_not_audio_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_text("no audio, but some text")
+    assert "cannot be read as audio" in refused(path)
+
+
+def test_a_command_in_place_of_a_file_is_refused():
+    assert "is a command" in refused("sox a.wav -t wav - |")
+
+
+def test_a_file_appears_under_its_name_only_when_whole(tmp_path):
+    path = tmp_path / "new" / "text"
+    with write_beside(path) as f:
+        f.write("whole")
+        f.flush()
+        assert not path.exists()
+    assert path.read_text() == "whole"
+    assert [p.name for p in path.parent.iterdir()] == ["text"]
+
+
+def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("old")
+
+    def fail():
+        with write_beside(path) as f:
+            f.write("new")
+            f.flush()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["text"]
+
+
+def test_an_scp_is_written_in_the_order_of_bytes(tmp_path):
+    write_scp(tmp_path / "text", [("é", 1), ("b", "x y"), ("B", "z"), ("a", 2)])
+    assert (tmp_path / "text").read_text() == "B z\na 2\nb x y\né 1\n"
+
+
+def with_lengths(folder, lengths):
+    write_scp(folder / "utt2num_samples", ((f"utt{i}", n) for i, n in lengths.items()))
+
+
+def test_filtering_leaves_out_the_long_the_short_and_the_wordless(tmp_path, capsys):
+    source = data_folder(tmp_path / "in", [10] * 5)
+    with_lengths(source, dict(enumerate([16000, 1599, 32001, 32000, 1600])))
+    texts = read_scp(source / "text")
+    write_scp(source / "text", {**texts, "utt3": ""}.items())
+    flags = ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+    filter_data.main([*flags, "--max_wav_duration", "2"])
+    for name in ("wav.scp", "text", "utt2spk", "utt2num_samples"):
+        assert list(read_scp(tmp_path / "out" / name)) == ["utt0", "utt4"], name
+    assert read_scp(tmp_path / "out" / "removed") == {
+        "utt1": "0.10 s is not within 0.1 to 2.0 s",
+        "utt2": "2.00 s is not within 0.1 to 2.0 s",
+        "utt3": "no words",
+    }
+    assert "2 of 5 utterances kept" in capsys.readouterr().out
+
+
+def test_filtering_joins_folders_and_drops_the_text_that_one_of_them_lacks(tmp_path):
+    a, b = data_folder(tmp_path / "a", [10]), data_folder(tmp_path / "b", [10])
+    with_lengths(a, {0: 16000})
+    flags = ["--input_dir", str(a), "--input_dir", str(b)]
+    flags += ["--output_dir", str(tmp_path / "out")]
+    with_lengths(b, {0: 16000})
+    with pytest.raises(InputError, match=r"another folder has, too: utt0"):
+        filter_data.main(flags)
+    for name in ("wav.scp", "utt2spk"):
+        write_scp(b / name, (("other", rest) for rest in read_scp(b / name).values()))
+    write_scp(b / "utt2num_samples", [("other", 16000)])
+    (b / "text").unlink()
+    filter_data.main(flags)
+    assert list(read_scp(tmp_path / "out" / "wav.scp")) == ["other", "utt0"]
+    assert not (tmp_path / "out" / "text").exists()
+
+
+def test_filtering_everything_out_is_refused_and_writes_nothing(tmp_path):
+    source = data_folder(tmp_path / "in", [10])
+    with_lengths(source, {0: 10})
+    with pytest.raises(
+        InputError, match=r"nothing of .* is left: 0.00 s is not within"
+    ):
+        filter_data.main(
+            ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+        )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["wav.scp", "utt2num_samples"])
+def test_filtering_names_the_file_that_a_folder_lacks(tmp_path, name):
+    source = data_folder(tmp_path / "in", [10])
+    with_lengths(source, {0: 16000})
+    (source / name).unlink()
+    with pytest.raises(InputError, match=f"there is no file {source / name}"):
+        filter_data.main(
+            ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+        )
+
+
+def test_filtering_names_the_utterance_without_a_line_in_text(tmp_path):
+    source = data_folder(tmp_path / "in", [10, 10])
+    with_lengths(source, {0: 16000, 1: 16000})
+    write_scp(source / "text", [("utt0", "a b")])
+    with pytest.raises(InputError, match="text has no line for 1 utterances: utt1"):
+        filter_data.main(
+            ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+        )
+
+
+def perturb(source, target, factors):
+    flags = ["--input_dir", str(source), "--output_dir", str(target)]
+    perturb_speed.main([*flags, "--factors", factors])
+
+
+def format_in_jobs(source, target, jobs, *flags):
+    both = ["--input_dir", str(source), "--output_dir", str(target), *flags]
+    both += ["--num_jobs", str(jobs)]
+    for job in range(jobs, 0, -1):
+        format_audio.main([*both, "--job", str(job)])
+    format_audio.main(both)
+
+
+def test_perturbed_copies_are_utterances_and_speakers_of_their_own(tmp_path):
+    source = data_folder(tmp_path / "in", [10, 20])
+    perturb(source, tmp_path / "out", "0.9 1.0 1.1")
+    wavs, old = read_scp(tmp_path / "out" / "wav.scp"), read_scp(source / "wav.scp")
+    names = [prefix + utt for prefix in ("sp0.9-", "sp1.1-", "") for utt in old]
+    assert list(wavs) == names
+    assert all(wavs[name] == old[name[-4:]] for name in names)
+    texts = read_scp(tmp_path / "out" / "text")
+    assert texts["sp0.9-utt1"] == texts["utt1"] == "word1 two"
+    speakers = read_scp(tmp_path / "out" / "utt2spk")
+    assert (speakers["sp0.9-utt1"], speakers["utt1"]) == ("sp0.9-spk1", "spk1")
+    speeds = read_scp(tmp_path / "out" / "utt2speed")
+    assert (speeds["sp0.9-utt1"], speeds["utt1"]) == ("0.9", "1.0")
+
+
+@pytest.mark.parametrize("factors", ["fast", "0", "-1", "nan", "inf", "", "1.0 x"])
+def test_a_speed_that_is_no_positive_number_is_refused(tmp_path, factors):
+    source = data_folder(tmp_path / "in", [10])
+    with pytest.raises(InputError, match="--factors"):
+        perturb(source, tmp_path / "out", factors)
+    assert not (tmp_path / "out").exists()
+
+
+def test_perturbed_audio_is_written_as_long_as_its_speed_says(tmp_path):
+    source = data_folder(tmp_path / "in", [16000, 8001])
+    perturb(source, tmp_path / "sp", "0.9 1.0 1.1")
+    format_in_jobs(tmp_path / "sp", tmp_path / "out", 1)
+    wavs = read_scp(tmp_path / "out" / "wav.scp")
+    lengths = read_scp(tmp_path / "out" / "utt2num_samples")
+    for utt, samples in (("utt0", 16000), ("utt1", 8001)):
+        assert wavs[utt] == read_scp(source / "wav.scp")[utt]
+        assert lengths[utt] == str(samples)
+        for speed in (0.9, 1.1):
+            name = f"sp{speed}-{utt}"
+            assert wavs[name] == f"{tmp_path}/out/audio/{name}.flac"
+            assert abs(int(lengths[name]) - samples / speed) <= 2
+            assert audio_info(name, wavs[name], RATE) == int(lengths[name])
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+def test_perturbing_moves_a_tone_by_the_factor(tmp_path):
+    source = data_folder(tmp_path / "in", [RATE])
+    tone = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)
+    soundfile.write(source / "utt0.wav", tone, RATE)
+    perturb(source, tmp_path / "sp", "1.25")
+    format_in_jobs(tmp_path / "sp", tmp_path / "out", 1, "--audio_format", "wav")
+    heard, _ = soundfile.read(tmp_path / "out" / "audio" / "sp1.25-utt0.wav")
+    peak = np.abs(np.fft.rfft(heard)).argmax() * RATE / len(heard)
+    assert peak == pytest.approx(1250, abs=5)
+
+
+def test_the_number_of_formatting_jobs_changes_nothing(tmp_path):
+    source = data_folder(tmp_path / "in", [3000, 4000, 5000])
+    perturb(source, tmp_path / "sp", "0.9 1.0")
+    found = []
+    for jobs in (1, 2, 8):  # more jobs than utterances, too
+        target = tmp_path / f"out{jobs}"
+        format_in_jobs(tmp_path / "sp", target, jobs)
+        files = (p for p in sorted(target.rglob("*")) if p.is_file())
+        old, new = str(target).encode(), b"<out>"
+        found.append(
+            [(p.relative_to(target), p.read_bytes().replace(old, new)) for p in files]
+        )
+    assert found[0] == found[1] == found[2]
+    assert {"wav.scp", "text", "utt2spk", "utt2num_samples"} <= {
+        str(name) for name, _ in found[0]
+    }
+    assert not any("1" in str(name) for name, _ in found[0] if name.suffix == ".scp")
+
+
+def test_joining_refuses_parts_of_other_data(tmp_path):
+    source = data_folder(tmp_path / "in", [3000, 4000])
+    flags = ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+    format_audio.main([*flags, "--job", "1", "--num_jobs", "2"])
+    with pytest.raises(
+        InputError, match=r"utterances.*the data changed under the jobs"
+    ):
+        format_audio.main(flags)
+    assert not (tmp_path / "out" / "wav.scp").exists()
+
+
+def test_joining_names_the_part_of_a_job_that_has_not_run(tmp_path):
+    source = data_folder(tmp_path / "in", [3000, 4000])
+    flags = ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+    flags += ["--num_jobs", "2"]
+    format_audio.main([*flags, "--job", "1"])
+    with pytest.raises(InputError, match=r"there is no file .*wav\.2\.scp"):
+        format_audio.main(flags)
+
+
+def write_corpus(path):
+    lines = ("the cat sat", "the dog sat on the mat", "a cat and a dog", "on a mat")
+    write_scp(path, ((f"u{i}", line) for i, line in enumerate(lines)))
+    return path
+
+
+def test_bpe_tokens_stand_in_the_order_of_espnet(tmp_path):
+    import sentencepiece
+
+    flags = ["--text", str(write_corpus(tmp_path / "text"))]
+    train_bpe.main([*flags, "--output_dir", str(tmp_path), "--vocab_size", "19"])
+    tokens = read_token_list(tmp_path / "tokens.txt")
+    assert tokens[:2] == ["<blank>", "<unk>"]
+    assert tokens[-1] == "<sos/eos>"
+    model = sentencepiece.SentencePieceProcessor(str(tmp_path / "bpe.model"))
+    pieces = [model.id_to_piece(i) for i in range(19)]
+    assert tokens[2:-1] == [p for p in pieces if p not in ("<unk>", "<s>", "</s>")]
+    said = model.encode("the cat on a mat", out_type=str)
+    assert set(said) <= set(tokens)
+    assert "".join(said).replace("▁", " ").strip() == "the cat on a mat"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_vocabulary_that_the_text_cannot_fill_is_refused(tmp_path):
+    text, out = write_corpus(tmp_path / "text"), tmp_path / "out"
+    with pytest.raises(InputError, match=f"model of 5000 tokens on {text}") as error:
+        train_bpe.main(
+            ["--text", str(text), "--output_dir", str(out), "--vocab_size", "5000"]
+        )
+    assert "\n" not in str(error.value)
+    assert not out.exists()

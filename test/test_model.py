@@ -1,0 +1,202 @@
+"""The student's loss, against the plain ESPnet model that it is but for the teacher."""
+
+import copy
+
+import pytest
+import torch
+
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.objective import KDConfig
+from espnet_ctckd.task import CTCKDTask
+
+TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
+
+KD = {
+    "weight": 0.5,
+    "selector": "symmetric",
+    "selector_conf": {"n": 1},
+    "loss": "kl",
+    "loss_conf": {"temperature": 1.0},
+    "reduction": "utt_sum",
+}
+
+
+def build(model="ctckd", specaug=False, **model_conf):
+    parser = CTCKDTask.get_parser()
+    args = parser.parse_args(["--token_type", "char", "--model", model])
+    args.token_list = TOKENS
+    args.frontend_conf = {"n_fft": 256, "hop_length": 160, "n_mels": 20}
+    args.encoder = "conformer"
+    args.encoder_conf = {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 32,
+        "num_blocks": 2,
+        "dropout_rate": 0.0,
+        "positional_dropout_rate": 0.0,
+        "cnn_module_kernel": 7,
+    }
+    if specaug:
+        args.specaug, args.specaug_conf = "specaug", specaug
+    args.model_conf = {"ctc_weight": 1.0, **model_conf}
+    torch.manual_seed(0)
+    return CTCKDTask.build_model(args)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "speech": torch.randn(3, 16000, generator=generator),
+        "speech_lengths": torch.tensor([16000, 12000, 9000]),
+        "text": torch.tensor([[3, 4, 5, 3], [4, 4, -1, -1], [5, 2, 3, -1]]),
+        "text_lengths": torch.tensor([4, 2, 3]),
+    }
+
+
+@pytest.fixture
+def teacher():
+    generator = torch.Generator().manual_seed(2)
+    # 16000 samples at a hop of 160: 101 feature frames, 24 after subsampling.
+    return {
+        "teacher": torch.randn(3, 24, 7, generator=generator).log_softmax(-1),
+        "teacher_lengths": torch.tensor([24, 19, 14]),
+    }
+
+
+def gradients(model, **inputs):
+    model.zero_grad()
+    loss, stats, weight = model(**inputs)
+    loss.sum().backward()
+    found = {
+        name: None if p.grad is None else p.grad.clone()
+        for name, p in model.named_parameters()
+    }
+    return loss, stats, weight, found
+
+
+def test_state_dict_has_the_names_of_the_plain_model():
+    ours, plain = build(kd=KD), build("espnet")
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    plain.load_state_dict(ours.state_dict())
+
+
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_lambda_0_is_the_plain_model_in_loss_and_gradient(batch, teacher, with_teacher):
+    ours, plain = build(kd={**KD, "weight": 0.0}), build("espnet")
+    more = teacher if with_teacher else {}
+    loss, stats, weight, grads = gradients(ours, **copy.deepcopy(batch), **more)
+    plain_loss, plain_stats, plain_weight, plain_grads = gradients(plain, **batch)
+    assert torch.equal(loss, plain_loss)
+    assert torch.equal(weight, plain_weight)
+    assert torch.equal(stats["loss_ctc"], plain_stats["loss_ctc"])
+    for name, grad in plain_grads.items():
+        torch.testing.assert_close(grads[name], grad, rtol=0, atol=0, msg=name)
+
+
+def test_the_loss_is_convex_in_lambda(batch, teacher):
+    at = {
+        weight: gradients(build(kd={**KD, "weight": weight}), **batch, **teacher)
+        for weight in (0.0, 0.25, 1.0)
+    }
+    torch.testing.assert_close(at[0.25][0], 0.75 * at[0.0][0] + 0.25 * at[1.0][0])
+    name = "ctc.ctc_lo.weight"
+    mixed = 0.75 * at[0.0][3][name] + 0.25 * at[1.0][3][name]
+    torch.testing.assert_close(at[0.25][3][name], mixed)
+
+
+def test_the_distance_is_that_of_the_objective_on_the_model_s_logits(batch, teacher):
+    model = build(kd=KD).eval()
+    _, stats, _ = model(**batch, **teacher)
+    hidden, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    log_q = model.ctc.ctc_lo(hidden).log_softmax(-1)
+    log_p = teacher["teacher"]
+    spikes = log_p.argmax(-1) != 0
+    total = 0.0
+    for b in range(3):
+        frames = int(lengths[b])
+        assert frames == int(teacher["teacher_lengths"][b])
+        for t in range(frames):
+            near = range(max(t - 1, 0), min(t + 2, frames))
+            if any(spikes[b, s] for s in near):
+                total += (log_p[b, t].exp() * (log_p[b, t] - log_q[b, t])).sum()
+    torch.testing.assert_close(stats["loss_kd"].squeeze(), total / 3)
+
+
+def test_lambda_1_reads_no_text_and_has_no_ctc_in_its_graph(batch, teacher):
+    model = build(kd={**KD, "weight": 1.0})
+    calls = []
+    model.ctc.register_forward_hook(lambda *_: calls.append(1))
+    with_text = gradients(model, **batch, **teacher)
+    speech = {k: v for k, v in batch.items() if k.startswith("speech")}
+    without = gradients(model, **speech, **teacher)
+    assert torch.equal(with_text[0], without[0])
+    assert not calls
+    assert "loss_ctc" not in without[1]
+    model.eval()
+    assert "cer_ctc" in model(**batch, **teacher)[1]
+    assert "cer_ctc" not in model(**speech, **teacher)[1]
+
+
+def test_token_norm_divides_ctc_by_the_labels(batch, teacher):
+    by_batch = build(kd={**KD, "weight": 0.0})(**batch)[0]
+    by_token = build(kd={**KD, "weight": 0.0, "ctc_norm": "token"})(**batch)[0]
+    torch.testing.assert_close(by_token, by_batch * 3 / (4 + 2 + 3))
+
+
+def test_top_k_of_all_but_one_token_is_the_dense_teacher(batch, teacher):
+    model = build(kd=KD).eval()
+    dense = model(**batch, **teacher)[1]["loss_kd"]
+    best, ids = teacher["teacher"].topk(6)
+    lacks = (ids != 0).all(-1)
+    ids[lacks, -1] = 0
+    best[lacks, -1] = teacher["teacher"][..., 0][lacks]
+    kept = {**teacher, "teacher": best, "teacher_ids": ids}
+    torch.testing.assert_close(model(**batch, **kept)[1]["loss_kd"], dense)
+
+
+def test_an_overfit_step_lowers_the_distance(batch, teacher):
+    model = build(kd={**KD, "weight": 1.0})
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    distances = []
+    for _ in range(8):
+        optimizer.zero_grad()
+        loss, stats, _ = model(**batch, **teacher)
+        loss.sum().backward()
+        optimizer.step()
+        distances.append(float(stats["loss_kd"]))
+    assert distances[-1] < 0.7 * distances[0]
+
+
+def test_a_batch_without_what_the_loss_needs_is_refused(batch, teacher):
+    speech = {k: v for k, v in batch.items() if k.startswith("speech")}
+    with pytest.raises(InputError, match="the batch has no text"):
+        build(kd=KD)(**speech, **teacher)
+    with pytest.raises(InputError, match="the batch has no teacher"):
+        build(kd=KD)(**batch)
+
+
+@pytest.mark.parametrize(
+    ("specaug", "conf", "message"),
+    [
+        ({"apply_time_warp": True, "apply_time_mask": False}, {"kd": KD}, "time_warp"),
+        ({"time_mask_width_range": 5}, {"kd": KD}, "apply_time_warp is true"),
+        (False, {"kd": KD, "ctc_weight": 0.3}, "model_conf.ctc_weight is 0.3"),
+        (False, {"kd": {**KD, "weight": 1.0}, "interctc_weight": 0.3}, "interctc"),
+        (False, {}, "no key 'kd'"),
+        (False, {"kd": KD, "ctc_wieght": 1.0}, "unknown key 'ctc_wieght'"),
+        (False, {"kd": {**KD, "selectro": "all"}}, "unknown key 'selectro'"),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused_by_its_key(specaug, conf, message):
+    with pytest.raises(InputError, match=message):
+        build(specaug=specaug, **conf)
+
+
+def test_a_configuration_without_a_choice_of_the_paper_is_refused():
+    for key in ("weight", "selector", "loss", "reduction"):
+        conf = {k: v for k, v in KD.items() if k != key}
+        with pytest.raises(InputError, match=f"lacks the key '{key}'"):
+            KDConfig.from_dict(conf)
+    with pytest.raises(InputError, match="lacks the option 'temperature'"):
+        KDConfig.from_dict({**KD, "loss_conf": {}})

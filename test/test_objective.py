@@ -1,0 +1,346 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import make_batch, pad_time
+from torch import nn
+
+from espnet_ctckd.align import MAX_EDGE_FRAMES
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.losses.frame import kl
+from espnet_ctckd.objective import KDConfig, KDObjective
+from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.reduce import REDUCTION_CHOICES
+
+PLAIN = {
+    "weight": 0.25,
+    "selector": "symmetric",
+    "selector_conf": {"n": 1},
+    "loss": "kl",
+    "loss_conf": {"temperature": 2.0},
+    "reduction": "utt_sum",
+}
+
+
+def objective(**changes):
+    return KDObjective(KDConfig.from_dict({**PLAIN, **changes}))
+
+
+def run(batch, **changes):
+    return objective(**changes)(batch.logits, batch.lengths, batch.teacher)
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight": -0.1}, r"weight \(lambda\) is -0.1; give one in \[0, 1\]"),
+        ({"weight": 1.5}, r"weight \(lambda\) is 1.5; give one in \[0, 1\]"),
+        ({"weight": float("nan")}, r"weight \(lambda\) is nan"),
+        ({"weight": "0.5"}, r"weight \(lambda\) is '0.5'; give a number"),
+        ({"weight": True}, r"weight \(lambda\) is True; give a number"),
+        ({"weight": None}, r"weight \(lambda\) is None; give a number"),
+        ({"lambda": 0.5}, r"unknown key 'lambda' in model_conf.kd; it takes: weight"),
+        ({"selector": "blank_elim"}, "unknown selector 'blank_elim'; choose one of"),
+        ({"selector": None}, "unknown selector None"),
+        ({"loss": "mse"}, "unknown loss 'mse'; choose one of"),
+        ({"loss": ["kl"]}, r"unknown loss \['kl'\]"),
+        ({"reduction": "mean"}, "unknown reduction 'mean'; choose one of"),
+        ({"selector_conf": {}}, "selector 'symmetric' lacks the option 'n'"),
+        ({"selector_conf": {"n": -1}}, "selector 'symmetric' got n = -1"),
+        ({"selector_conf": {"n": 1.5}}, "selector 'symmetric' got n = 1.5"),
+        ({"selector_conf": {"m": 1}}, "unknown option 'm' for selector 'symmetric'"),
+        ({"selector_conf": None}, "kd.selector_conf is None; give a mapping"),
+        ({"loss_conf": {}}, "loss 'kl' lacks the option 'temperature'"),
+        ({"loss_conf": {"temperature": 0}}, "loss 'kl' got temperature = 0"),
+        ({"loss_conf": {"temperature": -2.0}}, "loss 'kl' got temperature = -2.0"),
+        ({"loss_conf": {"temperature": "2"}}, "loss 'kl' got temperature = '2'"),
+        ({"loss_conf": {"temperature": True}}, "loss 'kl' got temperature = True"),
+        (
+            {"loss_conf": {"temperature": float("inf")}},
+            "loss 'kl' got temperature = inf",
+        ),
+        (
+            {"loss_conf": {"temperature": float("nan")}},
+            "loss 'kl' got temperature = nan",
+        ),
+        (
+            {"loss_conf": {"temprature": 2.0}},
+            "unknown option 'temprature' for loss 'kl'; it takes: temperature",
+        ),
+        ({"loss_conf": [2.0]}, r"kd.loss_conf is \[2.0\]; give a mapping"),
+        ({"ctc_norm": "label"}, "unknown kd.ctc_norm 'label'; choose one of: batch"),
+        ({"ctc_norm": "token", "weight": 1.0}, "with kd.weight 1 there is no CTC loss"),
+        ({"ctc_norm": "batch", "weight": 1}, "with kd.weight 1 there is no CTC loss"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        KDConfig.from_dict({**PLAIN, **changes})
+
+
+@pytest.mark.parametrize("key", ["weight", "selector", "loss", "reduction"])
+def test_a_missing_key_is_named(key):
+    conf = {k: v for k, v in PLAIN.items() if k != key}
+    with pytest.raises(InputError, match=f"model_conf.kd lacks the key '{key}'"):
+        KDConfig.from_dict(conf)
+
+
+@pytest.mark.parametrize("conf", [None, "kl", ["kl"], 0.5])
+def test_what_is_no_mapping_is_refused(conf):
+    with pytest.raises(InputError, match="give a mapping"):
+        KDConfig.from_dict(conf)
+
+
+@pytest.mark.parametrize(
+    ("weight", "ctc_norm", "labels"),
+    [(0, "token", True), (0.25, None, True), (0.999, "batch", True), (1, None, False)],
+)
+def test_labels_are_needed_below_weight_1(weight, ctc_norm, labels):
+    config = KDConfig.from_dict({**PLAIN, "weight": weight, "ctc_norm": ctc_norm})
+    assert config.needs_labels is labels
+
+
+def test_the_objective_has_no_state():
+    assert not list(objective().parameters())
+    assert not objective().state_dict()
+
+
+# Value and statistics
+
+
+def slow_sums(batch, selected):
+    """Sum over selected frames, and numbers of utterances, selected, valid frames."""
+    values = kl(batch.logits, batch.teacher, temperature=2.0).tolist()
+    total, chosen, frames = 0.0, 0, 0
+    for row, marks, length in zip(values, selected, batch.lengths.tolist()):
+        for t in range(length):
+            frames += 1
+            if marks[t]:
+                chosen += 1
+                total += row[t]
+    return total, len(selected), chosen, frames
+
+
+PATHS = [[1, 1, 3, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1]]  # the blank is 1
+WINDOWS = [[0, 1, 1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0]]  # a frame on either side
+
+
+@pytest.mark.parametrize("kept", [None, 2])
+@pytest.mark.parametrize("reduction", REDUCTION_CHOICES)
+def test_a_reduction_is_what_a_loop_over_the_frames_gives(reduction, kept):
+    batch = make_batch((6, 4, 3), paths=PATHS, kept=kept)
+    total, utterances, chosen, frames = slow_sums(batch, WINDOWS)
+    assert (chosen, frames) == (5, 13)
+    expected = {
+        "utt_sum": total / utterances,
+        "selected_mean": total / chosen,
+        "frame_mean": total / frames,
+    }
+    loss, _ = run(batch, reduction=reduction)
+    assert loss.item() == pytest.approx(expected[reduction], rel=1e-12)
+
+
+@pytest.mark.parametrize("kept", [None, 3])
+def test_the_statistics_count_valid_frames_only(kept):
+    batch = make_batch((6, 4, 3), paths=PATHS, kept=kept, extra=2)
+    logits = torch.zeros_like(batch.logits)
+    logits[..., 2] = 1.0
+    logits[0, :3, 1] = 2.0  # the student says blank on three valid frames
+    logits[2, 3:, 1] = 2.0  # and on padding
+    _, stats = objective()(logits, batch.lengths, batch.teacher)
+    assert {key: value.item() for key, value in stats.items()} == pytest.approx(
+        {
+            "kd_selected": 5 / 13,
+            "kd_empty": 1,
+            "blank_teacher": 11 / 13,
+            "blank_student": 3 / 13,
+        }
+    )
+    assert not any(value.requires_grad for value in stats.values())
+
+
+def test_the_loss_is_not_weighted_by_lambda():
+    batch = make_batch()
+    losses = [run(batch, weight=weight)[0] for weight in (0.0, 0.25, 1.0)]
+    assert losses[0] == losses[1] == losses[2]
+
+
+# Frames
+
+
+@pytest.mark.parametrize("kept", [None, 3])
+@pytest.mark.parametrize("longer", ["teacher", "student"])
+@pytest.mark.parametrize("difference", [1, MAX_EDGE_FRAMES])
+def test_a_few_frames_too_many_are_cut(difference, longer, kept):
+    batch = make_batch((6, 5, 4), kept=kept)
+    shorter = batch.lengths - difference
+    frames = int(shorter.max())
+    expected = objective()(
+        batch.logits[:, :frames], shorter, replace(batch.teacher, lengths=shorter)
+    )[0]
+    if longer == "teacher":
+        logits = batch.logits[:, :frames].clone().requires_grad_()
+        found = objective()(logits, shorter, batch.teacher)[0]
+    else:
+        logits = batch.logits.clone().requires_grad_()
+        ids = batch.teacher.ids
+        teacher = FramePosteriors(
+            batch.teacher.log_probs[:, :frames],
+            shorter,
+            batch.teacher.blank,
+            None if ids is None else ids[:, :frames],
+        )
+        found = objective()(logits, batch.lengths, teacher)[0]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    found.backward()
+    for gradient, length in zip(logits.grad, shorter):
+        assert not bool(gradient[length:].any())
+
+
+@pytest.mark.parametrize("change", [MAX_EDGE_FRAMES + 1, -MAX_EDGE_FRAMES - 1, 60])
+def test_more_frames_than_that_are_refused(change):
+    batch = make_batch((70, 65), extra=70)
+    lengths = batch.lengths + torch.tensor([0, change])
+    message = f"utterance 1 of the batch has 65 frames of the teacher and {65 + change}"
+    with pytest.raises(InputError, match=message):
+        objective()(batch.logits, lengths, batch.teacher)
+
+
+# Number types
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_loss_is_computed_in_float32_inside_autocast(dtype):
+    batch = make_batch(dtype=torch.float32)
+    layer = nn.Linear(batch.logits.size(-1), batch.logits.size(-1))
+    with torch.autocast("cpu", dtype=dtype):
+        logits = layer(batch.logits)
+        assert logits.dtype == dtype
+        inside, _ = objective()(logits, batch.lengths, batch.teacher)
+    outside, _ = objective()(logits.float(), batch.lengths, batch.teacher)
+    assert inside.dtype == torch.float32
+    assert inside.item() == outside.item()
+    exact = objective()(logits.double(), batch.lengths, batch.teacher)[0]
+    assert inside.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+# Several processes
+
+
+FEATURES, TOKENS, BLANK = 3, 5, 1
+WORLD = 2
+SPIKES = ([0, 1, 1, 2, 1, 1, 1], [1, 3, 1, 1], [1, 1, 4, 4, 1])
+BLANKS = [1] * 9
+# Most probable tokens of the teacher for the utterances of each process.
+SHARES = {
+    "uneven": (SPIKES, ([1, 1, 1, 2, 1, 1, 1, 1, 0],)),
+    "one_has_nothing_selected": (SPIKES, (BLANKS,)),
+    "nobody_has_anything_selected": ((BLANKS, BLANKS[:4]), (BLANKS[:2],)),
+    "one_has_only_an_empty_utterance": (SPIKES, ([],)),
+}
+SELECTORS = {"all": {}, "blank_elimination": {}, "symmetric": {"n": 1}}
+RUNS = [(s, r, n) for s in SELECTORS for r in REDUCTION_CHOICES for n in SHARES]
+
+
+class Student(nn.Module):
+    """Features to loss, as an ESPnet model returns it: with the weight of the batch."""
+
+    def __init__(self, selector, reduction):
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, TOKENS).double()
+        generator = torch.Generator().manual_seed(7)
+        for parameter in self.layer.parameters():
+            parameter.data.normal_(generator=generator)
+        self.kd = objective(
+            selector=selector, selector_conf=SELECTORS[selector], reduction=reduction
+        )
+
+    def forward(self, features, lengths, teacher):
+        loss, _ = self.kd(self.layer(features), lengths, teacher)
+        return loss, torch.tensor(float(lengths.numel()), dtype=torch.float64)
+
+
+def share_of(name, *ranks):
+    """Batch of the utterances of some processes; each utterance is always the same."""
+    parts = []
+    for rank in ranks:
+        for number, path in enumerate(SHARES[name][rank]):
+            seed = 100 * rank + number
+            parts.append(
+                make_batch(
+                    (len(path),), tokens=TOKENS, blank=BLANK, paths=[path], seed=seed
+                )
+            )
+    frames = max(part.logits.size(1) for part in parts)
+
+    def join(tensors):
+        return torch.cat(
+            [pad_time(x, frames - x.size(1), float("nan")) for x in tensors]
+        )
+
+    features = join([part.logits[..., :FEATURES] for part in parts])
+    lengths = torch.cat([part.lengths for part in parts])
+    log_probs = join([part.teacher.log_probs for part in parts])
+    return features.nan_to_num(), lengths, FramePosteriors(log_probs, lengths, BLANK)
+
+
+def gradients(model):
+    return [parameter.grad.clone() for parameter in model.layer.parameters()]
+
+
+def train_process(rank, folder):
+    """One of the processes: what `espnet2.train.trainer` does with a batch."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=WORLD
+    )
+    found = {}
+    for selector, reduction, name in RUNS:
+        model = Student(selector, reduction)
+        parallel = nn.parallel.DistributedDataParallel(model)
+        loss, weight = parallel(*share_of(name, rank))
+        loss = (loss * weight).sum()
+        torch.distributed.all_reduce(weight)
+        loss = loss / weight
+        reported = loss.detach().clone()
+        torch.distributed.all_reduce(reported)
+        (loss * WORLD).backward()
+        found[selector, reduction, name] = reported, gradients(model)
+    torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ddp")
+    torch.multiprocessing.spawn(train_process, args=(str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+@pytest.mark.parametrize(("selector", "reduction", "name"), RUNS)
+def test_two_processes_compute_what_one_does(processes, selector, reduction, name):
+    model = Student(selector, reduction)
+    loss, _ = model(*share_of(name, 0, 1))
+    loss.backward()
+    for found in processes:
+        reported, gradient = found[selector, reduction, name]
+        torch.testing.assert_close(reported, loss.detach(), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(gradient, gradients(model), rtol=1e-10, atol=1e-12)
+
+
+def test_the_shares_of_the_processes_are_what_their_names_say():
+    losses = {
+        name: [
+            Student("symmetric", "utt_sum")(*share_of(name, r))[0].item()
+            for r in (0, 1)
+        ]
+        for name in SHARES
+    }
+    assert all(loss > 0 for loss in losses["uneven"])
+    assert losses["one_has_nothing_selected"][0] > 0
+    assert losses["one_has_nothing_selected"][1] == 0
+    assert losses["nobody_has_anything_selected"] == [0, 0]
+    assert losses["one_has_only_an_empty_utterance"][1] == 0

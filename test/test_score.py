@@ -1,0 +1,238 @@
+"""Counting recognition errors."""
+
+import json
+
+import jiwer
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from espnet_ctckd.bin import results
+from espnet_ctckd.bin import score as score_command
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import write_scp
+from espnet_ctckd.score import (
+    Counts,
+    count_errors,
+    read_scores,
+    results_table,
+    score,
+    write_counts,
+)
+
+
+def distance(a, b):
+    """Levenshtein's, slow and plain."""
+    rows = [list(range(len(b) + 1))]
+    for i, x in enumerate(a, 1):
+        rows.append([i])
+        for j, y in enumerate(b, 1):
+            ways = (rows[-2][j] + 1, rows[-1][-1] + 1, rows[-2][j - 1] + (x != y))
+            rows[-1].append(min(ways))
+    return rows[-1][-1]
+
+
+def check(reference, hypothesis):
+    """Hold counts against the definitions, and the distance."""
+    counts = count_errors(reference, hypothesis)
+    assert counts.errors == distance(reference, hypothesis)
+    assert counts.units == len(reference)
+    assert counts.correct + counts.substitutions + counts.deletions == counts.units
+    assert counts.correct + counts.substitutions + counts.insertions == len(hypothesis)
+    assert (counts.sentences, counts.wrong) == (1, int(reference != hypothesis))
+    return counts
+
+
+words = st.lists(st.sampled_from(["a", "b", "ab", "A"]), max_size=7)
+# A no-break and an ideographic space are characters of transcripts, too.
+characters = st.text("ab \u00a0\u3000␣", max_size=8).map(list)
+
+
+@given(words.filter(bool), words)
+def test_word_errors_are_the_edit_distance_and_those_of_jiwer(reference, hypothesis):
+    counts = check(reference, hypothesis)
+    theirs = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
+    assert counts.rate == pytest.approx(100 * theirs.wer)
+    assert (counts.correct, counts.substitutions, counts.deletions) == (
+        theirs.hits,
+        theirs.substitutions,
+        theirs.deletions,
+    )
+
+
+@given(characters.filter(bool), characters)
+@example(list("a b"), list("ab"))
+@example(list("a \u3000 b"), list("ab"))
+@example(list(" a"), list("a "))
+def test_character_errors_are_the_edit_distance_and_a_space_counts(
+    reference, hypothesis
+):
+    check(reference, hypothesis)
+
+
+@given(st.text("ab ", min_size=1, max_size=8), st.text("ab ", max_size=8))
+def test_character_error_rate_is_that_of_jiwer(reference, hypothesis):
+    reference, hypothesis = f"a{reference}b", f"b{hypothesis}a"  # jiwer strips spaces
+    theirs = jiwer.process_characters(reference, hypothesis)
+    assert count_errors(reference, hypothesis).rate == pytest.approx(100 * theirs.cer)
+
+
+def test_an_example_counted_by_hand():
+    #            c  s    d  c   c    i
+    reference = ["a", "b", "c", "d", "e"]
+    hypothesis = ["a", "x", "d", "e", "f"]
+    assert count_errors(reference, hypothesis) == Counts(
+        sentences=1,
+        wrong=1,
+        units=5,
+        correct=3,
+        substitutions=1,
+        deletions=1,
+        insertions=1,
+    )
+    assert count_errors(reference, hypothesis).rate == 60.0
+
+
+def test_an_empty_hypothesis_is_all_deletions(tmp_path):
+    (tmp_path / "ref").write_text("u1 a b c\n")
+    (tmp_path / "hyp").write_text("u1\n")
+    found = score(tmp_path / "ref", tmp_path / "hyp", str.split)
+    assert found["u1"] == Counts(sentences=1, wrong=1, units=3, deletions=3)
+    by_character = score(tmp_path / "ref", tmp_path / "hyp", list)
+    assert by_character["u1"] == Counts(sentences=1, wrong=1, units=5, deletions=5)
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "message"),
+    [
+        ("u1 a\nu2 b\n", "u1 a\n", "/hyp lacks 1 of 2 utterances of .*/ref: u2"),
+        ("u1 a\n", "u1 a\nu2 b\n", "/ref lacks 1 of 2 utterances of .*/hyp: u2"),
+        ("u1 a\nu2 b\n", "u1 a\nu2 b\nu1 c\n", "/hyp:3 has the utterance 'u1' a sec"),
+        ("u1 a\nu1 b\n", "u1 a\n", "/ref:2 has the utterance 'u1' a second time"),
+        ("u1 a\nu2\n", "u1 a\nu2 b\n", "/ref has 1 empty transcripts: u2;"),
+        ("u1 a\nu2  \n", "u1 a\nu2 b\n", "/ref has 1 empty transcripts: u2;"),
+    ],
+    ids=["missing", "extra", "doubled", "doubled-reference", "empty", "blank"],
+)
+def test_utterances_that_do_not_pair_up_are_refused_by_name(
+    tmp_path, reference, hypothesis, message
+):
+    (tmp_path / "ref").write_text(reference)
+    (tmp_path / "hyp").write_text(hypothesis)
+    with pytest.raises(InputError, match=message):
+        score(tmp_path / "ref", tmp_path / "hyp", str.split)
+
+
+@given(st.lists(st.tuples(words.filter(bool), words), min_size=1, max_size=6))
+def test_the_total_is_the_sum_of_the_utterances(tmp_path_factory, pairs):
+    folder = tmp_path_factory.mktemp("score")
+    counted = {f"u{i}": count_errors(ref, hyp) for i, (ref, hyp) in enumerate(pairs)}
+    total = write_counts(folder, "wer", counted)
+    assert total.sentences == len(pairs)
+    assert total.wrong == sum(ref != hyp for ref, hyp in pairs)
+    assert total.units == sum(len(ref) for ref, _ in pairs)
+    assert total.errors == sum(distance(ref, hyp) for ref, hyp in pairs)
+
+
+# Hand-counted, in words: u1 has a substitution and an insertion, u2 is right, u3 lacks
+# a word. In characters: u1 `ab cd` -> `ab ce f` substitutes d and inserts ` f`; u3
+# `a b` -> `a` lacks ` b`.
+REFERENCE = "u1 ab cd\nu2 a b c\nu3 a b\n"
+HYPOTHESIS = "u3 a\nu1 ab ce f\nu2 a b c\n"
+WORDS = Counts(3, 2, 7, 5, 1, 1, 1)
+CHARACTERS = Counts(3, 2, 13, 10, 1, 2, 2)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    folder = tmp_path / "exp" / "system" / "greedy" / "test"
+    folder.mkdir(parents=True)
+    (tmp_path / "ref").write_text(REFERENCE)
+    (folder / "text").write_text(HYPOTHESIS)
+    score_command.main(["--ref", str(tmp_path / "ref"), "--hyp", str(folder / "text")])
+    return folder
+
+
+def test_the_command_writes_totals_and_utterances(scored):
+    totals = json.loads((scored / "score.json").read_text())
+    assert totals.keys() == {"wer", "cer"}
+    assert Counts(**totals["wer"]) == WORDS
+    assert Counts(**totals["cer"]) == CHARACTERS
+    assert (scored / "wer.tsv").read_text() == (
+        "utterance\tsentences\twrong\tunits\tcorrect\tsubstitutions\tdeletions"
+        "\tinsertions\n"
+        "u1\t1\t1\t2\t1\t1\t0\t1\n"
+        "u2\t1\t0\t3\t3\t0\t0\t0\n"
+        "u3\t1\t1\t2\t1\t0\t1\t0\n"
+    )
+    rows = (scored / "cer.tsv").read_text().splitlines()
+    assert rows[1:] == [
+        "u1\t1\t1\t5\t4\t1\t0\t2",
+        "u2\t1\t0\t5\t5\t0\t0\t0",
+        "u3\t1\t1\t3\t1\t0\t2\t0",
+    ]
+
+
+def test_the_command_says_the_rates(scored, tmp_path, capsys):
+    capsys.readouterr()
+    flags = ["--ref", str(tmp_path / "ref"), "--hyp", str(scored / "text")]
+    score_command.main([*flags, "--output_dir", str(tmp_path / "other")])
+    assert capsys.readouterr().out.splitlines() == [
+        "WER 42.86 % (3 of 7: 1 sub, 1 del, 1 ins)",
+        "CER 38.46 % (5 of 13: 1 sub, 2 del, 2 ins)",
+    ]
+    written = (tmp_path / "other" / "score.json").read_text()
+    assert written == (scored / "score.json").read_text()
+
+
+def test_pieces_are_counted_where_a_bpe_model_is_given(scored, tmp_path):
+    import sentencepiece
+
+    from espnet_ctckd.bin import train_bpe
+
+    write_scp(tmp_path / "text", [("u1", "ab cd a b c"), ("u2", "ab ce f")])
+    flags = ["--text", str(tmp_path / "text"), "--output_dir", str(tmp_path)]
+    train_bpe.main([*flags, "--vocab_size", "12"])
+    flags = ["--ref", str(tmp_path / "ref"), "--hyp", str(scored / "text")]
+    score_command.main([*flags, "--bpemodel", str(tmp_path / "bpe.model")])
+    total = json.loads((scored / "score.json").read_text())["ter"]
+    model = sentencepiece.SentencePieceProcessor(str(tmp_path / "bpe.model"))
+    references = [line.split(maxsplit=1)[1] for line in REFERENCE.splitlines()]
+    assert total["units"] == sum(map(len, model.encode(references)))
+    assert total["wrong"] == 2
+
+
+def test_the_table_has_the_columns_of_espnet_and_percentages(scored, tmp_path):
+    scores = read_scores(tmp_path / "exp")
+    assert results_table(scores, "wer") == (
+        "### WER\n"
+        "\n"
+        "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|\n"
+        "|---|---|---|---|---|---|---|---|---|\n"
+        "|system/greedy/test|3|7|71.4|14.3|14.3|14.3|42.9|66.7|\n"
+    )
+    assert results_table(scores, "cer").splitlines()[-1] == (
+        "|system/greedy/test|3|13|76.9|7.7|15.4|15.4|38.5|66.7|"
+    )
+    assert "test" not in results_table(scores, "ter")
+
+
+def test_results_are_laid_out_for_the_readme_and_for_people(scored, tmp_path, capsys):
+    (scored / "decode.json").write_text('{"parameters": 1234567, "rtf": 0.01234}')
+    results.main(["--expdir", str(tmp_path / "exp"), "--command", "./run.sh"])
+    page = (tmp_path / "exp" / "RESULTS.md").read_text()
+    assert page.startswith("# RESULTS\n## Environments\n")
+    assert "- command: `./run.sh`" in page
+    scores = read_scores(tmp_path / "exp")
+    assert results_table(scores, "wer") in page
+    assert results_table(scores, "cer") in page
+    assert "### TER" not in page
+    capsys.readouterr()
+    results.main(["--expdir", str(tmp_path / "exp"), "--table"])
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert row == ["system", "test", "42.9", "38.5", "1.23", "M", "0.0123"]
+
+
+def test_a_folder_without_scores_is_refused(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path} has no scores"):
+        results.main(["--expdir", str(tmp_path)])

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Set up the environment, if need be, and run the tests.
+#   bash tools/test.sh [--python <interpreter>] [arguments of pytest]
+set -euo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+setup=()
+if [ "${1:-}" = --python ]; then
+    setup=(--python "${2:?--python needs an interpreter}")
+    shift 2
+fi
+environment=$(bash tools/setup.sh --extras "${CTCKD_EXTRAS:-test}" "${setup[@]}" | tee /dev/stderr)
+venv=${environment##*Environment: }
+export PATH="${venv}/bin:${PATH}" OMP_NUM_THREADS=1
+exec "${venv}/bin/python" -m pytest "$@"
