@@ -1,9 +1,11 @@
-"""Weights of a model, loaded without running what a file says."""
+"""Weights and configuration of a model, loaded without running what a file says."""
 
 import pickle
-from typing import Dict
+from pathlib import Path
+from typing import Any, Dict
 
 import torch
+import yaml
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
@@ -31,9 +33,34 @@ def load_weights(path: Pathlike, device: str = "cpu") -> Dict[str, Tensor]:
         raise InputError(
             f"there is no model file {path}; is the training finished?"
         ) from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (PermissionError, IsADirectoryError):
+        raise
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        reason = (str(error) or "it ends too early").splitlines()[0]
         raise InputError(
-            f"{path} is not a whole checkpoint of torch ({str(error).splitlines()[0]}):"
-            " restore it"
+            f"{path} is not a whole checkpoint of torch ({reason}): restore it"
         ) from None
     return states
+
+
+def load_config(path: Pathlike) -> Dict[str, Any]:
+    """Load the ``config.yaml`` of a training.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its keys and values.
+
+    Raises:
+        InputError: the file is missing, damaged, or something else.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no {path}; is the training finished?")
+    try:
+        conf = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is damaged: {error}") from None
+    if not isinstance(conf, dict):
+        raise InputError(f"{path} is not the config.yaml of a training; give that")
+    return conf

@@ -59,6 +59,26 @@ def read_scp(path: Pathlike) -> Dict[str, str]:
 
 
 @contextlib.contextmanager
+def beside(path: Pathlike) -> Iterator[Path]:
+    """A name to write a file to that gets its own only when whole.
+
+    Args:
+        path: the file to write.
+
+    Yields:
+        Another name in the same folder, which is gone afterwards.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def write_beside(path: Pathlike) -> Iterator[TextIO]:
     """Open a text file for writing that appears under its name only when whole.
 
@@ -68,17 +88,10 @@ def write_beside(path: Pathlike) -> Iterator[TextIO]:
     Yields:
         The open file, of another name in the same folder.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(partial, "w", encoding="utf-8") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with beside(path) as partial, open(partial, "w", encoding="utf-8") as f:
+        yield f
+        f.flush()
+        os.fsync(f.fileno())
 
 
 def write_scp(path: Pathlike, entries: Iterable[Tuple[str, object]]) -> None:

@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from espnet_ctckd import MODEL_NAME
-from espnet_ctckd.checkpoint import load_weights
+from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, write_beside
+from espnet_ctckd.data import Pathlike, beside, write_beside
 
 
 def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> None:
@@ -29,10 +29,8 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
         InputError: a file is missing or damaged.
     """
     folder = Path(folder)
-    if not Path(config_file).is_file():
-        raise InputError(f"there is no {config_file}; is the training finished?")
+    conf = load_config(config_file)
     states = load_weights(model_file)
-    conf = yaml.safe_load(Path(config_file).read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
     plain = plain_config(conf)
     for owner, key in (
@@ -41,9 +39,14 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
     ):
         if owner and owner.get(key):
             owner[key] = _copy(owner[key], folder, config_file)
-    partial = folder / ".model.pth.part"
-    torch.save(states, partial)
-    os.replace(partial, folder / "model.pth")
+    with beside(folder / "model.pth") as partial:
+        try:
+            torch.save(states, partial)
+        except RuntimeError as error:
+            raise InputError(
+                f"{folder / 'model.pth'} cannot be written; is the disk full? "
+                f"({str(error).splitlines()[0]})"
+            ) from None
     with write_beside(folder / "config.yaml") as f:
         yaml.safe_dump(plain, f, allow_unicode=True, sort_keys=False)
 
@@ -71,7 +74,6 @@ def _copy(path: str, folder: Path, config_file: Pathlike) -> str:
         )
     target = folder / os.path.basename(path)
     if not (target.exists() and os.path.samefile(path, target)):
-        partial = folder / f".{target.name}.part"
-        shutil.copyfile(path, partial)
-        os.replace(partial, target)
+        with beside(target) as partial:
+            shutil.copyfile(path, partial)
     return str(target.resolve())

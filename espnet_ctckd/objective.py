@@ -210,7 +210,8 @@ def _statistics(
     teacher_blank = valid & ~teacher.nonblank()  # (B, T)
     return {
         "kd_selected": weights.sum() / frames,
-        "kd_empty": (weights.sum(1) == 0).sum(),
+        # A float, because ESPnet averages it over processes.
+        "kd_empty": (weights.sum(1) == 0).float().sum(),
         "blank_teacher": teacher_blank.sum() / frames,
         "blank_student": student_blank.sum() / frames,
     }

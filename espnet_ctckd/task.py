@@ -4,6 +4,7 @@ Any other configuration is handed to the stock task unchanged.
 """
 
 import argparse
+import datetime
 import inspect
 import logging
 import os
@@ -26,6 +27,14 @@ from espnet_ctckd.data import read_scp, shorten
 from espnet_ctckd.objective import KDConfig
 
 TEACHER = "teacher"
+
+# What ESPnet's reporter leaves in a checkpoint beside tensors: numbers and durations.
+_REPORTED = [
+    datetime.timedelta,
+    np.dtype,
+    type(np.dtype(np.float64)),
+    (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
+]
 
 
 class CTCKDTrainer(Trainer):
@@ -72,7 +81,8 @@ def restore_checkpoint(output_dir: Path) -> None:
         return
     # The kill may have come between the checkpoint and the epoch's model, which the
     # averaging at the end needs.
-    states = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    with torch.serialization.safe_globals(_REPORTED):
+        states = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = output_dir / f"{states['reporter']['epoch']}epoch.pth"
     if not _is_whole(model):
         logging.warning(f"{model} is missing or cut short; writing it again")

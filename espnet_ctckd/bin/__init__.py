@@ -29,7 +29,8 @@ def run(main: Main) -> None:
 
 
 def _fail(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    line = " ".join(part.strip() for part in message.splitlines())
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -5,7 +5,6 @@ written of perturbed speed only. Start it N times with --job 1 to N to share the
 give it again without --job to join the parts.
 """
 
-import os
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -13,7 +12,7 @@ import soundfile
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import audio_info, read_audio, read_scp, write_scp
+from espnet_ctckd.data import audio_info, beside, read_audio, read_scp, write_scp
 
 COPIED = ("text", "utt2spk", "spk2utt")
 
@@ -62,11 +61,14 @@ def write_perturbed(utt: str, path: str, name: str, speed: float, fs: int) -> in
 
     samples = torch.from_numpy(read_audio(utt, path, fs))  # (S,)
     faster, _ = torchaudio.functional.speed(samples, fs, speed)
-    Path(name).parent.mkdir(parents=True, exist_ok=True)
-    partial = f"{name}.part"
     kind = Path(name).suffix[1:].upper()
-    soundfile.write(partial, faster.clamp(-1, 1).numpy(), fs, format=kind)
-    os.replace(partial, name)
+    with beside(name) as partial:
+        try:
+            soundfile.write(partial, faster.clamp(-1, 1).numpy(), fs, format=kind)
+        except soundfile.LibsndfileError as error:
+            raise InputError(
+                f"{name} cannot be written; is the disk full? ({error})"
+            ) from None
     return len(faster)
 
 

@@ -4,6 +4,7 @@ import zlib
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.align import check_tokens
@@ -90,6 +91,14 @@ def _check_utterances(
             f"{meta.folder / SCP} has {len(cached)} utterances; {meta.utterances} "
             "were written. Delete the folder and dump the teacher again"
         )
+    arks = {(meta.folder / name).resolve() for name in meta.arks}
+    for name in sorted({place.rpartition(":")[0] for place in cached.values()}):
+        if Path(name).resolve() not in arks:
+            raise InputError(
+                f"{meta.folder / SCP} names {name}, which is not of this cache: the "
+                "folder was moved, or is named from another working directory. Go "
+                "where it was dumped, or dump the teacher again"
+            )
     lacks = [u for u in wavs if u not in cached]
     if lacks:
         raise InputError(

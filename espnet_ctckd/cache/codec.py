@@ -26,7 +26,7 @@ class Codec:
         kept: K, or None for all.
 
     Raises:
-        InputError: K is not in [1, V).
+        InputError: K is not in [2, V).
     """
 
     tokens: int
@@ -35,9 +35,10 @@ class Codec:
     def __post_init__(self) -> None:
         if self.tokens > _MOST_TOKENS:
             raise InputError(f"{self.tokens} tokens; at most {_MOST_TOKENS} are packed")
-        if self.kept is not None and not 0 < self.kept < self.tokens:
+        # The blank is always kept, and says nothing without another beside it.
+        if self.kept is not None and not 1 < self.kept < self.tokens:
             raise InputError(
-                f"--top_k is {self.kept}; give one from 1 to {self.tokens - 1}, or 0 "
+                f"--top_k is {self.kept}; give one from 2 to {self.tokens - 1}, or 0 "
                 f"to keep all {self.tokens} tokens"
             )
 

@@ -130,6 +130,10 @@ def dump(
         InputError: the folder holds another cache, or an utterance is too short.
     """
     _claim(folder, _describe_plan(teacher, plan, codec, batch_seconds))
+    if (folder / META).exists():
+        # Finishing it anew would take the sizes of arks that were damaged since.
+        logging.info(f"{folder} is finished; there is nothing to do")
+        return True
     mine = range(job - 1, len(plan.shards), num_jobs)
     todo = [index for index in mine if not _shard_scp(folder, index).exists()]
     logging.info(

@@ -15,6 +15,9 @@ from espnet_ctckd.data import Pathlike, read_audio
 from espnet_ctckd.decode.greedy import greedy
 from espnet_ctckd.teachers.espnet import encode, load_espnet_model, sample_rate
 
+# A model that fails on less than this fails for the length of the audio.
+_SHORT_SECONDS = 0.2
+
 
 @dataclass(frozen=True)
 class Speed:
@@ -92,7 +95,15 @@ def recognise(
         audio = [torch.from_numpy(read_audio(u.name, u.path, plan.rate)) for u in batch]
         samples += sum(len(a) for a in audio)
         start = time.perf_counter()
-        found = _decode_batch(model, audio, device)
+        try:
+            found = _decode_batch(model, audio, device)
+        except Exception as error:  # front-ends and encoders have one each for this
+            if len(audio[-1]) >= _SHORT_SECONDS * plan.rate:
+                raise
+            raise InputError(
+                f"utterance {batch[0].name} has {len(audio[0])} samples, too few for "
+                f"the model {config_file}; remove it"
+            ) from error
         seconds += time.perf_counter() - start
         for utterance, ids in zip(batch, found):
             named = [model.token_list[i] for i in ids]

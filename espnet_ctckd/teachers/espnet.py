@@ -4,17 +4,15 @@ import hashlib
 from argparse import Namespace
 from fractions import Fraction
 from importlib import metadata
-from pathlib import Path
 from typing import Dict, List, Tuple
 
 import torch
-import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from torch import Tensor
 
-from espnet_ctckd.checkpoint import load_weights
+from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike
+from espnet_ctckd.data import Pathlike, shorten
 from espnet_ctckd.posteriors import FramePosteriors
 
 # Two probes this far apart show a whole number of frames for every hop and
@@ -40,19 +38,19 @@ def load_espnet_model(
     """
     from espnet_ctckd.task import CTCKDTask
 
-    if not Path(config_file).is_file():
-        raise InputError(f"there is no {config_file}; give the model's config.yaml")
+    load_config(config_file)
     states = load_weights(model_file, device)
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.
         model, args = CTCKDTask.build_model_from_file(config_file, None, device)
-    except (FileNotFoundError, yaml.YAMLError) as error:
+    except FileNotFoundError as error:
         raise InputError(f"cannot build the model of {config_file}: {error}") from None
     try:
         model.load_state_dict(states)
     except RuntimeError as error:
         raise InputError(
-            f"the weights {model_file} are not of the model {config_file}: {error}"
+            f"the weights {model_file} are not of the model {config_file}: "
+            f"{shorten([line.strip()[:200] for line in str(error).splitlines()], 3)}"
         ) from None
     return model.eval(), args
 

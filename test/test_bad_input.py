@@ -1,0 +1,433 @@
+"""A user's mistakes end in one line that says what to mend, and leave no half results.
+
+The processes are real where the exit status, the disk or the permissions are the point;
+the others go through `run` in this process, because importing ESPnet takes seconds.
+"""
+
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import soundfile
+import tiny
+import torch
+
+from espnet_ctckd.bin import (
+    asr_train,
+    check_cache,
+    decode,
+    dump_teacher,
+    export_student,
+    format_audio,
+)
+from espnet_ctckd.data import read_scp, write_scp
+
+
+def start(command, *flags, **kwargs):
+    """Run a command as a user does, and return its status and standard error."""
+    found = subprocess.run(
+        [sys.executable, "-m", f"espnet_ctckd.bin.{command}", *map(str, flags)],
+        capture_output=True,
+        text=True,
+        check=False,
+        **kwargs,
+    )
+    return found.returncode, found.stderr
+
+
+def files(folder):
+    """Files below a folder, hidden ones, too."""
+    return {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()
+    }
+
+
+def limit_files(size):
+    """A disk that is full after some bytes, for preexec_fn."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return limit  # Python ignores SIGXFSZ: writing more is an OSError
+
+
+def model_flags(model, folder):
+    flags = ("--asr_train_config", model.config, "--asr_model_file", model.weights)
+    return (*flags, "--output_dir", folder)
+
+
+# -- real processes
+
+
+def test_dumping_onto_a_full_disk(tmp_path, tiny_model, tiny_data):
+    flags = tiny.dump_args(tiny_model, tiny_data, tmp_path / "cache")
+    status, stderr = start("dump_teacher", *flags, preexec_fn=limit_files(1000))
+    assert status == 1
+    assert "File too large" in tiny.the_error(stderr)
+    assert files(tmp_path / "cache") == {"plan.json"}
+    dump_teacher.main(flags)  # with the disk mended, it goes on
+    assert "meta.json" in files(tmp_path / "cache")
+
+
+def test_training_with_a_lambda_that_is_no_share(train, tmp_path):
+    flags = train(kd={"weight": 1.5})
+    status, stderr = start("asr_train", *flags)
+    assert status == 1
+    assert tiny.the_error(stderr) == (
+        "error: kd.weight (lambda) is 1.5; give one in [0, 1]"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_exporting_onto_a_full_disk(tmp_path, tiny_model):
+    out = tmp_path / "out"
+    assert tiny_model.weights.stat().st_size > 20000
+    flags = model_flags(tiny_model, out)
+    status, stderr = start("export_student", *flags, preexec_fn=limit_files(20000))
+    assert status == 1
+    message = tiny.the_error(stderr)
+    assert f"{out}/model.pth cannot be written; is the disk full?" in message
+    assert files(out) == set()
+
+
+def test_scoring_a_doubled_utterance(tmp_path):
+    (tmp_path / "ref").write_text("u1 a\n")
+    (tmp_path / "hyp").write_text("u1 a\nu1 b\n")
+    flags = ("--ref", tmp_path / "ref", "--hyp", tmp_path / "hyp")
+    status, stderr = start("score", *flags)
+    assert status == 1
+    assert f"{tmp_path}/hyp:2 has the utterance 'u1'" in tiny.the_error(stderr)
+    assert files(tmp_path) == {"ref", "hyp"}
+
+
+UNPRIVILEGED = """
+import os
+from espnet_ctckd.bin import run, score
+if os.geteuid() == 0:  # to whom nothing is forbidden
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+run(score.main)
+"""
+
+
+@pytest.fixture
+def foreign():
+    """A folder that everybody may read, and only root may write to."""
+    folder = Path(tempfile.mkdtemp())
+    for name in ("ref", "hyp"):
+        (folder / name).write_text("u1 a\n")
+        (folder / name).chmod(0o644)
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+def test_writing_where_it_is_not_permitted(foreign):
+    flags = ["--ref", str(foreign / "ref"), "--hyp", str(foreign / "hyp")]
+    for more in ([], ["--output_dir", str(foreign / "new" / "folder")]):
+        found = subprocess.run(
+            [sys.executable, "-c", UNPRIVILEGED, *flags, *more],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert found.returncode == 1
+        message = tiny.the_error(found.stderr)
+        assert message.startswith(f"error: Permission denied: {foreign}/")
+    assert files(foreign) == {"ref", "hyp"}
+
+
+# -- audio
+
+
+def test_dumping_without_an_audio_file(tmp_path, tiny_model, tiny_data):
+    wavs = tiny_data.wavs()
+    data = tiny_data.copy(tmp_path / "data", {**wavs, "utt02": "/nowhere/x.wav"})
+    flags = tiny.dump_args(tiny_model, data, tmp_path / "cache")
+    status, stderr = tiny.call(dump_teacher, *flags)
+    assert status == 1
+    assert tiny.the_error(stderr) == (
+        "error: utterance utt02: /nowhere/x.wav is not there; mend or remove its line "
+        "in wav.scp"
+    )
+    assert not (tmp_path / "cache").exists()
+
+
+def test_dumping_an_audio_file_that_is_cut_short(tmp_path, tiny_model, tiny_data):
+    wavs, path = tiny_data.wavs(), tmp_path / "cut.wav"
+    whole = Path(wavs["utt01"]).read_bytes()
+    path.write_bytes(whole[:-100])
+    data = tiny_data.copy(tmp_path / "data", {**wavs, "utt01": str(path)})
+    flags = tiny.dump_args(tiny_model, data, tmp_path / "cache")
+    status, stderr = tiny.call(dump_teacher, *flags)
+    assert status == 1
+    assert f"utterance utt01: {path} is cut short" in tiny.the_error(stderr)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_dumping_audio_that_turns_out_to_be_damaged_halfway(
+    tmp_path, tiny_model, tiny_data
+):
+    wavs, path = tiny_data.wavs(), tmp_path / "cut.flac"
+    soundfile.write(path, tiny.sound(1.3, 0), tiny.RATE)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])  # the header is whole
+    data = tiny_data.copy(tmp_path / "data", {**wavs, "utt01": str(path)})
+    flags = tiny.dump_args(tiny_model, data, tmp_path / "cache", "--batch_seconds", 1)
+    status, stderr = tiny.call(dump_teacher, *flags)
+    assert status == 1
+    assert f"utterance utt01: {path}" in tiny.the_error(stderr)
+    assert files(tmp_path / "cache") == {"plan.json"}
+
+
+def test_dumping_a_doubled_utterance(tmp_path, tiny_model, tiny_data):
+    data = tiny_data.copy(tmp_path / "data", tiny_data.wavs())
+    with open(data.wav_scp, "a") as f:
+        f.write("utt00 /elsewhere/x.wav\n")
+    flags = tiny.dump_args(tiny_model, data, tmp_path / "cache")
+    status, stderr = tiny.call(dump_teacher, *flags)
+    assert status == 1
+    assert f"{data.wav_scp}:5 has the utterance 'utt00'" in tiny.the_error(stderr)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_decoding_an_audio_file_of_another_rate(tmp_path, tiny_model, tiny_data):
+    wavs, path = tiny_data.wavs(), tmp_path / "slow.wav"
+    soundfile.write(path, tiny.sound(0.5, 0), 8000)
+    data = tiny_data.copy(tmp_path / "data", {**wavs, "utt03": str(path)})
+    flags = (*model_flags(tiny_model, tmp_path / "out"), "--wav_scp", data.wav_scp)
+    status, stderr = tiny.call(decode, *flags)
+    assert status == 1
+    assert f"utterance utt03: {path} has 8000 Hz" in tiny.the_error(stderr)
+    assert not (tmp_path / "out").exists()
+
+
+def test_writing_perturbed_audio_onto_a_full_disk(tmp_path, tiny_data, monkeypatch):
+    data = tiny_data.copy(tmp_path / "data", tiny_data.wavs())
+    write_scp(data.folder / "utt2speed", ((utt, 0.9) for utt in data.wavs()))
+    flags = ["--input_dir", data.folder, "--output_dir", tmp_path / "out", "--job", 1]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        status, stderr = tiny.call(format_audio, *flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert status == 1
+    message = tiny.the_error(stderr)
+    assert f"{tmp_path}/out/audio/utt00.flac cannot be written" in message
+    assert files(tmp_path / "out") == set()
+
+
+# -- models
+
+
+def without_model(kind, folder, good):
+    """A model whose files are wrong in one way, and what the error says."""
+    folder.mkdir()
+    weights = folder / "weights.pth"
+    whole = good.weights.read_bytes()
+    if kind == "of another model":
+        other = tiny.write_model(folder / "other", encoder_conf={"output_size": 32})
+        return tiny.Model(good.config, other.weights), "are not of the model"
+    if kind == "cut short":
+        weights.write_bytes(whole[: len(whole) // 2])
+    elif kind == "empty":
+        weights.touch()
+    elif kind == "not weights":
+        weights.write_text("weights")
+    elif kind == "code":
+        torch.save({"a": Path("/")}, weights)  # unpickling it would run something
+    return tiny.Model(good.config, weights), str(weights)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["of another model", "cut short", "empty", "not weights", "code", "missing"],
+)
+def test_weights_that_are_no_good(tmp_path, tiny_model, tiny_data, kind):
+    model, says = without_model(kind, tmp_path / "model", tiny_model)
+    flags = tiny.dump_args(model, tiny_data, tmp_path / "cache")
+    status, stderr = tiny.call(dump_teacher, *flags)
+    assert status == 1
+    assert says in tiny.the_error(stderr)
+    assert len(tiny.the_error(stderr)) < 1500
+    assert not (tmp_path / "cache").exists()
+    flags = (*model_flags(model, tmp_path / "out"), "--wav_scp", tiny_data.wav_scp)
+    status, stderr = tiny.call(decode, *flags)
+    assert status == 1
+    assert says in tiny.the_error(stderr)
+    assert not (tmp_path / "out").exists()
+    if kind != "of another model":  # which exporting does not build
+        status, stderr = tiny.call(
+            export_student, *model_flags(model, tmp_path / "out")
+        )
+        assert status == 1
+        assert says in tiny.the_error(stderr)
+        assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["missing", "damaged", "a list", "empty"])
+def test_a_configuration_that_is_no_good(tmp_path, tiny_model, tiny_data, kind):
+    config = tmp_path / "config.yaml"
+    if kind != "missing":
+        config.write_text({"damaged": "{a: [", "a list": "[a]", "empty": ""}[kind])
+    model = tiny.Model(config, tiny_model.weights)
+    flags = tiny.dump_args(model, tiny_data, tmp_path / "cache")
+    for command, given in (
+        (dump_teacher, flags),
+        (export_student, model_flags(model, tmp_path / "out")),
+    ):
+        status, stderr = tiny.call(command, *given)
+        assert status == 1
+        assert str(config) in tiny.the_error(stderr)
+    assert not (tmp_path / "cache").exists()
+    assert not (tmp_path / "out").exists()
+
+
+# -- training
+
+
+@pytest.fixture
+def train(tmp_path, tiny_data, tiny_cache):
+    """Flags of a training that would run, but for what is changed."""
+
+    def flags(kd=None, cache=tiny_cache, names=("speech", "text", "teacher"), **conf):
+        given = {**tiny.KD, **(kd or {})}
+        path = tiny.write_conf(tmp_path / "train.yaml", given, **conf)
+        files = {
+            "speech": f"{tiny_data.wav_scp},speech,sound",
+            "text": f"{tiny_data.text},text,text",
+            "teacher": f"{cache}/teacher.scp,teacher,kaldi_ark",
+        }
+        listed = ["--config", path, "--output_dir", tmp_path / "out", "--ngpu", 0]
+        listed += ["--token_type", "char", "--token_list", tiny_cache / "tokens.txt"]
+        listed += ["--batch_type", "unsorted", "--num_workers", 0, "--dry_run", "true"]
+        for part in ("train", "valid"):
+            for name in names:
+                listed += [f"--{part}_data_path_and_name_and_type", files[name]]
+        return [str(flag) for flag in listed]
+
+    return flags
+
+
+def refused(flags, out, *more):
+    """The message with which a training is refused, before it has written anything."""
+    status, stderr = tiny.call(asr_train, *flags, *more)
+    assert status == 1
+    assert not out.exists() or files(out) == set()
+    return tiny.the_error(stderr)
+
+
+def test_the_training_that_these_tests_spoil_would_run(train, tmp_path):
+    status, stderr = tiny.call(asr_train, *train())
+    assert status == 0, stderr
+    assert "config.yaml" in files(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("kd", "says"),
+    [
+        ({"weight": -0.1}, "kd.weight (lambda) is -0.1; give one in [0, 1]"),
+        ({"weight": "half"}, "kd.weight (lambda) is 'half'; give a number"),
+        ({"weight": True}, "kd.weight (lambda) is True; give a number"),
+        ({"weight": float("nan")}, "kd.weight (lambda) is nan; give one in [0, 1]"),
+        ({"selector": "most"}, "unknown selector 'most'; choose one of: all, "),
+        ({"loss": "l3"}, "unknown loss 'l3'; choose one of: "),
+        ({"reduction": "median"}, "unknown reduction 'median'; choose one of: "),
+        ({"temprature": 2}, "unknown key 'temprature' in model_conf.kd; it takes: w"),
+        ({"loss_conf": {"temprature": 2}}, "unknown option 'temprature' for loss 'kl'"),
+        ({"loss_conf": {}}, "loss 'kl' lacks the option 'temperature'"),
+        (
+            {"weight": 1.0, "ctc_norm": "batch"},
+            "kd.ctc_norm is 'batch', but with kd.weight 1 there is no CTC loss",
+        ),
+    ],
+)
+def test_distillation_that_makes_no_sense(train, tmp_path, kd, says):
+    assert f"error: {says}" in refused(train(kd=kd), tmp_path / "out")
+
+
+def test_an_unknown_key_of_the_model(train, tmp_path):
+    flags = train(model_conf={"kd": tiny.KD, "ctc_wieght": 1.0})
+    message = refused(flags, tmp_path / "out")
+    assert message == "error: unknown key 'ctc_wieght' in model_conf"
+
+
+def test_a_lambda_given_as_a_flag_is_checked_as_one_of_the_file(train, tmp_path):
+    message = refused(train(), tmp_path / "out", "--model_conf", "kd.weight=2")
+    assert message == "error: kd.weight (lambda) is 2; give one in [0, 1]"
+
+
+def test_an_unknown_flag(train, tmp_path):
+    status, stderr = tiny.call(asr_train, *train(), "--frobnicate", "1")
+    assert status == 2
+    assert "Traceback" not in stderr
+    lines = [line for line in stderr.splitlines() if "error: " in line]
+    assert len(lines) == 1
+    assert lines[0].endswith("unrecognized arguments: --frobnicate 1")
+    assert not (tmp_path / "out").exists()
+
+
+def test_time_warping_under_cached_targets(train, tmp_path):
+    warped = dict.fromkeys(("apply_freq_mask", "apply_time_mask"), False)
+    warped["apply_time_warp"] = True
+    flags = train(specaug="specaug", specaug_conf=warped)
+    message = refused(flags, tmp_path / "out")
+    assert message.startswith("error: specaug_conf.apply_time_warp is true")
+    assert message.endswith("Set specaug_conf.apply_time_warp: false")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("speech", "teacher"), "keeps the CTC loss, but --train_data_path_and_name_a"),
+        (("speech", "text"), "--train_data_path_and_name_and_type has no 'teacher'"),
+    ],
+    ids=["text", "teacher"],
+)
+def test_data_that_the_configuration_needs_and_has_not(train, tmp_path, names, says):
+    assert says in refused(train(names=names), tmp_path / "out")
+
+
+@pytest.fixture
+def spoilt(tmp_path, tiny_cache):
+    """A copy of the cache, to be changed."""
+    shutil.copytree(tiny_cache, tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def test_training_on_a_cache_that_lacks_an_utterance(train, tmp_path, spoilt):
+    scp = read_scp(spoilt / "teacher.scp")
+    del scp["utt02"]
+    write_scp(spoilt / "teacher.scp", scp.items())
+    message = refused(train(cache=spoilt), tmp_path / "out")
+    assert f"{spoilt}/teacher.scp lacks 1 of 4 utterances of the train data: utt02" in (
+        message
+    )
+
+
+def test_training_on_a_cache_of_another_token_list(train, tmp_path, spoilt):
+    tokens = (spoilt / "tokens.txt").read_text()
+    (spoilt / "tokens.txt").write_text(tokens.replace("\nb\n", "\nβ\n"))
+    message = refused(train(cache=spoilt), tmp_path / "out")
+    assert f"cache {spoilt}" in message
+    assert "token 4 is 'β' there and 'b' here" in message
+
+
+def test_training_on_an_unfinished_cache(train, tmp_path, spoilt):
+    (spoilt / "meta.json").unlink()
+    message = refused(train(cache=spoilt), tmp_path / "out")
+    assert f"{spoilt} is not a finished cache" in message
+
+
+def test_checking_a_cache_that_is_not_there(tmp_path, tiny_data):
+    flags = ("--cache", tmp_path / "none", "--wav_scp", tiny_data.wav_scp)
+    status, stderr = tiny.call(check_cache, *flags)
+    assert status == 1
+    assert f"{tmp_path}/none is not a finished cache" in tiny.the_error(stderr)

@@ -1,0 +1,237 @@
+"""Decoding, and a student on its way to an ESPnet without this package."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import soundfile
+import tiny
+import torch
+import yaml
+
+from espnet_ctckd import register
+from espnet_ctckd.bin import decode, export_student, fetch_model
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_audio, read_scp
+from espnet_ctckd.teachers.espnet import encode, load_espnet_model
+
+
+@pytest.fixture(scope="module")
+def equal_data(tmp_path_factory):
+    """Utterances of one length, so that their batch has no padding."""
+    return tiny.write_data(tmp_path_factory.mktemp("equal") / "data", (1.2,) * 5)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    """A distilled student, as a training leaves it."""
+    return tiny.write_model(tmp_path_factory.mktemp("student") / "exp", tiny.KD, seed=3)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, student):
+    folder = tmp_path_factory.mktemp("exported") / "plain"
+    export_student.main(model_flags(student, folder))
+    return folder
+
+
+def model_flags(model, folder):
+    flags = ["--asr_train_config", model.config, "--asr_model_file", model.weights]
+    return [str(flag) for flag in (*flags, "--output_dir", folder)]
+
+
+def decode_into(folder, model, data, *more):
+    decode.main([*model_flags(model, folder), "--wav_scp", str(data.wav_scp), *more])
+    return read_scp(folder / "token"), read_scp(folder / "text")
+
+
+def best_tokens(model, utt, path):
+    """Argmax, repetitions merged, blanks removed: one utterance, plainly."""
+    speech = torch.from_numpy(read_audio(utt, path, tiny.RATE)).unsqueeze(0)
+    with torch.no_grad():
+        encoded, _ = encode(model, speech, torch.tensor([speech.size(1)]))
+        best = model.ctc.ctc_lo(encoded)[0].argmax(-1).tolist()
+    merged = [a for a, b in zip(best, [None, *best]) if a != b]
+    return [tiny.TOKENS[i] for i in merged if i != tiny.TOKENS.index("<blank>")]
+
+
+def test_decoding_a_batch_equals_single_utterances_decoded_plainly(
+    tmp_path, tiny_model, equal_data
+):
+    tokens, text = decode_into(tmp_path, tiny_model, equal_data)
+    model, _ = load_espnet_model(tiny_model.config, tiny_model.weights)
+    expected = {u: best_tokens(model, u, p) for u, p in equal_data.wavs().items()}
+    assert {utt: line.split() for utt, line in tokens.items()} == expected
+    assert len(set(tokens.values())) == len(tokens)  # the utterances differ
+    for utt, line in text.items():
+        spoken = "".join(expected[utt]).replace("<space>", " ")
+        assert line == spoken.strip()
+
+
+def test_the_size_of_the_batch_changes_nothing_without_padding(
+    tmp_path, tiny_model, equal_data
+):
+    wide = decode_into(tmp_path / "wide", tiny_model, equal_data)
+    narrow = decode_into(
+        tmp_path / "narrow", tiny_model, equal_data, "--batch_seconds", "2.5"
+    )
+    assert wide == narrow
+
+
+def test_decoding_says_how_long_it_took(tmp_path, tiny_model, equal_data):
+    decode_into(tmp_path, tiny_model, equal_data)
+    speed = json.loads((tmp_path / "decode.json").read_text())
+    assert speed["audio_seconds"] == pytest.approx(6.0)
+    assert speed["rtf"] == speed["compute_seconds"] / speed["audio_seconds"]
+    assert speed["compute_seconds"] > 0
+    assert (speed["utterances"], speed["device"]) == (5, "cpu")
+    states = torch.load(tiny_model.weights, weights_only=True)
+    model, _ = load_espnet_model(tiny_model.config, tiny_model.weights)
+    parameters = sum(states[name].numel() for name, _ in model.named_parameters())
+    assert speed["parameters"] == parameters
+
+
+def test_an_utterance_too_short_for_the_model_is_refused_by_name(tmp_path, tiny_model):
+    for samples in (100, 700):  # too few for the front-end, and for the encoder
+        path = tmp_path / f"{samples}.wav"
+        soundfile.write(path, tiny.sound(0.1, 0)[:samples], tiny.RATE)
+        (tmp_path / "wav.scp").write_text(f"short {path}\n")
+        with pytest.raises(InputError, match=f"utterance short has {samples} samples"):
+            decode_into(tmp_path / "out", tiny_model, tiny.Data(tmp_path))
+        assert not (tmp_path / "out").exists()
+
+
+def test_an_exported_student_is_a_plain_model_of_the_same_weights(student, exported):
+    before = yaml.safe_load(student.config.read_text())
+    after = yaml.safe_load((exported / "config.yaml").read_text())
+    assert before["model"] == "ctckd"
+    assert before["model_conf"] == {"ctc_weight": 1.0, "kd": tiny.KD}
+    assert after == {**before, "model": "espnet", "model_conf": {"ctc_weight": 1.0}}
+    theirs = torch.load(student.weights, weights_only=True)
+    ours = torch.load(exported / "model.pth", weights_only=True)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert sorted(os.listdir(exported)) == ["config.yaml", "model.pth"]
+
+
+def test_a_student_trained_without_the_key_ctc_weight_gets_it(tmp_path, student):
+    conf = yaml.safe_load(student.config.read_text())
+    del conf["model_conf"]["ctc_weight"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(conf))
+    model = tiny.Model(tmp_path / "config.yaml", student.weights)
+    export_student.main(model_flags(model, tmp_path / "out"))
+    plain = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert plain["model_conf"] == {"ctc_weight": 1.0}
+
+
+def test_files_that_the_configuration_names_are_exported_with_it(
+    tmp_path, student, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # as in a recipe, the names are relative
+    (tmp_path / "bpe.model").write_text("pieces")
+    (tmp_path / "stats.npz").write_text("moments")
+    conf = yaml.safe_load(student.config.read_text())
+    conf.update(bpemodel="bpe.model", normalize="global_mvn")
+    conf["normalize_conf"] = {"stats_file": "stats.npz"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(conf))
+    flags = model_flags(tiny.Model("config.yaml", student.weights), "out")
+    export_student.main(flags)
+    plain = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+    assert plain["bpemodel"] == str(tmp_path / "out" / "bpe.model")
+    assert plain["normalize_conf"]["stats_file"] == str(tmp_path / "out" / "stats.npz")
+    assert (tmp_path / "out" / "bpe.model").read_text() == "pieces"
+    assert (tmp_path / "out" / "stats.npz").read_text() == "moments"
+    (tmp_path / "stats.npz").unlink()
+    with pytest.raises(InputError, match=r"names the file stats\.npz, which is not"):
+        export_student.main([*flags[:-1], "again"])
+
+
+def test_the_exported_student_decodes_as_the_trained_one_does(
+    tmp_path, student, exported, equal_data
+):
+    plain = tiny.Model(exported / "config.yaml", exported / "model.pth")
+    assert decode_into(tmp_path / "a", plain, equal_data) == decode_into(
+        tmp_path / "b", student, equal_data
+    )
+
+
+STOCK = """
+import json, sys
+sys.modules["espnet_ctckd"] = None
+import soundfile
+from espnet2.bin.asr_inference import Speech2Text
+said = Speech2Text(*sys.argv[1:3], ctc_weight=1.0, beam_size=2)
+texts = [said(soundfile.read(p, dtype="float32")[0])[0][0] for p in sys.argv[3:]]
+try:
+    import espnet_ctckd
+except ImportError:
+    print("without: " + json.dumps(texts))
+"""
+
+
+def test_an_espnet_without_this_package_recognises_the_same(
+    student, exported, equal_data
+):
+    paths = list(equal_data.wavs().values())[:2]
+    files = [str(exported / "config.yaml"), str(exported / "model.pth"), *paths]
+    command = [sys.executable, "-c", STOCK, *files]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [x for x in found.stdout.splitlines() if x.startswith("without: ")]
+    assert len(lines) == 1, found.stderr
+    without = json.loads(lines[0].removeprefix("without: "))
+
+    register()
+    from espnet2.bin.asr_inference import Speech2Text
+
+    here = Speech2Text(student.config, student.weights, ctc_weight=1.0, beam_size=2)
+    assert type(here.asr_model).__name__ == "ESPnetCTCKDModel"
+    assert without == [here(soundfile.read(p, dtype="float32")[0])[0][0] for p in paths]
+    assert all(without)
+
+
+def test_a_model_is_fetched_from_a_folder(tmp_path, tiny_model, capsys):
+    fetch_model.main(
+        ["--model", str(tiny_model.config.parent), "--output_dir", str(tmp_path)]
+    )
+    assert capsys.readouterr().out == f"{tiny_model.weights} -> {tmp_path}\n"
+    before = yaml.safe_load(tiny_model.config.read_text())
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == before
+    load_espnet_model(tmp_path / "config.yaml", tmp_path / "model.pth")
+
+
+def test_fetching_takes_the_weights_to_use_of_several(tmp_path, tiny_model):
+    folder = tmp_path / "exp"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(tiny_model.config.read_text())
+    names = ["train.loss.ave.pth", "valid.acc.ave.pth", "valid.cer_ctc.ave.pth"]
+    for name in ("checkpoint.pth", "1epoch.pth", *names, "model.pth"):
+        (folder / name).touch()
+    for name in ("model.pth", *reversed(names)):
+        assert fetch_model.find_model(str(folder))[1] == folder / name
+        (folder / name).unlink()
+    with pytest.raises(InputError, match=f"{folder} is not a model"):
+        fetch_model.find_model(str(folder))
+
+
+def test_a_folder_without_weights_or_configuration_is_refused(tmp_path, tiny_model):
+    for lacks, has in (("weights", tiny_model.config), ("config", tiny_model.weights)):
+        folder = tmp_path / lacks
+        folder.mkdir()
+        (folder / has.name).write_bytes(has.read_bytes())
+        flags = ["--model", str(folder), "--output_dir", str(tmp_path / "out")]
+        with pytest.raises(InputError, match=f"{folder} is not a model: expected"):
+            fetch_model.main(flags)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_tag_without_the_model_zoo_is_refused_with_what_to_install(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "espnet_model_zoo.downloader", None)
+    flags = ["--model", "owner/name", "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(
+        InputError, match=r"owner/name is no folder.*espnet_ctckd\[hf\]"
+    ):
+        fetch_model.main(flags)

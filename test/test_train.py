@@ -1,0 +1,183 @@
+"""Trainings: stock calls, spawned workers, with labels or none, kill and resume."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from espnet2.tasks.asr import ASRTask
+
+from espnet_ctckd.task import CTCKDTask, restore_checkpoint
+
+CTCKD_PYTHON = str(Path(sys.executable).with_name("ctckd-python"))
+
+TRAINING = {
+    "optim": "adam",
+    "optim_conf": {"lr": 0.003},
+    "batch_type": "numel",
+    "batch_bins": 40000,
+    "max_epoch": 2,
+    "num_workers": 0,
+    "num_att_plot": 0,
+    "use_matplotlib": False,
+    "use_tensorboard": False,
+    "best_model_criterion": [["valid", "cer_ctc", "min"], ["valid", "loss_kd", "min"]],
+    "keep_nbest_models": 2,
+}
+
+SPAWN = """
+import sys, torch
+from espnet2.tasks.asr import ASRTask
+from espnet2.train.distributed_utils import free_port
+
+if __name__ == "__main__":
+    args = ASRTask.get_parser().parse_args(sys.argv[1:])
+    args.version, args.distributed, args.dist_backend = "test", True, "gloo"
+    args.dist_world_size, args.dist_master_addr = 2, "localhost"
+    args.dist_master_port = free_port()
+    context = torch.multiprocessing.get_context("spawn")
+    workers = []
+    for rank in range(2):
+        args.dist_rank = rank
+        workers.append(context.Process(target=ASRTask.main_worker, args=(args,)))
+        workers[-1].start()
+    for worker in workers:
+        worker.join()
+    sys.exit(max(worker.exitcode for worker in workers))
+"""
+
+
+def flags(folder, data, cache=None, kd=None, text=True, **changes):
+    """The command line of a training, as a recipe writes it."""
+    folder.mkdir(exist_ok=True)
+    conf = tiny.write_conf(folder / "train.yaml", kd, **{**TRAINING, **changes})
+    tokens = folder / "tokens.txt"
+    tokens.write_text("".join(f"{token}\n" for token in tiny.TOKENS))
+    shapes = folder / "speech_shape"
+    lines = [f"{u} {os.path.getsize(p) // 2}\n" for u, p in data.wavs().items()]
+    shapes.write_text("".join(lines))
+    given = ["--config", conf, "--token_list", tokens, "--token_type", "char"]
+    given += ["--output_dir", folder / "exp", "--ngpu", 0]
+    for part in ("train", "valid"):
+        flag = f"--{part}_data_path_and_name_and_type"
+        given += [f"--{part}_shape_file", shapes]
+        given += [flag, f"{data.wav_scp},speech,sound"]
+        given += [flag, f"{data.text},text,text"] if text else []
+        given += [flag, f"{cache}/teacher.scp,teacher,kaldi_ark"] if cache else []
+    return [str(g) for g in given]
+
+
+def weights(folder, epoch=2):
+    return torch.load(folder / "exp" / f"{epoch}epoch.pth", weights_only=True)
+
+
+def assert_same(ours, theirs):
+    assert list(ours) == list(theirs)
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+def test_a_plain_model_trains_bit_for_bit_as_without_the_plug_in(tmp_path, tiny_data):
+    ASRTask.main(cmd=flags(tmp_path / "stock", tiny_data))
+    CTCKDTask.main(cmd=flags(tmp_path / "ours", tiny_data))
+    assert_same(weights(tmp_path / "ours"), weights(tmp_path / "stock"))
+
+
+def test_without_labels_no_text_is_needed_anywhere(tmp_path, tiny_data, tiny_cache):
+    kd = {**tiny.KD, "weight": 1.0}
+    command = flags(tmp_path / "free", tiny_data, tiny_cache, kd, text=False)
+    stats = [*command, "--collect_stats", "true", "--output_dir", tmp_path / "stats"]
+    CTCKDTask.main(cmd=[str(s) for s in stats])
+    assert (tmp_path / "stats/train/feats_stats.npz").exists()
+    CTCKDTask.main(cmd=command)
+    assert (tmp_path / "free/exp/valid.loss_kd.ave.pth").exists()
+    # With transcripts beside it, it is the same training.
+    CTCKDTask.main(cmd=flags(tmp_path / "text", tiny_data, tiny_cache, kd))
+    assert_same(weights(tmp_path / "free"), weights(tmp_path / "text"))
+
+
+def test_the_stock_command_trains_through_ctckd_python(tmp_path, tiny_data, tiny_cache):
+    command = flags(tmp_path / "stock", tiny_data, tiny_cache, tiny.KD)
+    done = subprocess.run(
+        [CTCKD_PYTHON, "-m", "espnet2.bin.asr_train", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "loss_kd=" in done.stderr
+    CTCKDTask.main(cmd=flags(tmp_path / "ours", tiny_data, tiny_cache, tiny.KD))
+    assert_same(weights(tmp_path / "ours"), weights(tmp_path / "stock"))
+
+
+def test_espnet_s_own_spawned_workers_train_the_student(
+    tmp_path, tiny_data, tiny_cache
+):
+    script = tmp_path / "spawn.py"
+    script.write_text(SPAWN)
+    command = flags(
+        tmp_path / "two", tiny_data, tiny_cache, tiny.KD, allow_variable_data_keys=True
+    )
+    done = subprocess.run(
+        [CTCKD_PYTHON, script, *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "loss_kd=" in done.stderr
+    assert ":0/2]" in done.stderr  # ESPnet's log names rank and number of processes
+    assert weights(tmp_path / "two")
+
+
+def test_a_killed_training_resumes_to_the_very_same_weights(
+    tmp_path, tiny_data, tiny_cache
+):
+    epochs = 12
+    long = {"max_epoch": epochs, "keep_nbest_models": epochs}
+    command = flags(tmp_path / "killed", tiny_data, tiny_cache, tiny.KD, **long)
+    exp = tmp_path / "killed/exp"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "espnet_ctckd.bin.asr_train", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (exp / "2epoch.pth").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = len(list(exp.glob("*epoch.pth")))
+    assert 2 <= reached < epochs
+    CTCKDTask.main(cmd=[*command, "--resume", "true"])
+    whole = flags(tmp_path / "whole", tiny_data, tiny_cache, tiny.KD, **long)
+    CTCKDTask.main(cmd=whole)
+    assert_same(
+        weights(tmp_path / "killed", epochs), weights(tmp_path / "whole", epochs)
+    )
+
+
+@pytest.mark.parametrize("damage", ["cut short", "missing"])
+def test_a_kill_while_the_checkpoint_is_written_costs_one_epoch(
+    tmp_path, tiny_data, tiny_cache, damage, caplog
+):
+    caplog.set_level("INFO")
+    command = flags(tmp_path / "run", tiny_data, tiny_cache, tiny.KD)
+    CTCKDTask.main(cmd=command)
+    exp, last = tmp_path / "run/exp", weights(tmp_path / "run")
+    checkpoint = exp / "checkpoint.pth"
+    if damage == "missing":
+        checkpoint.unlink()
+    else:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-5000])
+    (exp / "1epoch.pth").write_bytes(b"")
+    restore_checkpoint(exp)
+    assert weights(tmp_path / "run", 1)
+    caplog.clear()
+    (exp / "2epoch.pth").unlink()
+    CTCKDTask.main(cmd=[*command, "--resume", "true"])
+    assert "The training was resumed" in caplog.text
+    assert "1/2epoch started" not in caplog.text
+    assert_same(weights(tmp_path / "run"), last)
