@@ -98,7 +98,7 @@ def test_an_utterance_too_short_for_the_model_is_refused_by_name(tmp_path, tiny_
         path = tmp_path / f"{samples}.wav"
         soundfile.write(path, tiny.sound(0.1, 0)[:samples], tiny.RATE)
         (tmp_path / "wav.scp").write_text(f"short {path}\n")
-        with pytest.raises(InputError, match=f"utterance short has {samples} samples"):
+        with pytest.raises(InputError, match=f"short: .* has {samples} samples"):
             decode_into(tmp_path / "out", tiny_model, tiny.Data(tmp_path))
         assert not (tmp_path / "out").exists()
 

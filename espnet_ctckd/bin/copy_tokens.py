@@ -1,6 +1,5 @@
 """Take the tokens of a model: <output_dir>/tokens.txt, token_type and bpe.model."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Optional, Sequence
@@ -9,7 +8,7 @@ import yaml
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import write_beside
+from espnet_ctckd.data import beside, write_beside
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -23,10 +22,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     if not isinstance(conf.get("token_list"), list):
         raise InputError(f"{args.asr_train_config} holds no token list")
     if conf.get("bpemodel"):
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / ".bpe.model.part"
-        shutil.copyfile(conf["bpemodel"], partial)
-        os.replace(partial, folder / "bpe.model")
+        with beside(folder / "bpe.model") as partial:
+            shutil.copyfile(conf["bpemodel"], partial)
     with write_beside(folder / "token_type") as f:
         f.write(conf["token_type"] + "\n")
     with write_beside(folder / "tokens.txt") as f:

@@ -48,7 +48,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         device="cuda" if args.ngpu else "cpu",
     )
     codec = Codec(len(teacher.token_list), args.top_k or None)
-    plan = make_plan(args.wav_scp, teacher.rate, args.batch_seconds)
+    plan = make_plan(args.wav_scp, teacher.rate, teacher.shortest, args.batch_seconds)
     _say_size(plan, teacher, codec)
     finished = dump(
         teacher,

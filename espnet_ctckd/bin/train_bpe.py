@@ -5,7 +5,6 @@ last.
 """
 
 import io
-import os
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -13,7 +12,7 @@ import sentencepiece
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, write_beside
+from espnet_ctckd.data import beside, read_scp, write_beside
 
 _SPECIAL = ("<unk>", "<s>", "</s>")
 
@@ -42,10 +41,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"{str(error).splitlines()[0]}. A small corpus wants a smaller --nbpe"
         ) from None
     folder = Path(args.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / ".bpe.model.part"
-    partial.write_bytes(trained.getvalue())
-    os.replace(partial, folder / "bpe.model")
+    with beside(folder / "bpe.model") as partial:
+        partial.write_bytes(trained.getvalue())
     model = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
     kept = [piece for piece in pieces if piece not in _SPECIAL]

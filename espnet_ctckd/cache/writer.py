@@ -30,7 +30,14 @@ from espnet_ctckd.cache.reader import (
     CacheMeta,
 )
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import audio_info, read_audio, read_scp, write_beside, write_scp
+from espnet_ctckd.data import (
+    audio_info,
+    beside,
+    read_audio,
+    read_scp,
+    write_beside,
+    write_scp,
+)
 from espnet_ctckd.teachers import Teacher
 
 PLAN = "plan.json"
@@ -63,12 +70,13 @@ class Plan:
         return [u for shard in self.shards for batch in shard for u in batch]
 
 
-def make_plan(wav_scp: str, rate: int, batch_seconds: float) -> Plan:
+def make_plan(wav_scp: str, rate: int, shortest: int, batch_seconds: float) -> Plan:
     """Divide the data by length.
 
     Args:
         wav_scp: Kaldi's list of audio files.
         rate: samples per second that they must have.
+        shortest: samples that an utterance must have.
         batch_seconds: audio of a batch, padding included; a longer utterance is a
             batch of its own.
 
@@ -76,13 +84,19 @@ def make_plan(wav_scp: str, rate: int, batch_seconds: float) -> Plan:
         The division.
 
     Raises:
-        InputError: a file is missing, damaged, or of another format.
+        InputError: a file is missing, damaged, too short, or of another format.
     """
     utterances = [
         Utterance(name, path, audio_info(name, path, rate))
         for name, path in read_scp(wav_scp).items()
     ]
     utterances.sort(key=lambda u: (u.samples, u.name))
+    if utterances[0].samples < shortest:
+        raise InputError(
+            f"utterance {utterances[0].name}: {utterances[0].path} has "
+            f"{utterances[0].samples} samples, too few for the model, which needs "
+            f"{shortest}: remove it from {wav_scp}"
+        )
     batches: List[List[Utterance]] = []
     for utterance in utterances:
         padded = (len(batches[-1]) + 1) * utterance.samples if batches else 0
@@ -217,23 +231,20 @@ def _write_shard(
     """
     ark = _shard_ark(folder, index)
     ark.parent.mkdir(parents=True, exist_ok=True)
-    partial = ark.with_name(f".{ark.name}.{os.getpid()}.part")
+    for left in ark.parent.glob(f".{ark.name}.*.part"):  # by a killed job
+        left.unlink(missing_ok=True)
     lines = []
-    try:
-        with open(partial, "wb") as f:
-            for batch in plan.shards[index]:
-                for utterance, crc, packed in _compute(teacher, codec, batch):
-                    offset = f.tell() + len(utterance.name.encode()) + 1
-                    kaldiio.save_ark(f, {utterance.name: packed})
-                    lines.append(
-                        f"{utterance.name} {offset} {len(packed)} "
-                        f"{utterance.samples} {crc:08x}\n"
-                    )
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(partial, ark)
-    finally:
-        partial.unlink(missing_ok=True)
+    with beside(ark) as partial, open(partial, "wb") as f:
+        for batch in plan.shards[index]:
+            for utterance, crc, packed in _compute(teacher, codec, batch):
+                offset = f.tell() + len(utterance.name.encode()) + 1
+                kaldiio.save_ark(f, {utterance.name: packed})
+                lines.append(
+                    f"{utterance.name} {offset} {len(packed)} "
+                    f"{utterance.samples} {crc:08x}\n"
+                )
+        f.flush()
+        os.fsync(f.fileno())
     with write_beside(_shard_scp(folder, index)) as text:
         text.writelines(lines)
 
@@ -247,13 +258,6 @@ def _compute(
         [torch.from_numpy(a) for a in audio], batch_first=True
     )  # (B, S)
     lengths = torch.tensor([len(a) for a in audio])
-    # The shortest is the first, and the front-ends differ in what they refuse.
-    shortest = float(teacher.frame_shift) * 2
-    if len(audio[0]) < shortest:
-        raise InputError(
-            f"utterance {batch[0].name} has {len(audio[0])} samples, too few for the "
-            f"teacher, which needs {shortest:.0f}; remove it"
-        )
     said = teacher.posteriors(speech, lengths)
     for i, utterance in enumerate(batch):
         frames = int(said.lengths[i])

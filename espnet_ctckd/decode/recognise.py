@@ -13,10 +13,12 @@ from espnet_ctckd.cache.writer import make_plan
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_audio
 from espnet_ctckd.decode.greedy import greedy
-from espnet_ctckd.teachers.espnet import encode, load_espnet_model, sample_rate
-
-# A model that fails on less than this fails for the length of the audio.
-_SHORT_SECONDS = 0.2
+from espnet_ctckd.teachers.espnet import (
+    encode,
+    load_espnet_model,
+    sample_rate,
+    shortest_input,
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def recognise(
             "models that take audio are decoded here"
         )
     tokenizer = build_tokenizer(args.token_type, bpemodel=args.bpemodel)
-    plan = make_plan(wav_scp, sample_rate(args), batch_seconds)
+    plan = make_plan(wav_scp, sample_rate(args), shortest_input(model), batch_seconds)
     tokens: Dict[str, List[str]] = {}
     text: Dict[str, str] = {}
     seconds, samples = 0.0, 0
@@ -95,15 +97,7 @@ def recognise(
         audio = [torch.from_numpy(read_audio(u.name, u.path, plan.rate)) for u in batch]
         samples += sum(len(a) for a in audio)
         start = time.perf_counter()
-        try:
-            found = _decode_batch(model, audio, device)
-        except Exception as error:  # front-ends and encoders have one each for this
-            if len(audio[-1]) >= _SHORT_SECONDS * plan.rate:
-                raise
-            raise InputError(
-                f"utterance {batch[0].name} has {len(audio[0])} samples, too few for "
-                f"the model {config_file}; remove it"
-            ) from error
+        found = _decode_batch(model, audio, device)
         seconds += time.perf_counter() - start
         for utterance, ids in zip(batch, found):
             named = [model.token_list[i] for i in ids]

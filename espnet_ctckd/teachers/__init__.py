@@ -18,12 +18,14 @@ class Teacher(Protocol):
         blank: index of the blank among them.
         rate: samples per second of the audio that it expects.
         frame_shift: samples from one frame to the next, exact.
+        shortest: the fewest samples that it makes a frame of.
     """
 
     token_list: List[str]
     blank: int
     rate: int
     frame_shift: Fraction
+    shortest: int
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
         """Posteriors (B, U, V) of audio (B, S) with lengths (B,)."""

@@ -72,6 +72,31 @@ def measure_frame_shift(model: ESPnetASRModel) -> Fraction:
     return Fraction(_PROBE[1] - _PROBE[0], counts[1] - counts[0])
 
 
+def shortest_input(model: ESPnetASRModel) -> int:
+    """The fewest samples that a model makes a frame of, by trying.
+
+    Args:
+        model: takes raw audio.
+
+    Returns:
+        Samples, at most those of the shorter probe.
+    """
+    low, high = 0, _PROBE[0]
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _makes_a_frame(model, middle) else (middle, high)
+    return high
+
+
+def _makes_a_frame(model: ESPnetASRModel, samples: int) -> bool:
+    speech = torch.zeros(1, samples, device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            return int(encode(model, speech, _lengths(speech))[1]) > 0
+    except Exception:  # every front-end and encoder has its own for what is too short
+        return False
+
+
 def _lengths(speech: Tensor) -> Tensor:
     return torch.tensor([speech.size(1)], device=speech.device)
 
@@ -140,6 +165,7 @@ class EspnetTeacher:
         self.blank: int = self._model.blank_id
         self.rate = sample_rate(args)
         self.frame_shift = measure_frame_shift(self._model)
+        self.shortest = shortest_input(self._model)
 
     @torch.no_grad()
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
