@@ -29,7 +29,7 @@ from espnet_ctckd.objective import KDConfig
 TEACHER = "teacher"
 
 # What ESPnet's reporter leaves in a checkpoint beside tensors: numbers and durations.
-_REPORTED = [
+_REPORTED: List[Any] = [
     datetime.timedelta,
     np.dtype,
     type(np.dtype(np.float64)),
