@@ -1,0 +1,127 @@
+"""The recipes: scripts that parse, configurations that build, and one short run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from espnet_ctckd.bin import check_config
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = sorted([*ROOT.glob("egs/TEMPLATE/kd/**/*.sh"), *ROOT.glob("egs/*/kd/*.sh")])
+SCRIPTS += sorted([*ROOT.glob("egs/*/kd/local/*.sh"), *ROOT.glob("tools/*.sh")])
+CONFIGS = sorted([*ROOT.glob("conf/*.yaml"), *ROOT.glob("egs/*/kd/conf/*.yaml")])
+
+SHORT = """
+. utils/students.sh
+conf=../../../conf
+student labels ${conf}/train_student_ctckd_small.yaml "--max_epoch 1"
+student free ${conf}/train_student_ctckd_small.yaml \\
+    "--max_epoch 1 --model_conf kd.weight=1" "--unlabeled_set unlabeled"
+distil --train_set train --valid_set valid --test_sets test --lang en \\
+    --token_type bpe --nbpe 30 --teacher_config ${conf}/train_teacher_ctc_small.yaml \\
+    --teacher_args "--max_epoch 1" --speed_perturb_factors "1.0 1.1" \\
+    --local_data_opts "--num_train 24 --train_speakers 4 --num_valid 4 \\
+    --valid_speakers 2 --num_test 6 --test_speakers 2 --num_unlabeled 6 \\
+    --unlabeled_speakers 2" --ngpu 0 --nj 2 "$@"
+"""
+
+
+def shell(folder, *command):
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", *map(str, command)],
+        cwd=folder,
+        env={**env, "VIRTUAL_ENV": sys.prefix},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_scripts_parse(script):
+    assert shell(ROOT, "-n", script).stderr == ""
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_configurations_build_a_model_and_are_listed_in_the_readme(config, capsys):
+    check_config.main(["--config", str(config)])
+    printed = capsys.readouterr().out
+    assert "text=true" in printed
+    assert ("teacher=true" in printed) == ("ctckd" in config.name)
+    assert config.name in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--stage", "17"], 2, "no --stage 17"),
+        (["--stage", "x"], 2, "no --stage x"),
+        (["--no_such_flag", "1"], 1, "unknown option --no_such_flag"),
+        (["--nj"], 1, "the option --nj needs a value"),
+        (["--skip_train", "yes"], 1, "takes true or false"),
+        (["--train_set", "t", "--valid-set", "v"], 2, "--test_sets is missing"),
+        (["positional"], 2, "no positional arguments"),
+        ([], 2, "--train_set is missing"),
+    ],
+)
+def test_kd_sh_refuses_what_it_does_not_know(arguments, status, message):
+    done = shell(ROOT / "egs/an4/kd", "kd.sh", *arguments)
+    assert done.returncode == status
+    assert message in done.stdout + done.stderr
+
+
+def test_run_sh_refuses_an_unknown_stage():
+    done = shell(ROOT / "egs/an4/kd", "run.sh", "--stage", "99")
+    assert done.returncode == 2
+    assert "there is no stage 99" in done.stderr
+
+
+def test_help_is_shown():
+    done = shell(ROOT / "egs/an4/kd", "run.sh", "--help")
+    assert done.returncode == 0
+    assert "--teacher_top_k" in done.stdout
+
+
+def test_jobs_run_in_parallel_and_a_failed_one_shows_its_log(tmp_path):
+    run = ROOT / "egs/TEMPLATE/kd/utils/run.sh"
+    log = tmp_path / "JOB.log"
+    done = shell(
+        tmp_path, run, "JOB=1:3", log, "sh", "-c", "echo job JOB; test JOB != 2"
+    )
+    assert done.returncode == 1
+    assert "1 of 3 jobs failed" in done.stderr
+    assert "job 2" in done.stderr
+    assert "job 3" in (tmp_path / "3.log").read_text()
+
+
+@pytest.mark.slow
+def test_the_demo_runs_to_its_table_and_does_nothing_twice(tmp_path):
+    for name in ("egs", "conf", "tools"):
+        skip = shutil.ignore_patterns(
+            "venv*", "data", "dump", "exp", "downloads", "log"
+        )
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=skip)
+    recipe = tmp_path / "egs/demo/kd"
+    (recipe / "short.sh").write_text("set -euo pipefail\n" + SHORT)
+    done = shell(recipe, "short.sh")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    for system in ("asr_labels", "asr_free"):
+        assert (recipe / f"exp/{system}/export/model.pth").exists()
+        assert f"{system} " in done.stdout
+    assert "sp1.1-" in (recipe / "dump/raw/train_sp/wav.scp").read_text()
+    free = (recipe / "exp/asr_free/config.yaml").read_text()
+    assert "train_sp_unlabeled" in free
+    assert "dump/raw/train_sp_unlabeled/text" not in free
+    assert (
+        "|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|"
+        in (recipe / "exp/RESULTS.md").read_text()
+    )
+    again = shell(recipe, "short.sh", "--stop_stage", "7")
+    assert again.returncode == 0, again.stderr
+    for stage in (1, 3, 4, 5, 6, 7):
+        assert f"Stage {stage}: already finished" in again.stdout
