@@ -36,6 +36,8 @@ setup(
         "numpy",
         "pyyaml",
         "jiwer>=4",
+        # ESPnet imports these in training without requiring them.
+        "editdistance",
         "tensorboard",
         "matplotlib",
     ],
