@@ -505,7 +505,7 @@ if runs 8 && ! ${skip_teacher}; then
                 --asr_config "${asr_config}" $(token_opts)
         done
     fi
-    if begin 8 "${teacher_exp}" "${inference_tool} ${inference_args} ${valid_set} ${filter_opts} ${local_data_opts}"; then
+    if begin 8 "${teacher_exp}" "${inference_tool} ${inference_args} ${valid_set} ${filter_opts} $(cksum <"${teacher_model[1]}")"; then
         log "Stage 8: Prove the teacher by its own error rate on ${valid_set}"
         dir=${teacher_exp}/${inference_tag}/${valid_set}
         decode "${valid_set}" "${data}/${valid_set}/wav.scp" "${dir}" "${teacher_model[@]}"
@@ -561,7 +561,7 @@ if runs 12 && ! ${skip_eval}; then
             [ "${model}" = "${asr_exp}" ] || weights=("${teacher_model[@]}")
             [ -f "${weights[1]}" ] || continue
             dir=${model}/${inference_tag}/${set}
-            begin 12 "${dir}" "${inference_args} ${local_data_opts}" || continue
+            begin 12 "${dir}" "${inference_args} ${local_data_opts} $(cksum <"${weights[1]}")" || continue
             log "Stage 12: Decode ${set} with ${model} -> ${dir}"
             decode "${set}" "${data}/org/${set}/wav.scp" "${dir}" "${weights[@]}"
             finish
