@@ -17,4 +17,4 @@ student label_free ${conf}/train_student_ctckd_small.yaml "${epochs} --model_con
 
 distil --train_set train --valid_set valid --test_sets test --token_type char --lang en \
     --teacher_config ${conf}/train_teacher_ctc_small.yaml --teacher_args "--max_epoch 14" \
-    --teacher_num_threads 2 --local_data_opts "--num_train 1000" "$@"
+    --teacher_num_threads 2 --local_data_opts "--num_train 800" "$@"
