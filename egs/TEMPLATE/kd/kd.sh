@@ -235,17 +235,24 @@ lines() { # jobs that are worth starting for a list: min($1, its lines)
     echo $((n < $1 ? n : $1))
 }
 
-# What this student reads, by its configuration; decoding does not need to know.
+# What this student reads, by its configuration, which is built once to see that it can
+# be; decoding does not need to know.
 described=
 if [ "${stage}" -le 11 ] && [ -z "${download_model}" ]; then
-    mkdir -p "${expdir}"
-    errors=$(mktemp)
-    described=$(${bin}.check_config --config "${asr_config}" ${asr_args} 2>"${errors}") || {
-        tail -n 1 "${errors}" >&2
+    version=$(${python} -c 'import espnet_ctckd; print(espnet_ctckd.__version__)')
+    checked=${expdir}/.checked/$(cat "${asr_config}" <(echo "${asr_args} ${version}") | sha256sum | cut -c1-16)
+    if [ ! -s "${checked}" ]; then
+        mkdir -p "${expdir}/.checked"
+        errors=$(mktemp)
+        if ! ${bin}.check_config --config "${asr_config}" ${asr_args} >"${checked}.$$" 2>"${errors}"; then
+            tail -n 1 "${errors}" >&2
+            rm "${errors}" "${checked}.$$"
+            refuse "${asr_config} ${asr_args}: not a usable training configuration"
+        fi
         rm "${errors}"
-        refuse "${asr_config} ${asr_args}: not a usable training configuration"
-    }
-    rm "${errors}"
+        mv "${checked}.$$" "${checked}"
+    fi
+    described=$(cat "${checked}")
 fi
 reads() { grep -q "^$1=true$" <<<"${described}"; }
 frontend=$(sed -n 's/^frontend=//p' <<<"${described}")
