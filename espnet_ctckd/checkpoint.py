@@ -38,7 +38,8 @@ def load_weights(path: Pathlike, device: str = "cpu") -> Dict[str, Tensor]:
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         reason = (str(error) or "it ends too early").splitlines()[0]
         raise InputError(
-            f"{path} is not a whole checkpoint of torch ({reason}): restore it"
+            f"{path} is not a whole file of weights ({reason}): give one such as "
+            "valid.cer_ctc.ave.pth, or restore it"
         ) from None
     return states
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Dict, Iterable, Iterator, List, Sequence, TextIO, Tuple, Union
@@ -22,6 +23,15 @@ def shorten(names: Sequence[str], most: int = 5) -> str:
     """The first few of many names, for an error message."""
     listed = ", ".join(names[:most])
     return listed if len(names) <= most else f"{listed}, … ({len(names)} in all)"
+
+
+def file_crc32(path: Pathlike) -> int:
+    """Checksum of a file."""
+    crc = 0
+    with open(path, "rb") as f:
+        while block := f.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def read_scp(path: Pathlike) -> Dict[str, str]:
@@ -74,6 +84,10 @@ def beside(path: Pathlike) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say which file
+            error.filename = str(path)
+        raise
     finally:
         partial.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, beside, write_beside
+from espnet_ctckd.teachers.espnet import load_espnet_model
 
 
 def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> None:
@@ -26,10 +27,19 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
         folder: to write.
 
     Raises:
-        InputError: a file is missing or damaged.
+        InputError: a file is missing or damaged, the weights are of another model, or
+            the folder is the training's.
     """
     folder = Path(folder)
     conf = load_config(config_file)
+    if (folder / "config.yaml").exists() and os.path.samefile(
+        folder / "config.yaml", config_file
+    ):
+        raise InputError(
+            f"{folder} is the folder of the training itself, whose config.yaml would "
+            "be lost; choose another --output_dir"
+        )
+    load_espnet_model(config_file, model_file)  # so that it is known to work
     states = load_weights(model_file)
     folder.mkdir(parents=True, exist_ok=True)
     plain = plain_config(conf)

@@ -111,7 +111,11 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             posteriors = FramePosteriors(
                 teacher, teacher_lengths, self.blank_id, teacher_ids
             )
-            distance, kd_stats = self.kd(logits, lengths, posteriors)
+            try:
+                distance, kd_stats = self.kd(logits, lengths, posteriors)
+            except InputError as error:
+                named = ", ".join(kwargs.get("utt_id", ()))
+                raise InputError(f"{error}. The batch: {named}") from None
             loss = loss + config.weight * distance
             stats.update(kd_stats, loss_kd=distance.detach())
         elif config.weight > 0:

@@ -66,7 +66,8 @@ def symmetric(teacher: FramePosteriors, *, n: int) -> Tensor:
     if isinstance(n, bool) or not isinstance(n, int) or n < 0:
         raise InputError(f"selector 'symmetric' got n = {n!r}; give a whole n >= 0")
     spikes = blank_elimination(teacher)  # (B, T)
-    if n == 0 or spikes.size(1) == 0:
+    n = min(n, spikes.size(1))
+    if n == 0:
         return spikes
     return F.max_pool1d(spikes, kernel_size=2 * n + 1, stride=1, padding=n)  # (B, T)
 

@@ -131,6 +131,11 @@ class CTCKDTask(ASRTask):
         """Train in this process; spawned workers start here and register first."""
         register()
         if args.model != MODEL_NAME:
+            if "kd" in (args.model_conf or {}):
+                raise InputError(
+                    f"model_conf has the key 'kd', but model is {args.model!r}: set "
+                    "model: ctckd, or remove kd"
+                )
             ASRTask.main_worker(args)
             return
         config = read_kd_config(args)
@@ -195,7 +200,7 @@ def read_kd_config(args: argparse.Namespace) -> KDConfig:
     Raises:
         InputError: a key is unknown or missing, or a value makes no sense.
     """
-    conf = args.model_conf
+    conf = args.model_conf or {}
     if "kd" not in conf:
         raise InputError("model is 'ctckd', but model_conf has no key 'kd'")
     takes = {*inspect.signature(ESPnetASRModel.__init__).parameters, "kd"}
@@ -231,6 +236,9 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
                 f"kd.weight {config.weight} keeps the CTC loss, but {flag} has no "
                 "'text': give the transcripts, or set kd.weight: 1"
             )
+        wanted = read_scp(shapes[0] if shapes else data[0][0])
+        if config.needs_labels:
+            _check_text(data, wanted, part)
         path = teacher_scp(data)
         if path is None:
             if config.weight > 0:
@@ -242,7 +250,6 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
         meta = read_meta(path)
         _check_meta(meta, args)
         metas.append(meta)
-        wanted = read_scp(shapes[0] if shapes else data[0][0])
         missing = sorted(set(wanted) - set(read_scp(path)))
         if missing:
             raise InputError(
@@ -253,6 +260,20 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
         raise InputError(
             f"the caches of train and valid are packed differently: {metas[0].codec} "
             f"and {metas[1].codec}. Dump both with the same --top_k"
+        )
+
+
+def _check_text(
+    data: List[Tuple[str, str, str]], wanted: Mapping[str, str], part: str
+) -> None:
+    path = next(path for path, name, _ in data if name == "text")
+    text = read_scp(path)
+    lacks = [utt for utt in wanted if not text.get(utt)]
+    if lacks:
+        raise InputError(
+            f"{path} has no words for {len(lacks)} of {len(wanted)} utterances of the "
+            f"{part} data: {shorten(lacks)}. Transcribe or remove them, or train with "
+            "kd.weight: 1, without text"
         )
 
 

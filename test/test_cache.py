@@ -537,3 +537,14 @@ def test_a_transcript_that_needs_more_frames_than_there_are_is_refused(
             f"utterance utt01 of {path} needs {needs} frames for its {len(words)} "
             f"labels, and has {frames}"
         ) in message
+
+
+def test_a_cache_with_a_changed_byte_is_refused(tmp_path, tiny_model, tiny_data):
+    cache = tmp_path / "cache"
+    dump_teacher.main(tiny.dump_args(tiny_model, tiny_data, cache))
+    ark = next((cache / "shards").glob("*.ark"))
+    content = bytearray(ark.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    ark.write_bytes(content)
+    with pytest.raises(InputError, match=f"{ark.name} is damaged"):
+        check_cache.main(["--cache", str(cache), "--wav_scp", str(tiny_data.wav_scp)])

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import soundfile
 import tiny
@@ -126,26 +127,43 @@ def test_a_student_trained_without_the_key_ctc_weight_gets_it(tmp_path, student)
     assert plain["model_conf"] == {"ctc_weight": 1.0}
 
 
-def test_files_that_the_configuration_names_are_exported_with_it(
-    tmp_path, student, monkeypatch
-):
+def test_files_that_the_configuration_names_are_exported_with_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # as in a recipe, the names are relative
     (tmp_path / "bpe.model").write_text("pieces")
-    (tmp_path / "stats.npz").write_text("moments")
-    conf = yaml.safe_load(student.config.read_text())
-    conf.update(bpemodel="bpe.model", normalize="global_mvn")
-    conf["normalize_conf"] = {"stats_file": "stats.npz"}
+    moments = {"count": 2, "sum": np.ones(20), "sum_square": 2 * np.ones(20)}
+    np.savez(tmp_path / "stats.npz", **moments)
+    stats = (tmp_path / "stats.npz").read_bytes()
+    normalize = {"stats_file": "stats.npz"}
+    model = tiny.write_model(
+        tmp_path / "exp", tiny.KD, normalize="global_mvn", normalize_conf=normalize
+    )
+    conf = {**yaml.safe_load(model.config.read_text()), "bpemodel": "bpe.model"}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(conf))
-    flags = model_flags(tiny.Model("config.yaml", student.weights), "out")
+    flags = model_flags(tiny.Model("config.yaml", model.weights), "out")
     export_student.main(flags)
     plain = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
     assert plain["bpemodel"] == str(tmp_path / "out" / "bpe.model")
     assert plain["normalize_conf"]["stats_file"] == str(tmp_path / "out" / "stats.npz")
     assert (tmp_path / "out" / "bpe.model").read_text() == "pieces"
-    assert (tmp_path / "out" / "stats.npz").read_text() == "moments"
+    assert (tmp_path / "out" / "stats.npz").read_bytes() == stats
     (tmp_path / "stats.npz").unlink()
-    with pytest.raises(InputError, match=r"names the file stats\.npz, which is not"):
+    with pytest.raises(InputError, match=r"stats\.npz"):
         export_student.main([*flags[:-1], "again"])
+    assert not (tmp_path / "again").exists()
+
+
+def test_the_training_s_own_folder_and_weights_of_another_model_are_refused(
+    tmp_path, student, tiny_model
+):
+    before = student.config.read_bytes()
+    with pytest.raises(InputError, match="is the folder of the training itself"):
+        export_student.main(model_flags(student, student.config.parent))
+    assert student.config.read_bytes() == before
+    other = tiny.write_model(tmp_path / "other", encoder_conf={"output_size": 32})
+    mixed = tiny.Model(student.config, other.weights)
+    with pytest.raises(InputError, match="are not of the model"):
+        export_student.main(model_flags(mixed, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_exported_student_decodes_as_the_trained_one_does(

@@ -78,7 +78,7 @@ def test_kd_sh_refuses_what_it_does_not_know(arguments, status, message):
 def test_run_sh_refuses_an_unknown_stage():
     done = shell(ROOT / "egs/an4/kd", "run.sh", "--stage", "99")
     assert done.returncode == 2
-    assert "there is no stage 99" in done.stderr
+    assert "there is no stage '99'" in done.stderr
 
 
 def test_help_is_shown():

@@ -5,6 +5,8 @@ import logging
 import sys
 from typing import Callable, Optional, Sequence
 
+import yaml
+
 from espnet_ctckd.choices import InputError
 
 Main = Callable[[Optional[Sequence[str]]], None]
@@ -24,6 +26,8 @@ def run(main: Main) -> None:
         main(None)
     except InputError as error:
         _fail(str(error))
+    except yaml.YAMLError as error:
+        _fail(f"the configuration is not YAML: {error}")
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename or 'while writing'}")
 
@@ -40,3 +44,44 @@ def parser(description: Optional[str]) -> argparse.ArgumentParser:
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, for a flag."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def seconds(text: str) -> float:
+    """A number above 0, for a flag."""
+    number = float(text)
+    if not number > 0:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def add_compute(p: argparse.ArgumentParser) -> None:
+    """Add the flags that say what computes, and how much of it at once."""
+    p.add_argument(
+        "--batch_seconds", type=seconds, default=60.0, help="audio of a batch, padded"
+    )
+    p.add_argument("--num_threads", type=positive, default=1, help="threads of the CPU")
+    p.add_argument(
+        "--ngpu", type=int, default=0, choices=(0, 1), help="1: on a GPU (not tried)"
+    )
+
+
+def device(args: argparse.Namespace) -> str:
+    """Set the threads, and return the device that the flags ask for.
+
+    Raises:
+        InputError: there is no GPU.
+    """
+    import torch
+
+    torch.set_num_threads(args.num_threads)
+    if args.ngpu and not torch.cuda.is_available():
+        raise InputError("--ngpu is 1, but there is no usable GPU here: give --ngpu 0")
+    return "cuda" if args.ngpu else "cpu"

@@ -8,6 +8,7 @@ from typing import List, Optional, Sequence
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.cache.check import Student, check_cache
+from espnet_ctckd.data import read_token_list
 from espnet_ctckd.task import CTCKDTask
 from espnet_ctckd.teachers.espnet import measure_frame_shift
 
@@ -33,6 +34,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     if args.asr_config:
         if not args.token_list:
             p.error("--asr_config needs --token_list")
+        if args.token_type == "bpe" and not args.bpemodel:
+            p.error("--token_type bpe needs --bpemodel; for characters: char")
+        read_token_list(args.token_list)
         flags = ["--config", args.asr_config, "--token_list", args.token_list]
         flags += ["--token_type", args.token_type, "--normalize", "none"]
         flags += ["--bpemodel", args.bpemodel] if args.bpemodel else []
@@ -57,11 +61,13 @@ def build_student(flags: List[str]) -> Student:
         assert preprocess is not None
         return list(preprocess("", {"text": text})["text"])
 
+    tokens = list(model.token_list)
     return Student(
-        token_list=model.token_list,
+        token_list=tokens,
         blank=model.blank_id,
         frame_shift=measure_frame_shift(model),
         labels=labels,
+        unknown=tokens.index("<unk>") if "<unk>" in tokens else None,
     )
 
 

@@ -8,9 +8,7 @@ the last to end finishes the cache. The result is the same, bit for bit.
 from pathlib import Path
 from typing import Optional, Sequence
 
-import torch
-
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin import add_compute, device, parser, positive, run
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.writer import dump, make_plan
 from espnet_ctckd.choices import InputError, look_up
@@ -30,22 +28,17 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--top_k", type=int, default=0, help="keep the K best tokens a frame; 0: all"
     )
-    p.add_argument(
-        "--batch_seconds", type=float, default=60.0, help="audio of a batch, padded"
-    )
-    p.add_argument("--job", type=int, default=1, help="which job this is")
-    p.add_argument("--num_jobs", type=int, default=1, help="of how many")
-    p.add_argument("--ngpu", type=int, default=0, help="1 computes on a GPU (untested)")
-    p.add_argument("--num_threads", type=int, default=1, help="threads of the CPU")
+    p.add_argument("--job", type=positive, default=1, help="which job this is")
+    p.add_argument("--num_jobs", type=positive, default=1, help="of how many")
+    add_compute(p)
     args = p.parse_args(cmd)
     if not 1 <= args.job <= args.num_jobs:
         raise InputError(f"--job is {args.job}; give one from 1 to {args.num_jobs}")
-    torch.set_num_threads(args.num_threads)
     choice = look_up("teacher_type", args.teacher_type, TEACHER_CHOICES)
     teacher = choice.fn(
         config_file=args.teacher_config,
         model_file=args.teacher_model,
-        device="cuda" if args.ngpu else "cpu",
+        device=device(args),
     )
     codec = Codec(len(teacher.token_list), args.top_k or None)
     plan = make_plan(args.wav_scp, teacher.rate, teacher.shortest, args.batch_seconds)

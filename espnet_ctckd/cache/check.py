@@ -10,7 +10,17 @@ from typing import Callable, Dict, List, Mapping, Optional, Sequence
 from espnet_ctckd.align import check_tokens
 from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, UTT2FRAMES, CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, audio_info, read_audio, read_scp, shorten
+from espnet_ctckd.data import (
+    Pathlike,
+    audio_info,
+    file_crc32,
+    read_audio,
+    read_scp,
+    shorten,
+)
+
+# A few odd characters do not spoil a corpus; a wrong case does.
+_MOST_UNKNOWN = 0.1
 
 
 @dataclass(frozen=True)
@@ -22,12 +32,14 @@ class Student:
         blank: index of the blank.
         frame_shift: samples from one frame to the next.
         labels: from a transcript to token ids.
+        unknown: id of what the tokens cannot spell, None where there is none.
     """
 
     token_list: Sequence[str]
     blank: int
     frame_shift: Fraction
     labels: Callable[[str], Sequence[int]]
+    unknown: Optional[int] = None
 
 
 def check_cache(
@@ -69,13 +81,18 @@ def check_cache(
 
 
 def _check_files(meta: CacheMeta) -> None:
-    for name, size in meta.arks.items():
+    for name, (size, crc) in meta.arks.items():
         path = meta.folder / name
         has = path.stat().st_size if path.exists() else 0
         if has != size:
             raise InputError(
                 f"{path} has {has} bytes; {size} were written. Delete {meta.folder} "
                 "and dump the teacher again"
+            )
+        if file_crc32(path) != crc:
+            raise InputError(
+                f"{path} is damaged: it is not what was written (crc32). Delete "
+                f"{meta.folder} and dump the teacher again"
             )
 
 
@@ -177,8 +194,11 @@ def _check_text(
         )
     if student is None:
         return
+    total, unknown = 0, []
     for utt in wavs:
         labels = student.labels(transcripts[utt])
+        total += len(labels)
+        unknown += [utt for label in labels if label == student.unknown]
         repeats = sum(a == b for a, b in pairwise(labels))
         needs = len(labels) + repeats
         if needs > frames[utt]:
@@ -187,3 +207,9 @@ def _check_text(
                 f"{len(labels)} labels, and has {frames[utt]}: CTC cannot align it. "
                 "Correct or remove it, or use a smaller frame shift or larger tokens"
             )
+    if len(unknown) > _MOST_UNKNOWN * total:
+        raise InputError(
+            f"{len(unknown)} of {total} labels of {text} cannot be spelled in the "
+            f"student's tokens, e.g. in {unknown[0]}: {transcripts[unknown[0]]!r}. "
+            "Normalise the text (case, digits, punctuation) as the tokens have it"
+        )

@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, Tuple
 
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.choices import InputError
@@ -32,7 +32,7 @@ class CacheMeta:
         codec: how the matrices are packed.
         utterances: how many.
         frames: how many in all.
-        arks: bytes of each ark, by its path inside the folder.
+        arks: bytes and crc32 of each ark, by its path inside the folder.
     """
 
     folder: Path
@@ -44,7 +44,7 @@ class CacheMeta:
     codec: Codec
     utterances: int
     frames: int
-    arks: Mapping[str, int]
+    arks: Mapping[str, Tuple[int, int]]
 
     def to_json(self) -> Dict[str, Any]:
         """What stands in the file; the tokens have one of their own."""
@@ -101,5 +101,5 @@ def read_meta(path: Pathlike) -> CacheMeta:
         codec=Codec(**found["codec"]),
         utterances=found["utterances"],
         frames=found["frames"],
-        arks=found["arks"],
+        arks={name: tuple(ark) for name, ark in found["arks"].items()},
     )

@@ -33,6 +33,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
     audio_info,
     beside,
+    file_crc32,
     read_audio,
     read_scp,
     write_beside,
@@ -146,7 +147,10 @@ def dump(
     _claim(folder, _describe_plan(teacher, plan, codec, batch_seconds))
     if (folder / META).exists():
         # Finishing it anew would take the sizes of arks that were damaged since.
-        logging.info(f"{folder} is finished; there is nothing to do")
+        logging.info(
+            f"{folder} is finished, and left as it is; whether it belongs to the "
+            "audio is for check_cache to say"
+        )
         return True
     mine = range(job - 1, len(plan.shards), num_jobs)
     todo = [index for index in mine if not _shard_scp(folder, index).exists()]
@@ -270,10 +274,10 @@ def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
     scp: List[Tuple[str, str]] = []
     frames: List[Tuple[str, int]] = []
     audio: List[Tuple[str, str]] = []
-    arks: Dict[str, int] = {}
+    arks: Dict[str, Tuple[int, int]] = {}
     for index in range(len(plan.shards)):
         ark = _shard_ark(folder, index)
-        arks[str(ark.relative_to(folder))] = ark.stat().st_size
+        arks[str(ark.relative_to(folder))] = (ark.stat().st_size, file_crc32(ark))
         for name, rest in read_scp(_shard_scp(folder, index)).items():
             offset, count, samples, crc = rest.split()
             scp.append((name, f"{ark}:{offset}"))

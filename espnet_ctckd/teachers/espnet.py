@@ -38,7 +38,11 @@ def load_espnet_model(
     """
     from espnet_ctckd.task import CTCKDTask
 
-    load_config(config_file)
+    if not isinstance(load_config(config_file).get("token_list"), list):
+        raise InputError(
+            f"{config_file} holds no token list; give the config.yaml that the "
+            "training wrote beside its weights"
+        )
     states = load_weights(model_file, device)
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.

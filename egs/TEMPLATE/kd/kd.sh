@@ -180,6 +180,12 @@ refuse() {
 for name in stage stop_stage; do
     [[ ${!name} =~ ^([0-9]|1[0-6])$ ]] || refuse "there is no --${name} ${!name}; give one from 0 to 16"
 done
+for name in ngpu num_nodes nj inference_nj num_threads nbpe fs teacher_top_k; do
+    [[ ${!name} =~ ^[0-9]+$ ]] || refuse "--${name} is '${!name}'; give a whole number"
+done
+for name in dumpdir expdir train_set valid_set teacher asr_tag; do
+    [[ ${!name} != *[[:space:]]* ]] || refuse "--${name} has a space in it: '${!name}'"
+done
 for name in train_set valid_set test_sets asr_config; do
     [ -n "${!name}" ] || refuse "--${name} is missing (see --help)"
 done

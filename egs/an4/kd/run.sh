@@ -7,13 +7,13 @@
 set -euo pipefail
 
 # shellcheck source=../../TEMPLATE/kd/utils/students.sh
-. utils/students.sh
+. utils/students.sh || { echo "$0: run it in its own folder: cd egs/an4/kd" >&2; exit 1; }
 
 data=
 options=()
 while [ $# -gt 0 ]; do
     case "$1" in
-        --an4) data="--an4 ${2:?--an4 needs a folder}" && shift ;;
+        --an4) data="--an4 ${2:?give --an4 a folder}" && shift ;;
         *) options+=("$1") ;;
     esac
     shift

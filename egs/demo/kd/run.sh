@@ -7,7 +7,7 @@
 set -euo pipefail
 
 # shellcheck source=../../TEMPLATE/kd/utils/students.sh
-. utils/students.sh
+. utils/students.sh || { echo "$0: run it in its own folder: cd egs/demo/kd" >&2; exit 1; }
 
 conf=../../../conf
 epochs="--max_epoch 12"

@@ -16,7 +16,7 @@
 set -euo pipefail
 
 # shellcheck source=../../TEMPLATE/kd/utils/students.sh
-. utils/students.sh
+. utils/students.sh || { echo "$0: run it in its own folder: cd egs/librispeech/kd" >&2; exit 1; }
 
 librispeech=
 mini=false
@@ -45,14 +45,14 @@ done
 if [ "${mini}" = true ]; then
     conf=../../../conf
     distilled=${conf}/train_student_ctckd_small.yaml
-    args="--max_epoch 5"
+    args="--max_epoch 2"
     settings=(--train_set train_mini --valid_set dev_mini --test_sets test_mini
         --max_wav_duration 20 --teacher_num_threads 2)
     if [ -n "${teacher}" ]; then
         settings+=(--teacher "${teacher}")
     else
         settings+=(--token_type char --teacher_config "${conf}/train_teacher_ctc_small.yaml"
-            --teacher_args "--max_epoch 8")
+            --teacher_args "--max_epoch 4")
     fi
     data="--mini true"
 else

@@ -11,24 +11,35 @@ student() {
     students+=("$1|$2|${3:-}|${4:-}")
 }
 
+refuse() {
+    echo "$0: $*" >&2
+    exit 2
+}
+
 distil() {
-    local from=0 to=16 nj=4 ngpu=1 options=()
+    local from=0 to=16 nj=4 ngpu=1 more='' options=()
     while [ $# -gt 0 ]; do
         case "$1" in
-            --help | -h) exec ./kd.sh --help ;;
+            --help | -h)
+                sed -n '2,/^set /{/^#/p}' "$0" | cut -c3-
+                exec ./kd.sh --help
+                ;;
+            --*) [ $# -gt 1 ] || refuse "the option $1 needs a value" ;;&
+            --asr[-_]tag | --asr[-_]config) refuse "$1 is for kd.sh; the students of this recipe stand in $0" ;;
+            --asr[-_]args) more=" $2" ;;
             --stage) from=${2:-} ;;
             --stop[-_]stage) to=${2:-} ;;
             --nj) nj=${2:-} ;;&
             --ngpu) ngpu=${2:-} ;;&
-            *) options+=("$1" ${2+"$2"}) ;;
+            --*) options+=("$1" "$2") ;;
+            *) refuse "no positional arguments are taken: $1" ;;
         esac
-        shift $(($# > 1 ? 2 : 1))
+        shift 2
     done
     local name
     for name in "${from}" "${to}"; do
         if ! [[ ${name} =~ ^([0-9]|1[0-6])$ ]]; then
-            echo "$0: there is no stage ${name}; give one from 0 to 16" >&2
-            exit 2
+            refuse "there is no stage '${name}'; give one from 0 to 16"
         fi
     done
     local at_once=1
@@ -77,6 +88,6 @@ phase() { # <first stage> <last stage> <student>
     local tag config args own
     IFS='|' read -r tag config args own <<<"$3"
     # shellcheck disable=SC2086  # options of its own are several words
-    ./kd.sh --asr_tag "${tag}" --asr_config "${config}" --asr_args "${args}" \
+    ./kd.sh --asr_tag "${tag}" --asr_config "${config}" --asr_args "${args}${more}" \
         "${options[@]}" ${own} --stage "${first}" --stop_stage "${last}"
 }
