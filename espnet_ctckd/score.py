@@ -1,11 +1,13 @@
 """Count recognition errors, and lay the counts out as ESPnet's recipes do."""
 
+import csv
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Sequence, Tuple
 
 import jiwer
+import numpy as np
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_scp, shorten, write_beside
@@ -180,3 +182,28 @@ def results_table(scores: Sequence[Tuple[str, Dict[str, Counts]]], unit: str) ->
         row += [f"{100.0 * c.wrong / c.sentences:.1f}"]
         lines.append("|" + "|".join(map(str, row)) + "|")
     return "\n".join([*lines, ""])
+
+
+def bootstrap_interval(path: Pathlike, draws: int = 1000) -> Tuple[float, float]:
+    """95 % interval of an error rate over the choice of utterances.
+
+    Args:
+        path: ``<unit>.tsv`` from `write_counts`.
+        draws: samples of as many utterances, with replacement; always the same.
+
+    Returns:
+        Bounds, in percent of the units.
+
+    References:
+        Bisani, Ney, Bootstrap Estimates for Confidence Intervals in ASR Performance
+        Evaluation (2004), https://doi.org/10.1109/ICASSP.2004.1326009
+    """
+    with open(path, encoding="utf-8", newline="") as f:
+        rows = list(csv.DictReader(f, delimiter="\t"))
+    kinds = ("substitutions", "deletions", "insertions")
+    errors = np.array([sum(int(row[kind]) for kind in kinds) for row in rows])
+    units = np.array([int(row["units"]) for row in rows])
+    drawn = np.random.default_rng(0).integers(len(rows), size=(draws, len(rows)))
+    rates = 100.0 * errors[drawn].sum(1) / units[drawn].sum(1)
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(low), float(high)

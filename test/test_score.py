@@ -3,6 +3,7 @@
 import json
 
 import jiwer
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import write_scp
 from espnet_ctckd.score import (
     Counts,
+    bootstrap_interval,
     count_errors,
     read_scores,
     results_table,
@@ -236,3 +238,19 @@ def test_results_are_laid_out_for_the_readme_and_for_people(scored, tmp_path, ca
 def test_a_folder_without_scores_is_refused(tmp_path):
     with pytest.raises(InputError, match=f"{tmp_path} has no scores"):
         results.main(["--expdir", str(tmp_path)])
+
+
+def test_the_bootstrap_interval_is_that_of_a_loop_and_holds_the_rate(tmp_path):
+    errors, units = [0, 2, 1, 0, 3, 1], [5, 4, 6, 3, 5, 7]
+    counted = {
+        f"u{i}": Counts(1, int(e > 0), n, n - e, e, 0, 0)
+        for i, (e, n) in enumerate(zip(errors, units))
+    }
+    total = write_counts(tmp_path, "wer", counted)
+    low, high = bootstrap_interval(tmp_path / "wer.tsv", draws=500)
+    rates = []
+    for row in np.random.default_rng(0).integers(6, size=(500, 6)):
+        rates.append(100 * sum(errors[i] for i in row) / sum(units[i] for i in row))
+    assert low == pytest.approx(np.percentile(rates, 2.5))
+    assert high == pytest.approx(np.percentile(rates, 97.5))
+    assert low < total.rate < high

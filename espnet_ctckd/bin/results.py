@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import write_beside
-from espnet_ctckd.score import read_scores, results_table
+from espnet_ctckd.score import bootstrap_interval, read_scores, results_table
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -69,9 +69,10 @@ def systems_table(expdir: Path) -> str:
         expdir: holds ``<experiment>/<decoding>/<set>/score.json``.
 
     Returns:
-        A table for people.
+        A table for people; the interval is of the choice of test utterances, not of
+        the training's seed.
     """
-    rows = [("system", "set", "WER %", "CER %", "parameters", "RTF")]
+    rows = [("system", "set", "WER %", "95 % interval", "CER %", "parameters", "RTF")]
     for name, totals in read_scores(expdir):
         system, _, subset = name.split("/")
         path = expdir / name / "decode.json"
@@ -81,6 +82,9 @@ def systems_table(expdir: Path) -> str:
                 system,
                 subset,
                 f"{totals['wer'].rate:.1f}",
+                "{:.1f} - {:.1f}".format(
+                    *bootstrap_interval(expdir / name / "wer.tsv")
+                ),
                 f"{totals['cer'].rate:.1f}",
                 f"{speed['parameters'] / 1e6:.2f} M" if speed else "",
                 f"{speed['rtf']:.4f}" if speed else "",
