@@ -232,6 +232,8 @@ def test_results_are_laid_out_for_the_readme_and_for_people(scored, tmp_path, ca
     capsys.readouterr()
     results.main(["--expdir", str(tmp_path / "exp"), "--table"])
     row = capsys.readouterr().out.splitlines()[-1].split()
+    interval, row = row[3:6], row[:3] + row[6:]
+    assert float(interval[0]) <= 42.9 <= float(interval[2])
     assert row == ["system", "test", "42.9", "38.5", "1.23", "M", "0.0123"]
 
 
