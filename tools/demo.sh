@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Set up the environment, if need be, and run the demo: speech made on the spot, a
-# teacher, and students with and without distillation and transcripts. Takes 20 minutes
-# on two CPU cores, and ends with a table.
+# teacher, and students with and without distillation and transcripts; ends with a table.
 #   bash tools/demo.sh [--python <interpreter>] [options of egs/demo/kd/run.sh]
 set -euo pipefail
 
