@@ -1,86 +1,183 @@
 """From the teacher's tokens and frames to the student's.
 
-Both must agree: the token lists entirely, the frame counts up to the rounding at
-the edges. What does not is refused; nothing is stretched or guessed.
+Tokens are matched by their strings, the blank by its role; frames by time. What has
+no counterpart is refused with the counts; nothing is guessed.
 """
 
 from dataclasses import replace
-from typing import Sequence, Tuple
+from fractions import Fraction
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 
 # Front-ends of one frame shift round differently at the edges of an utterance.
 MAX_EDGE_FRAMES = 2
 
 
-def check_tokens(
-    teacher_tokens: Sequence[str], student_tokens: Sequence[str], where: str
-) -> None:
-    """Refuse a teacher whose tokens are not the student's, in the same order.
+def map_tokens(
+    teacher_tokens: Sequence[str],
+    teacher_blank: int,
+    student_tokens: Sequence[str],
+    student_blank: int,
+    where: str,
+) -> Optional[List[int]]:
+    """Where the teacher's tokens stand in the student's list.
+
+    The student may have more special tokens (``<...>``), which the teacher never
+    says.
 
     Args:
-        teacher_tokens: V tokens in the order of the posteriors.
+        teacher_tokens: in the order of the posteriors.
+        teacher_blank: index of the blank among them.
         student_tokens: V tokens in the order of the student's outputs.
+        student_blank: index of the blank among them.
         where: file or object that the teacher's tokens come from.
 
+    Returns:
+        The student's index of each of the teacher's tokens, or None where the lists
+        are the same.
+
     Raises:
-        InputError: naming the first difference.
+        InputError: tokens have no counterpart, or the blanks are not each other's.
     """
-    if list(teacher_tokens) == list(student_tokens):
-        return
-    both = zip(teacher_tokens, student_tokens)
-    first = next(
-        (i for i, (a, b) in enumerate(both) if a != b),
-        min(len(teacher_tokens), len(student_tokens)),
-    )
-    got = _token(teacher_tokens, first)
-    expected = _token(student_tokens, first)
-    raise InputError(
-        f"the teacher's token list ({len(teacher_tokens)} tokens, {where}) is not the "
-        f"student's ({len(student_tokens)} tokens): token {first} is {got} there and "
-        f"{expected} here. Train the student with the teacher's token list, or dump "
-        "the posteriors of a teacher that has the student's"
-    )
+    theirs = {token: i for i, token in enumerate(teacher_tokens)}
+    ours = {token: i for i, token in enumerate(student_tokens)}
+    theirs.pop(teacher_tokens[teacher_blank])
+    ours.pop(student_tokens[student_blank])
+    lacks = [token for token in theirs if token not in ours]
+    extra = [token for token in ours if token not in theirs and not _special(token)]
+    if lacks or extra:
+        raise InputError(
+            f"the teacher's tokens ({where}) are not the student's: "
+            f"{len(theirs) - len(lacks)} of {len(theirs)} but the blank are matched; "
+            f"the student lacks {_some(lacks)} of the teacher's, the teacher "
+            f"{_some(extra)} of the student's. Train the student with the teacher's "
+            "token list, or dump the posteriors of a teacher that has the student's"
+        )
+    index = [
+        student_blank if i == teacher_blank else ours[token]
+        for i, token in enumerate(teacher_tokens)
+    ]
+    return None if index == list(range(len(student_tokens))) else index
 
 
-def _token(tokens: Sequence[str], index: int) -> str:
-    return repr(tokens[index]) if index < len(tokens) else "missing"
+def _special(token: str) -> bool:
+    return token.startswith("<") and token.endswith(">")
+
+
+def _some(tokens: Sequence[str], shown: int = 5) -> str:
+    named = ", ".join(repr(token) for token in tokens[:shown])
+    more = ", ..." if len(tokens) > shown else ""
+    return f"{len(tokens)} ({named}{more})" if tokens else "0"
 
 
 def match_frames(
-    teacher: FramePosteriors, lengths: Tensor, frames: int
-) -> Tuple[FramePosteriors, Tensor, int]:
-    """Cut teacher and student to the frames that both have.
+    teacher: FramePosteriors,
+    lengths: Tensor,
+    frames: int,
+    ratio: Fraction = Fraction(1),
+) -> Tuple[FramePosteriors, Tensor]:
+    """Bring the teacher to the student's frames, and cut both to what they share.
+
+    A student's frame gets the mean of the probabilities of the teacher's frames whose
+    centres lie in it, and stands for the most probable token but blank that any of
+    these stood for, so that no spike is lost; where there are none, because the
+    teacher is the slower one, it gets the teacher's frame that it lies in.
 
     Args:
         teacher: log_probs (B, U, K).
         lengths: the student's frames of each utterance (B,).
         frames: size of the student's time axis, T.
+        ratio: the teacher's frames to one of the student's, in the same time.
 
     Returns:
-        The teacher cut to T' = min(T, U) frames, the common lengths (B,), and T'.
+        The teacher with T' <= T frames, and the common lengths (B,).
 
     Raises:
-        InputError: an utterance differs by more than `MAX_EDGE_FRAMES`.
+        InputError: an utterance differs by more than `MAX_EDGE_FRAMES` of the slower
+            one's frames, or a top-K teacher would have to be averaged.
     """
-    difference = (teacher.lengths - lengths).abs()  # (B,)
-    if difference.numel() and int(difference.max()) > MAX_EDGE_FRAMES:
+    slack = MAX_EDGE_FRAMES * max(float(ratio), 1.0)
+    difference = (teacher.lengths - lengths.to(teacher.lengths) * float(ratio)).abs()
+    if difference.numel() and float(difference.max()) > slack:
         worst = int(difference.argmax())
+        expected = "" if ratio == 1 else f" (frame_ratio {ratio})"
         raise InputError(
             f"utterance {worst} of the batch has {int(teacher.lengths[worst])} frames "
-            f"of the teacher and {int(lengths[worst])} of the student; at most "
-            f"{MAX_EDGE_FRAMES} may differ. The cache belongs to other audio or to "
-            "another frame rate: hold it against the data with "
+            f"of the teacher and {int(lengths[worst])} of the student{expected}; at "
+            f"most {MAX_EDGE_FRAMES} may differ. The cache belongs to other audio or "
+            "to another frame rate: hold it against the data with "
             "`python -m espnet_ctckd.bin.check_cache`"
         )
-    common = min(frames, teacher.log_probs.size(1))
+    if ratio > 1:
+        teacher = _merge_frames(teacher, ratio)
+    elif ratio < 1:
+        teacher = _repeat_frames(teacher, ratio)
     both = torch.minimum(teacher.lengths, lengths)
-    ids = None if teacher.ids is None else teacher.ids[:, :common]
-    cut = replace(
-        teacher, log_probs=teacher.log_probs[:, :common], lengths=both, ids=ids
+    return _cut(teacher, min(frames, teacher.log_probs.size(1)), both), both
+
+
+def _cut(teacher: FramePosteriors, frames: int, lengths: Tensor) -> FramePosteriors:
+    if frames == teacher.log_probs.size(1):
+        return replace(teacher, lengths=lengths)
+    ids = None if teacher.ids is None else teacher.ids[:, :frames]
+    best = None if teacher.best is None else teacher.best[:, :frames]
+    log_probs = teacher.log_probs[:, :frames]
+    return replace(teacher, log_probs=log_probs, lengths=lengths, ids=ids, best=best)
+
+
+def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
+    """The teacher's frame in which each of the student's has its centre."""
+    above, below = ratio.numerator, ratio.denominator
+    frames = -(-teacher.log_probs.size(1) * below // above)
+    centres = 2 * torch.arange(frames, device=teacher.log_probs.device) + 1  # (T,)
+    source = centres * above // (2 * below)  # (T,)
+    source = source.clamp(max=max(teacher.log_probs.size(1) - 1, 0))
+    # Frames whose centre lies inside the utterance.
+    lengths = ((2 * teacher.lengths * below - 1) // above + 1) // 2
+    return FramePosteriors(
+        teacher.log_probs[:, source],
+        lengths,
+        teacher.blank,
+        None if teacher.ids is None else teacher.ids[:, source],
+        None if teacher.best is None else teacher.best[:, source],
     )
-    return cut, both, common
+
+
+def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
+    """The mean of the teacher's frames whose centres lie in each of the student's."""
+    if teacher.ids is not None:
+        raise InputError(
+            f"frame_ratio is {ratio}, but posteriors of the top K tokens cannot be "
+            "averaged over frames: what is not kept of one frame is not known. Dump "
+            "the teacher without --top_k"
+        )
+    above, below = ratio.numerator, ratio.denominator
+    log_probs, size = teacher.log_probs, teacher.log_probs.size(1)
+    centres = 2 * torch.arange(size, device=log_probs.device) + 1  # (U,)
+    target = centres * below // (2 * above)  # (U,)
+    frames = int(target[-1]) + 1 if size else 0
+    valid = teacher.valid()  # (B, U)
+    probs = log_probs.exp().masked_fill(~valid.unsqueeze(-1), 0.0)  # (B, U, V)
+    merged = probs.new_zeros(probs.size(0), frames, probs.size(-1))  # (B, T, V)
+    merged = merged.index_add(1, target, probs)
+    counts = merged.new_zeros(probs.size(0), frames)  # (B, T)
+    counts = counts.index_add(1, target, valid.to(counts))
+    merged = merged / counts.clamp(min=1).unsqueeze(-1)
+    # The strongest spike of each; those of equal strength do not matter.
+    best = teacher.argmax()  # (B, U)
+    said = probs.gather(-1, best.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, U)
+    spike = said.masked_fill(~teacher.nonblank(), 0.0)  # (B, U)
+    index = target.expand_as(spike)
+    highest = torch.zeros_like(counts).scatter_reduce(1, index, spike, "amax")
+    wins = (spike > 0) & (spike == highest.gather(1, index))  # (B, U)
+    token = torch.where(wins, best, torch.full_like(best, -1))
+    none = torch.full((probs.size(0), frames), -1, device=best.device)
+    stands = none.scatter_reduce(1, index, token, "amax")  # (B, T)
+    stands = stands.masked_fill(stands < 0, teacher.blank)
+    log_merged = merged.log().clamp(min=LOG_ZERO)
+    return FramePosteriors(log_merged, (counts > 0).sum(1), teacher.blank, best=stands)

@@ -225,3 +225,47 @@ def read_token_list(path: Pathlike) -> List[str]:
     if twice:
         raise InputError(f"the token list {path} has tokens twice: {shorten(twice)}")
     return tokens
+
+
+def read_prior(path: Pathlike, tokens: Sequence[str], blank: str) -> List[float]:
+    """Read token priors as ``espnet_ctckd.bin.estimate_prior`` writes them.
+
+    Args:
+        path: a line a token: the token and the natural logarithm of its prior; the
+            first is the blank, whatever its name.
+        tokens: V tokens.
+        blank: the one of them that is the blank.
+
+    Returns:
+        Log-priors in the order of the tokens (V,); 0, which never makes a token win,
+        for special tokens (``<...>``) that have none.
+
+    Raises:
+        InputError: the file is missing or damaged, or its tokens are others.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        pairs = [line.rsplit(maxsplit=1) for line in lines]
+        priors = {token: float(value) for token, value in pairs}
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no prior {path}: make it with "
+            "`python -m espnet_ctckd.bin.estimate_prior`"
+        ) from None
+    except ValueError:
+        raise InputError(
+            f"{path} is no list of priors: every line must be a token and a number"
+        ) from None
+    if not pairs or not all(value <= 0.0 for value in priors.values()):
+        raise InputError(f"{path} is no list of priors: give logarithms, at most 0")
+    priors[blank] = priors.pop(pairs[0][0])
+    special = [t for t in tokens if t.startswith("<") and t.endswith(">")]
+    lacks = [t for t in tokens if t not in priors and t not in special]
+    extra = [t for t in priors if t not in tokens]
+    if lacks or extra:
+        raise InputError(
+            f"the priors {path} are not of these tokens: they lack {len(lacks)} "
+            f"({shorten(lacks)}) and have {len(extra)} others ({shorten(extra)}). "
+            "Estimate them from the cache that the student learns from"
+        )
+    return [priors.get(token, 0.0) for token in tokens]

@@ -1,14 +1,18 @@
 """The student: an ESPnet CTC model whose loss has a distillation term."""
 
-from typing import Any, Dict, Optional, Tuple
+import contextlib
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
+import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.objective import KDConfig, KDObjective, divide
+from espnet_ctckd.data import read_prior
+from espnet_ctckd.objective import KDConfig, KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.reduce import sum_over_processes
 
 
 class ESPnetCTCKDModel(ESPnetASRModel):
@@ -33,7 +37,11 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         config = kd if isinstance(kd, KDConfig) else KDConfig.from_dict(kd)
         _check_model(config, kwargs)
         super().__init__(*args, **{"ctc_weight": 1.0, **kwargs})
-        self.kd = KDObjective(config)
+        prior = None
+        if config.prior_file is not None:
+            blank = self.token_list[self.blank_id]
+            prior = torch.tensor(read_prior(config.prior_file, self.token_list, blank))
+        self.kd = KDObjective(config, prior)
         self._encoded: Optional[Tuple[Any, Tensor]] = None
 
     def encode(self, speech: Tensor, speech_lengths: Tensor) -> Tuple[Any, Tensor]:
@@ -84,18 +92,24 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         utterances = speech.size(0)
         stats: Dict[str, Any] = {}
         loss: Any = 0.0
+        projected: List[Tensor] = []
         if config.needs_labels:
             if text is None or text_lengths is None:
                 raise InputError(
                     f"the batch has no text, and kd.weight {config.weight} keeps the "
                     "CTC loss: give the transcripts, or set kd.weight: 1"
                 )
-            ctc, stats, _ = super().forward(
-                speech, speech_lengths, text, text_lengths, **kwargs
-            )
+            with _first_output(self.ctc.ctc_lo) as projected:
+                ctc, stats, _ = super().forward(
+                    speech, speech_lengths, text, text_lengths, **kwargs
+                )
             ctc = ctc.sum()
             if config.ctc_norm == "token":
-                ctc = divide(ctc * utterances, text_lengths.sum().to(ctc), utterances)
+                counts = torch.stack(
+                    [text_lengths.sum(), text_lengths.new_tensor(utterances)]
+                )
+                labels, everyone = sum_over_processes(counts.double())
+                ctc = ctc * (everyone / labels).to(ctc)
                 stats["loss_ctc"] = ctc.detach()
             loss = (1.0 - config.weight) * ctc
         else:
@@ -107,12 +121,19 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         if not config.needs_labels and not self.training and text is not None:
             stats["cer_ctc"] = self._error_rate(encoder_out, text)
         if teacher is not None and teacher_lengths is not None:
-            logits = self.ctc.ctc_lo(encoder_out)  # (B, T, V)
             posteriors = FramePosteriors(
                 teacher, teacher_lengths, self.blank_id, teacher_ids
             )
+            # ESPnet drops out the input of the CTC loss, even in evaluation.
+            shared = bool(projected) and self.ctc.dropout_rate == 0.0
             try:
-                distance, kd_stats = self.kd(logits, lengths, posteriors)
+                distance, kd_stats = self.kd(
+                    projected[0] if shared else encoder_out,
+                    lengths,
+                    posteriors,
+                    labels=text_lengths,
+                    head=None if shared else self.ctc.ctc_lo,
+                )
             except InputError as error:
                 named = ", ".join(kwargs.get("utt_id", ()))
                 raise InputError(f"{error}. The batch: {named}") from None
@@ -161,6 +182,22 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             best.cpu(), text.cpu(), is_ctc=True
         )
         return rate
+
+
+@contextlib.contextmanager
+def _first_output(module: torch.nn.Module) -> Iterator[List[Tensor]]:
+    """What a module gives when it is first called inside the context."""
+    found: List[Tensor] = []
+
+    def keep(_module: object, _inputs: object, output: Tensor) -> None:
+        if not found:
+            found.append(output)
+
+    hook = module.register_forward_hook(keep)
+    try:
+        yield found
+    finally:
+        hook.remove()
 
 
 def _check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:

@@ -24,28 +24,45 @@ class FramePosteriors:
         blank: index of the blank token.
         ids: token of each kept log-probability (B, U, K), distinct within a frame
             and always with the blank among them; None when dense.
+        best: the token that each frame stands for (B, U), where that is not the most
+            probable one: frames were merged, or a prior was taken out.
     """
 
     log_probs: Tensor
     lengths: Tensor
     blank: int
     ids: Optional[Tensor] = None
+    best: Optional[Tensor] = None
 
     def argmax(self) -> Tensor:
-        """The most probable token of each frame (B, U)."""
+        """The token that each frame stands for (B, U)."""
+        if self.best is not None:
+            return self.best
         best = self.log_probs.argmax(-1)  # (B, U)
         if self.ids is None:
             return best
         return self.ids.gather(-1, best.unsqueeze(-1)).squeeze(-1)  # (B, U)
 
     def nonblank(self) -> Tensor:
-        """Valid frames whose most probable token is not the blank (B, U), bool."""
-        valid = length_mask(self.lengths, self.log_probs.size(1))
-        return (self.argmax() != self.blank) & valid
+        """Valid frames that do not stand for the blank (B, U), bool."""
+        return (self.argmax() != self.blank) & self.valid()
+
+    def log_blank(self) -> Tensor:
+        """Log-probability of the blank (B, U), 0 in padding."""
+        if self.ids is None:
+            said = self.log_probs[..., self.blank]  # (B, U)
+        else:
+            others = self.ids != self.blank  # (B, U, K)
+            said = self.log_probs.masked_fill(others, LOG_ZERO).amax(-1)  # (B, U)
+        return torch.where(self.valid(), said, said.new_zeros(()))
 
     def log_rest(self) -> Tensor:
         """Log of the mass outside the kept tokens (B, U); `LOG_ZERO` where none."""
         return log_complement(self.log_probs.logsumexp(-1))
+
+    def valid(self) -> Tensor:
+        """The frames that are not padding (B, U), bool."""
+        return length_mask(self.lengths, self.log_probs.size(1))
 
 
 def log_complement(log_p: Tensor) -> Tensor:
@@ -86,25 +103,28 @@ def length_mask(lengths: Tensor, frames: int) -> Tensor:
 
 
 def blank_padding(teacher: FramePosteriors) -> FramePosteriors:
-    """Make padding certain blank, and impossible tokens finite, whatever stood there.
+    """Make padding certain blank, whatever stood there.
 
     Args:
         teacher: log_probs (B, U, K); NaN and any id may stand in the padding.
 
     Returns:
-        The same on valid frames, but for log-probabilities below `LOG_ZERO`.
+        The same on valid frames.
     """
-    valid = length_mask(teacher.lengths, teacher.log_probs.size(1)).unsqueeze(-1)
-    kept = teacher.log_probs.size(-1)
-    said = at_least_float32(teacher.log_probs)
-    pad = said.new_full((kept,), LOG_ZERO)
-    ids = teacher.ids
+    padded = ~teacher.valid()  # (B, U)
+    if not bool(padded.any()):
+        return teacher
+    log_probs = teacher.log_probs.clone()
+    said = log_probs.new_full((log_probs.size(-1),), LOG_ZERO)
+    ids, best = teacher.ids, teacher.best
     if ids is None:
-        pad[teacher.blank] = 0.0
+        said[teacher.blank] = 0.0
     else:
         # Ids are looked up even where their value is discarded, so they must be
         # tokens: all blank, of which the first holds the whole mass.
-        pad[0] = 0.0
-        ids = torch.where(valid, ids, torch.full_like(ids, teacher.blank))
-    log_probs = torch.where(valid, said, pad)  # (B, U, K)
-    return replace(teacher, log_probs=log_probs.clamp(min=LOG_ZERO), ids=ids)
+        said[0] = 0.0
+        ids = ids.masked_fill(padded.unsqueeze(-1), teacher.blank)
+    log_probs[padded] = said
+    if best is not None:
+        best = best.masked_fill(padded, teacher.blank)
+    return replace(teacher, log_probs=log_probs, ids=ids, best=best)

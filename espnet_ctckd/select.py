@@ -1,8 +1,9 @@
 """Which frames does the student learn from?
 
 A selector maps the teacher's posteriors to weights (B, T) in [0, 1]. It looks at
-nothing but the teacher, and gets padding as certain blank; padding is taken out
-again by the objective.
+nothing but the teacher and the epoch, and gets padding as certain blank; padding is
+taken out again by the objective. What it calls blank is what the teacher does,
+`FramePosteriors.nonblank`, from which a prior may have been taken.
 """
 
 from typing import Dict
@@ -20,11 +21,12 @@ _HILMES = (
 )
 
 
-def select_all(teacher: FramePosteriors) -> Tensor:
+def select_all(teacher: FramePosteriors, epoch: int = 1) -> Tensor:
     """Every frame.
 
     Args:
         teacher: log_probs (B, T, K).
+        epoch: not read.
 
     Returns:
         Weights (B, T).
@@ -32,11 +34,12 @@ def select_all(teacher: FramePosteriors) -> Tensor:
     return torch.ones_like(teacher.log_probs[..., 0])
 
 
-def blank_elimination(teacher: FramePosteriors) -> Tensor:
-    """The frames whose most probable token is not the blank.
+def blank_elimination(teacher: FramePosteriors, epoch: int = 1) -> Tensor:
+    """The frames that are not blank.
 
     Args:
         teacher: log_probs (B, T, K).
+        epoch: not read.
 
     Returns:
         Weights (B, T).
@@ -47,33 +50,195 @@ def blank_elimination(teacher: FramePosteriors) -> Tensor:
     return teacher.nonblank().to(teacher.log_probs.dtype)
 
 
-def symmetric(teacher: FramePosteriors, *, n: int) -> Tensor:
-    """The non-blank frames and n neighbours on either side of each.
+def window(
+    teacher: FramePosteriors,
+    epoch: int = 1,
+    *,
+    before: int,
+    after: int,
+    grow_every: int = 0,
+) -> Tensor:
+    """The non-blank frames and some frames before and after each.
 
     Args:
         teacher: log_probs (B, T, K).
-        n: neighbours on a side, in frames; 0 is `blank_elimination`.
+        epoch: of the training, from 1.
+        before: frames before a non-blank one.
+        after: frames after it.
+        grow_every: 0, or a number of epochs k: both are multiplied by
+            floor(epoch / k), so that the window opens at epoch k and then grows.
 
     Returns:
         Weights (B, T).
 
     Raises:
-        InputError: n is not a whole number of at least 0.
+        InputError: an option is not a whole number of at least 0.
+
+    Examples:
+        >>> one_hot = F.one_hot(torch.tensor([[0, 0, 1, 0, 0]]), 2)
+        >>> teacher = FramePosteriors(one_hot.float(), torch.tensor([5]), blank=0)
+        >>> window(teacher, before=1, after=2).tolist()
+        [[0.0, 1.0, 1.0, 1.0, 1.0]]
 
     References:
         Hilmes, Rossenbach, Schlüter (2025), https://arxiv.org/abs/2506.01503
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-        raise InputError(f"selector 'symmetric' got n = {n!r}; give a whole n >= 0")
+    _check_counts("window", before=before, after=after, grow_every=grow_every)
+    return _dilate(teacher, before, after, epoch, grow_every)
+
+
+def symmetric(
+    teacher: FramePosteriors, epoch: int = 1, *, n: int, grow_every: int = 0
+) -> Tensor:
+    """The non-blank frames and n neighbours on either side of each.
+
+    Args:
+        teacher: log_probs (B, T, K).
+        epoch: of the training, from 1.
+        n: neighbours on a side, in frames; 0 is `blank_elimination`.
+        grow_every: as of `window`.
+
+    Returns:
+        Weights (B, T).
+
+    Raises:
+        InputError: an option is not a whole number of at least 0.
+
+    References:
+        Hilmes, Rossenbach, Schlüter (2025), https://arxiv.org/abs/2506.01503
+    """
+    _check_counts("symmetric", n=n, grow_every=grow_every)
+    return _dilate(teacher, n, n, epoch, grow_every)
+
+
+def _check_counts(name: str, **options: int) -> None:
+    for key, value in options.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise InputError(
+                f"selector {name!r} got {key} = {value!r}; give a whole {key} >= 0"
+            )
+
+
+def _dilate(
+    teacher: FramePosteriors, before: int, after: int, epoch: int, grow_every: int
+) -> Tensor:
+    times = epoch // grow_every if grow_every else 1
     spikes = blank_elimination(teacher)  # (B, T)
-    n = min(n, spikes.size(1))
-    if n == 0:
+    before, after = (min(n * times, spikes.size(1)) for n in (before, after))
+    if before + after == 0:
         return spikes
-    return F.max_pool1d(spikes, kernel_size=2 * n + 1, stride=1, padding=n)  # (B, T)
+    spikes = F.pad(spikes, (after, before))  # (B, after + T + before)
+    return F.max_pool1d(spikes, kernel_size=before + after + 1, stride=1)  # (B, T)
+
+
+def trim(teacher: FramePosteriors, epoch: int = 1) -> Tensor:
+    """The frames from the first to the last that is not blank.
+
+    Args:
+        teacher: log_probs (B, T, K).
+        epoch: not read.
+
+    Returns:
+        Weights (B, T).
+
+    References:
+        Hilmes, Rossenbach, Schlüter (2025), https://arxiv.org/abs/2506.01503
+    """
+    spikes = blank_elimination(teacher)  # (B, T)
+    begun = spikes.cumsum(1) > 0
+    goes_on = spikes.flip(1).cumsum(1).flip(1) > 0
+    return (begun & goes_on).to(spikes.dtype)
+
+
+def threshold(teacher: FramePosteriors, epoch: int = 1, *, theta: float) -> Tensor:
+    """The non-blank frames, and those where other tokens have a mass of theta.
+
+    Args:
+        teacher: log_probs (B, T, K).
+        epoch: not read.
+        theta: least probability of not being blank, in [0, 1].
+
+    Returns:
+        Weights (B, T).
+
+    Raises:
+        InputError: theta is not in [0, 1].
+
+    References:
+        Hilmes, Rossenbach, Schlüter (2025), https://arxiv.org/abs/2506.01503
+    """
+    if isinstance(theta, bool) or not isinstance(theta, (int, float)):
+        raise InputError(f"selector 'threshold' got theta = {theta!r}; give a number")
+    if not 0.0 <= theta <= 1.0:
+        raise InputError(
+            f"selector 'threshold' got theta = {theta}; give one in [0, 1]"
+        )
+    unsure = -torch.expm1(teacher.log_blank()) >= theta  # (B, T)
+    return (teacher.nonblank() | unsure).to(teacher.log_probs.dtype)
+
+
+def random(
+    teacher: FramePosteriors, epoch: int = 1, *, ratio: float, seed: int = 0
+) -> Tensor:
+    """The non-blank frames, and as many blank ones, drawn anew in each epoch.
+
+    What is drawn depends on the utterance, the epoch and the seed alone, so that
+    neither the batch nor the number of processes changes it.
+
+    Args:
+        teacher: log_probs (B, T, K).
+        epoch: of the training, from 1.
+        ratio: blank frames to a non-blank one; no more are drawn than there are.
+        seed: another gives another draw.
+
+    Returns:
+        Weights (B, T).
+
+    Raises:
+        InputError: the ratio is not a number of at least 0, or the seed not a whole
+            number.
+
+    References:
+        Hilmes, Rossenbach, Schlüter (2025), https://arxiv.org/abs/2506.01503
+    """
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
+        raise InputError(f"selector 'random' got ratio = {ratio!r}; give a number")
+    if not 0.0 <= ratio < float("inf"):
+        raise InputError(f"selector 'random' got ratio = {ratio}; give one >= 0")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise InputError(f"selector 'random' got seed = {seed!r}; give a whole number")
+    spikes = teacher.nonblank()  # (B, T)
+    log_blank = teacher.log_blank()  # (B, T)
+    blanks = teacher.valid() & ~spikes
+    place = torch.arange(spikes.size(1), device=spikes.device)  # (T,)
+    bits = log_blank.float().contiguous().view(torch.int32).long()
+    utterance = _scramble(bits + _scramble(place)).masked_fill(~teacher.valid(), 0)
+    draw = (_ODD * epoch + seed) % 2**63
+    key = utterance.sum(1, keepdim=True) + draw  # (B, 1)
+    lots = _scramble(key + _scramble(place + 1))  # (B, T)
+    lots = lots.masked_fill(~blanks, torch.iinfo(torch.int64).max)
+    rank = lots.argsort(dim=1, stable=True).argsort(1)  # (B, T)
+    drawn = (ratio * spikes.sum(1, keepdim=True).double()).round()  # (B, 1)
+    chosen: Tensor = spikes | (blanks & (rank < drawn))
+    return chosen.to(teacher.log_probs.dtype)
+
+
+_ODD = 0x1E3779B97F4A7C15
+
+
+def _scramble(x: Tensor) -> Tensor:
+    """Spread whole numbers evenly over int64: the finaliser of splitmix64."""
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 SELECTOR_CHOICES: Dict[str, Choice] = {
     "all": Choice(select_all, "baseline"),
     "blank_elimination": Choice(blank_elimination, _HILMES),
     "symmetric": Choice(symmetric, _HILMES),
+    "window": Choice(window, _HILMES),
+    "trim": Choice(trim, _HILMES),
+    "threshold": Choice(threshold, _HILMES),
+    "random": Choice(random, _HILMES),
 }

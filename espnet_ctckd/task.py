@@ -19,11 +19,12 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.train.trainer import Trainer
 
 from espnet_ctckd import MODEL_NAME, register
-from espnet_ctckd.align import check_tokens
-from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.align import map_tokens
+from espnet_ctckd.cache.codec import Codec, rename_tokens
 from espnet_ctckd.cache.reader import CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, shorten
+from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.objective import KDConfig
 
 TEACHER = "teacher"
@@ -52,6 +53,14 @@ class CTCKDTrainer(Trainer):
         if kwargs["distributed_option"].distributed:
             torch.distributed.barrier()
         super().run(*args, **kwargs)
+
+    @classmethod
+    def train_one_epoch(cls, model: Any, *args: Any, **kwargs: Any) -> bool:
+        """Train, having told a student which epoch it is."""
+        student = getattr(model, "module", model)
+        if isinstance(student, ESPnetCTCKDModel):
+            student.kd.epoch = kwargs["reporter"].epoch
+        return super().train_one_epoch(model, *args, **kwargs)  # type: ignore[no-any-return]
 
     @classmethod
     def validate_one_epoch(cls, *args: Any, **kwargs: Any) -> None:
@@ -161,7 +170,9 @@ class CTCKDTask(ASRTask):
         path = teacher_scp(args.train_data_path_and_name_and_type)
         if path is None:
             return stock  # type: ignore[no-any-return]
-        return TeacherDecoder(stock, read_meta(path).codec)
+        meta = read_meta(path)
+        index, tokens = match_tokens(meta, args)
+        return TeacherDecoder(stock, meta.codec, index, tokens)
 
 
 class TeacherDecoder:
@@ -170,11 +181,22 @@ class TeacherDecoder:
     Args:
         stock: what else is to be done, or None.
         codec: how the cache is packed.
+        index: where the teacher's tokens stand in the student's list, as
+            `map_tokens` gives it.
+        tokens: V of the student.
     """
 
-    def __init__(self, stock: Optional[Callable[..., Any]], codec: Codec) -> None:
+    def __init__(
+        self,
+        stock: Optional[Callable[..., Any]],
+        codec: Codec,
+        index: Optional[List[int]],
+        tokens: int,
+    ) -> None:
         self.stock = stock
         self.codec = codec
+        self.index = index
+        self.tokens = tokens
 
     def __call__(self, uid: str, data: Dict[str, Any]) -> Dict[str, np.ndarray]:
         """Preprocess one utterance."""
@@ -182,6 +204,8 @@ class TeacherDecoder:
         if self.stock is not None:
             data = self.stock(uid, data)
         log_probs, ids = self.codec.decode(packed)
+        if self.index is not None:
+            log_probs, ids = rename_tokens(log_probs, ids, self.index, self.tokens)
         data[TEACHER] = log_probs
         if ids is not None:
             data[f"{TEACHER}_ids"] = ids
@@ -248,7 +272,7 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
                 )
             continue
         meta = read_meta(path)
-        _check_meta(meta, args)
+        match_tokens(meta, args)
         metas.append(meta)
         missing = sorted(set(wanted) - set(read_scp(path)))
         if missing:
@@ -256,10 +280,20 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
                 f"{path} lacks {len(missing)} of {len(wanted)} utterances of the "
                 f"{part} data: {shorten(missing)}. Dump the teacher for this data"
             )
-    if len(metas) == 2 and metas[0].codec != metas[1].codec:
+    if len(metas) == 2:
+        _check_alike(*metas)
+
+
+def _check_alike(train: CacheMeta, valid: CacheMeta) -> None:
+    if train.codec != valid.codec:
         raise InputError(
-            f"the caches of train and valid are packed differently: {metas[0].codec} "
-            f"and {metas[1].codec}. Dump both with the same --top_k"
+            f"the caches of train and valid are packed differently: {train.codec} "
+            f"and {valid.codec}. Dump both with the same --top_k"
+        )
+    if (train.token_list, train.blank) != (valid.token_list, valid.blank):
+        raise InputError(
+            f"the caches {train.folder} and {valid.folder} have different tokens: "
+            "dump both with the same teacher"
         )
 
 
@@ -277,15 +311,35 @@ def _check_text(
         )
 
 
-def _check_meta(meta: CacheMeta, args: argparse.Namespace) -> None:
+def match_tokens(
+    meta: CacheMeta, args: argparse.Namespace
+) -> Tuple[Optional[List[int]], int]:
+    """Hold the tokens of a cache against those of the student.
+
+    Args:
+        meta: what the cache says of itself.
+        args: the training arguments.
+
+    Returns:
+        As of `map_tokens`, and V of the student.
+
+    Raises:
+        InputError: tokens have no counterpart.
+    """
     tokens = args.token_list
     if isinstance(tokens, str):
         tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
-    check_tokens(meta.token_list, tokens, f"cache {meta.folder}")
-    conf: Mapping[str, Any] = args.model_conf
-    symbol = conf.get("sym_blank", "<blank>")
-    if tokens[meta.blank] != symbol:
+    symbol = (args.model_conf or {}).get("sym_blank", "<blank>")
+    if symbol not in tokens:
         raise InputError(
-            f"the cache {meta.folder} has the blank at {meta.blank} "
-            f"({tokens[meta.blank]!r}), the student's blank is {symbol!r}"
+            f"the token list has no blank {symbol!r}: add it, or name the blank with "
+            "model_conf.sym_blank"
         )
+    index = map_tokens(
+        meta.token_list,
+        meta.blank,
+        tokens,
+        tokens.index(symbol),
+        f"cache {meta.folder}",
+    )
+    return index, len(tokens)

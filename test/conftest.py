@@ -22,6 +22,7 @@ class Batch:
     logits: Tensor  # (B, T, V)
     lengths: Tensor  # (B,)
     teacher: FramePosteriors
+    labels: Tensor  # (B,), how many
 
 
 def make_batch(
@@ -63,7 +64,7 @@ def make_batch(
     teacher = FramePosteriors(log_probs.to(dtype), counts, blank)
     if kept is not None:
         teacher = keep_top(teacher, kept)
-    return Batch(logits.to(dtype), counts, teacher)
+    return Batch(logits.to(dtype), counts, teacher, labels=counts // 2 + 1)
 
 
 def keep_top(teacher: FramePosteriors, kept: int) -> FramePosteriors:

@@ -17,7 +17,7 @@ from espnet_ctckd.choices import Choice, InputError, check_options, look_up
 from espnet_ctckd.losses import LOSS_CHOICES
 from espnet_ctckd.objective import KDConfig, KDObjective
 from espnet_ctckd.posteriors import blank_padding, length_mask
-from espnet_ctckd.reduce import REDUCTION_CHOICES
+from espnet_ctckd.reduce import REDUCTION_CHOICES, count
 from espnet_ctckd.select import SELECTOR_CHOICES
 
 FAMILIES = {
@@ -28,7 +28,16 @@ FAMILIES = {
 # Options to try of each entry; an entry without a row is tried without options.
 EXAMPLES = {
     ("selector", "symmetric"): [{"n": 1}],
+    ("selector", "window"): [{"before": 0, "after": 1}],
+    ("selector", "threshold"): [{"theta": 0.6}],
+    ("selector", "random"): [{"ratio": 0.5}],
     ("loss", "kl"): [{"temperature": 1.0}, {"temperature": 2.0}],
+    ("loss", "reverse_kl"): [{"temperature": 2.0}],
+    ("loss", "cross_entropy"): [{"temperature": 2.0}],
+    ("loss", "blank_factorized_kl"): [{"blank_weight": 2.0}],
+    ("loss", "decoupled"): [{"temperature": 2.0}],
+    ("loss", "guided_ctc"): [{}, {"log": True}],
+    ("reduction", "blank_mix"): [{"nonblank_share": 0.7}],
 }
 BLANK, TOKENS, KEPT = 1, 5, 3
 ENTRIES = [
@@ -48,6 +57,7 @@ class Case:
     loss: str
     loss_conf: Mapping[str, Any]
     reduction: str
+    reduction_conf: Mapping[str, Any]
     kept: Optional[int]
 
     def __str__(self):
@@ -65,6 +75,7 @@ class Case:
                 reduction=self.reduction,
                 selector_conf=self.selector_conf,
                 loss_conf=self.loss_conf,
+                reduction_conf=self.reduction_conf,
             )
         )
 
@@ -76,23 +87,24 @@ def examples(family, name):
     return EXAMPLES.get((family, name), [{}])
 
 
+def options_of(family):
+    """Every entry with every example of its options."""
+    return [(n, conf) for n in FAMILIES[family] for conf in examples(family, n)]
+
+
 def every_case():
-    """Each selector with each loss, and each reduction with the first of the losses."""
-    reductions = list(REDUCTION_CHOICES)
-    for selector in SELECTOR_CHOICES:
-        for selector_conf in examples("selector", selector):
-            for i, (loss, choice) in enumerate(LOSS_CHOICES.items()):
-                for j, loss_conf in enumerate(examples("loss", loss)):
-                    for kept in (None,) if "dense" in choice.needs else (None, KEPT):
-                        for reduction in reductions[: 1 if i or j else None]:
-                            yield Case(
-                                selector,
-                                selector_conf,
-                                loss,
-                                loss_conf,
-                                reduction,
-                                kept,
-                            )
+    """Each selector, loss and reduction with the first of the other two, or more.
+
+    Selectors come with every reduction, because a reduction divides by what is
+    selected.
+    """
+    selectors, losses, reductions = map(options_of, FAMILIES)
+    triples = [(s, losses[0], r) for s in selectors for r in reductions]
+    triples += [(selectors[1], loss, reductions[0]) for loss in losses[1:]]
+    triples += [(selectors[0], loss, reductions[0]) for loss in losses[1:]]
+    for selector, loss, reduction in triples:
+        for kept in (None, KEPT):
+            yield Case(*selector, *loss, *reduction, kept)
 
 
 cases = pytest.mark.parametrize("case", list(every_case()), ids=str)
@@ -101,7 +113,8 @@ cases = pytest.mark.parametrize("case", list(every_case()), ids=str)
 def run(case, batch):
     """Loss, gradient at the student's logits, statistics."""
     logits = batch.logits.detach().clone().requires_grad_()
-    loss, stats = case.objective()(logits, batch.lengths, batch.teacher)
+    objective = case.objective().eval()
+    loss, stats = objective(logits, batch.lengths, batch.teacher, batch.labels)
     (gradient,) = torch.autograd.grad(loss, logits)
     return loss.detach(), gradient, stats
 
@@ -109,7 +122,7 @@ def run(case, batch):
 def weights_of(case, batch):
     """What the selector alone says, padding taken out (B, T)."""
     select = SELECTOR_CHOICES[case.selector].fn
-    weights = select(blank_padding(batch.teacher), **case.selector_conf)
+    weights = select(blank_padding(batch.teacher), 1, **case.selector_conf)
     return weights * length_mask(batch.lengths, weights.size(1))
 
 
@@ -180,10 +193,11 @@ def test_shapes_are_those_of_the_legend(case):
     weights = SELECTOR_CHOICES[case.selector].fn(teacher, **case.selector_conf)
     loss_fn = LOSS_CHOICES[case.loss].fn
     values = loss_fn(batch.logits, teacher, **case.loss_conf)
+    totals = count(weights, teacher.nonblank(), batch.lengths, batch.labels)
     reduce = REDUCTION_CHOICES[case.reduction].fn
-    above, below = reduce(values, weights, batch.lengths)
-    assert weights.shape == values.shape == batch.logits.shape[:2]
-    assert above.shape == below.shape == ()
+    factors = reduce(weights, teacher.nonblank(), totals, **case.reduction_conf)
+    shape = batch.logits.shape[:2]
+    assert weights.shape == values.shape == factors.shape == shape
     loss, gradient, stats = run(case, batch)
     assert loss.shape == ()
     assert gradient.shape == batch.logits.shape
@@ -200,7 +214,8 @@ def test_weights_are_between_0_and_1(case):
 @cases
 def test_a_loss_of_random_frames_is_above_0_and_has_a_gradient(case):
     loss, gradient, _ = run(case, case.batch())
-    assert loss.item() > 0
+    # The guiding term is minus a probability.
+    assert (loss.item() < 0) == (case.loss == "guided_ctc" and not case.loss_conf)
     assert bool(gradient.any())
 
 
@@ -261,6 +276,7 @@ def test_the_order_of_the_utterances_changes_nothing(case):
         batch,
         logits=batch.logits[order],
         lengths=batch.lengths[order],
+        labels=batch.labels[order],
         teacher=teacher,
     )
     found = run(case, shuffled)
@@ -278,7 +294,8 @@ def test_the_gradient_is_that_of_the_value(case):
     objective = case.objective()
     logits = batch.logits.clone().requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda x: objective(x, batch.lengths, batch.teacher)[0], (logits,)
+        lambda x: objective(x, batch.lengths, batch.teacher, batch.labels)[0],
+        (logits,),
     )
 
 
@@ -296,7 +313,7 @@ def test_the_teacher_gets_no_gradient(case):
     log_probs = batch.teacher.log_probs.clone().requires_grad_()
     logits = batch.logits.clone().requires_grad_()
     teacher = replace(batch.teacher, log_probs=log_probs)
-    loss, stats = case.objective()(logits, batch.lengths, teacher)
+    loss, stats = case.objective()(logits, batch.lengths, teacher, batch.labels)
     loss.backward()
     assert log_probs.grad is None
     assert not any(value.requires_grad for value in stats.values())
@@ -307,18 +324,25 @@ def test_the_teacher_gets_no_gradient(case):
 @pytest.mark.parametrize("scale", [1.0, 1000.0])
 def test_half_precision_gives_a_finite_loss_and_gradient(case, dtype, scale):
     batch = case.batch()
-    exact = run(case, replace(batch, logits=batch.logits * scale))
     log_probs = batch.teacher.log_probs.to(dtype)
     half = replace(
         batch,
         logits=(batch.logits * scale).to(dtype),
         teacher=replace(batch.teacher, log_probs=log_probs),
     )
+    exact = run(
+        case,
+        replace(
+            half,
+            logits=half.logits.double(),
+            teacher=replace(half.teacher, log_probs=log_probs.double()),
+        ),
+    )
     loss, gradient, _ = run(case, half)
     assert loss.dtype == torch.float32
     assert gradient.dtype == dtype
     assert bool(torch.isfinite(gradient).all())
-    assert loss.item() == pytest.approx(exact[0].item(), rel=0.1)
+    assert loss.item() == pytest.approx(exact[0].item(), rel=1e-3)
 
 
 # Utterances of every kind
@@ -384,7 +408,9 @@ def test_an_utterance_without_selected_frames_is_counted_and_costs_0(case):
 @pytest.mark.parametrize("kept", [None, KEPT])
 def test_blanks_alone_are_an_empty_selection_of_spikes(selector, reduction, kept):
     conf = examples("selector", selector)[0]
-    case = Case(selector, conf, "kl", {"temperature": 2.0}, reduction, kept)
+    reduction_conf = examples("reduction", reduction)[0]
+    loss_conf = {"temperature": 2.0}
+    case = Case(selector, conf, "kl", loss_conf, reduction, reduction_conf, kept)
     batch = case.batch((4, 1), paths=[[BLANK] * 4, [BLANK]])
     loss, gradient, stats = run(case, batch)
     assert loss.item() == 0.0
@@ -411,6 +437,7 @@ def test_an_utterance_without_frames_leaves_the_others_as_they_are(case):
             batch,
             logits=batch.logits[others],
             lengths=batch.lengths[others],
+            labels=batch.labels[others],
             teacher=teacher,
         ),
     )
@@ -418,4 +445,7 @@ def test_an_utterance_without_frames_leaves_the_others_as_they_are(case):
     # A reduction may count the utterance, which scales all gradients alike.
     scale = gradient.norm() / alone.norm() if bool(alone.any()) else 1.0
     torch.testing.assert_close(gradient[others], alone * scale)
-    assert float(scale) == pytest.approx(2 / 3 if case.reduction == "utt_sum" else 1.0)
+    share = 2 / 3 if bool(alone.any()) else 1.0
+    labels = batch.labels[others].sum() / batch.labels.sum()
+    expected = {"utt_sum": share, "authors_full": share * float(labels)}
+    assert float(scale) == pytest.approx(expected.get(case.reduction, 1.0))

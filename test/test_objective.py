@@ -27,7 +27,9 @@ def objective(**changes):
 
 
 def run(batch, **changes):
-    return objective(**changes)(batch.logits, batch.lengths, batch.teacher)
+    return objective(**changes)(
+        batch.logits, batch.lengths, batch.teacher, batch.labels
+    )
 
 
 # Configuration
@@ -125,6 +127,7 @@ def slow_sums(batch, selected):
 
 
 PATHS = [[1, 1, 3, 1, 1, 1], [0, 1, 1, 1], [1, 1, 1]]  # the blank is 1
+SPIKE_MARKS = [[0, 0, 1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0]]
 WINDOWS = [[0, 1, 1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0]]  # a frame on either side
 
 
@@ -134,12 +137,16 @@ def test_a_reduction_is_what_a_loop_over_the_frames_gives(reduction, kept):
     batch = make_batch((6, 4, 3), paths=PATHS, kept=kept)
     total, utterances, chosen, frames = slow_sums(batch, WINDOWS)
     assert (chosen, frames) == (5, 13)
+    of_spikes = slow_sums(batch, SPIKE_MARKS)[0]
     expected = {
         "utt_sum": total / utterances,
         "selected_mean": total / chosen,
         "frame_mean": total / frames,
+        "authors_full": total / utterances / int(batch.labels.sum()),
+        "blank_mix": 0.3 * of_spikes / 2 + 0.7 * (total - of_spikes) / 3,
     }
-    loss, _ = run(batch, reduction=reduction)
+    conf = {"nonblank_share": 0.3} if reduction == "blank_mix" else {}
+    loss, _ = run(batch, reduction=reduction, reduction_conf=conf)
     assert loss.item() == pytest.approx(expected[reduction], rel=1e-12)
 
 
@@ -151,6 +158,8 @@ def test_the_statistics_count_valid_frames_only(kept):
     logits[0, :3, 1] = 2.0  # the student says blank on three valid frames
     logits[2, 3:, 1] = 2.0  # and on padding
     _, stats = objective()(logits, batch.lengths, batch.teacher)
+    assert "blank_student" not in stats  # needs the outputs of all frames
+    _, stats = objective().eval()(logits, batch.lengths, batch.teacher)
     assert {key: value.item() for key, value in stats.items()} == pytest.approx(
         {
             "kd_selected": 5 / 13,
@@ -253,7 +262,13 @@ SHARES = {
     "nobody_has_anything_selected": ((BLANKS, BLANKS[:4]), (BLANKS[:2],)),
     "one_has_only_an_empty_utterance": (SPIKES, ([],)),
 }
-SELECTORS = {"all": {}, "blank_elimination": {}, "symmetric": {"n": 1}}
+SELECTORS = {
+    "all": {},
+    "blank_elimination": {},
+    "symmetric": {"n": 1},
+    "random": {"ratio": 1},
+}
+MIX = {"blank_mix": {"nonblank_share": 0.3}}
 RUNS = [(s, r, n) for s in SELECTORS for r in REDUCTION_CHOICES for n in SHARES]
 
 
@@ -267,11 +282,15 @@ class Student(nn.Module):
         for parameter in self.layer.parameters():
             parameter.data.normal_(generator=generator)
         self.kd = objective(
-            selector=selector, selector_conf=SELECTORS[selector], reduction=reduction
+            selector=selector,
+            selector_conf=SELECTORS[selector],
+            reduction=reduction,
+            reduction_conf=MIX.get(reduction, {}),
         )
 
-    def forward(self, features, lengths, teacher):
-        loss, _ = self.kd(self.layer(features), lengths, teacher)
+    def forward(self, features, lengths, teacher, labels):
+        # The output layer runs on the selected frames alone.
+        loss, _ = self.kd(features, lengths, teacher, labels, head=self.layer)
         return loss, torch.tensor([lengths.numel()])
 
 
@@ -296,7 +315,8 @@ def share_of(name, *ranks):
     features = join([part.logits[..., :FEATURES] for part in parts])
     lengths = torch.cat([part.lengths for part in parts])
     log_probs = join([part.teacher.log_probs for part in parts])
-    return features.nan_to_num(), lengths, FramePosteriors(log_probs, lengths, BLANK)
+    teacher = FramePosteriors(log_probs, lengths, BLANK)
+    return features.nan_to_num(), lengths, teacher, lengths // 2 + 1
 
 
 def gradients(model):

@@ -4,11 +4,13 @@ Utterances, lengths and files are compared for all; the audio itself for a sampl
 or for all with --audio_sample 0.
 """
 
+from fractions import Fraction
 from typing import List, Optional, Sequence
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.cache.check import Student, check_cache
 from espnet_ctckd.data import read_token_list
+from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.task import CTCKDTask
 from espnet_ctckd.teachers.espnet import measure_frame_shift
 
@@ -62,10 +64,12 @@ def build_student(flags: List[str]) -> Student:
         return list(preprocess("", {"text": text})["text"])
 
     tokens = list(model.token_list)
+    is_student = isinstance(model, ESPnetCTCKDModel)
     return Student(
         token_list=tokens,
         blank=model.blank_id,
         frame_shift=measure_frame_shift(model),
+        frame_ratio=model.kd.config.ratio if is_student else Fraction(1),
         labels=labels,
         unknown=tokens.index("<unk>") if "<unk>" in tokens else None,
     )

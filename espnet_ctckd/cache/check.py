@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
-from espnet_ctckd.align import check_tokens
+from espnet_ctckd.align import map_tokens
 from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, UTT2FRAMES, CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
@@ -31,6 +31,7 @@ class Student:
         token_list: V tokens.
         blank: index of the blank.
         frame_shift: samples from one frame to the next.
+        frame_ratio: frames of the teacher to one of its own that it asks for.
         labels: from a transcript to token ids.
         unknown: id of what the tokens cannot spell, None where there is none.
     """
@@ -38,6 +39,7 @@ class Student:
     token_list: Sequence[str]
     blank: int
     frame_shift: Fraction
+    frame_ratio: Fraction
     labels: Callable[[str], Sequence[int]]
     unknown: Optional[int] = None
 
@@ -73,8 +75,14 @@ def check_cache(
     _check_utterances(meta, frames, wavs, wav_scp)
     _check_audio(meta, wavs, audio_sample)
     if student is not None:
-        check_tokens(meta.token_list, student.token_list, f"cache {meta.folder}")
-        _check_blank_and_rate(meta, student)
+        map_tokens(
+            meta.token_list,
+            meta.blank,
+            student.token_list,
+            student.blank,
+            f"cache {meta.folder}",
+        )
+        _check_rate(meta, student)
     if text is not None:
         _check_text(text, wavs, frames, student)
     return meta
@@ -157,19 +165,22 @@ def _check_audio(
             )
 
 
-def _check_blank_and_rate(meta: CacheMeta, student: Student) -> None:
-    if meta.blank != student.blank:
-        raise InputError(
-            f"the cache {meta.folder} has the blank at {meta.blank}, the student at "
-            f"{student.blank}; both must be the same token"
-        )
-    if meta.frame_shift != student.frame_shift:
+def _check_rate(meta: CacheMeta, student: Student) -> None:
+    ratio = student.frame_shift / meta.frame_shift
+    if ratio != student.frame_ratio:
         ours = float(student.frame_shift / meta.rate) * 1000
         theirs = float(meta.frame_shift / meta.rate) * 1000
         raise InputError(
             f"the cache {meta.folder} has a frame every {theirs:g} ms, the student "
-            f"one every {ours:g} ms: change the student's subsampling (encoder_conf."
-            "input_layer, frontend_conf.hop_length), or take a teacher of its rate"
+            f"one every {ours:g} ms, and model_conf.kd.frame_ratio is "
+            f"{student.frame_ratio}: set it to {ratio}, or change the student's "
+            "subsampling (encoder_conf.input_layer, frontend_conf.hop_length)"
+        )
+    if ratio > 1 and meta.codec.kept is not None:
+        raise InputError(
+            f"the cache {meta.folder} keeps the best {meta.codec.kept} tokens of a "
+            f"frame, and {ratio} of its frames make one of the student's: what is not "
+            "kept cannot be averaged. Dump the teacher without --top_k"
         )
 
 

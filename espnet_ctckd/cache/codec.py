@@ -5,13 +5,14 @@ holding all V log-probabilities, or K of them and then the K token ids.
 """
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.posteriors import LOG_ZERO
 
 # Ids are stored as float32, which is exact up to here.
 _MOST_TOKENS = 2**24
@@ -86,3 +87,26 @@ class Codec:
         if self.kept is None:
             return packed, None
         return packed[:, : self.kept], packed[:, self.kept :].astype(np.int64)
+
+
+def rename_tokens(
+    log_probs: np.ndarray, ids: Optional[np.ndarray], index: Sequence[int], tokens: int
+) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    """Put the posteriors of an utterance into the student's order.
+
+    Args:
+        log_probs: (U, K).
+        ids: the tokens that they belong to (U, K), or None where all are there.
+        index: the student's index of each of the teacher's tokens, as
+            `espnet_ctckd.align.map_tokens` gives it.
+        tokens: V of the student.
+
+    Returns:
+        log_probs (U, V) and None, or (U, K) and ids (U, K).
+    """
+    place = np.asarray(index)
+    if ids is not None:
+        return log_probs, place[ids]
+    renamed = np.full((log_probs.shape[0], tokens), LOG_ZERO, log_probs.dtype)
+    renamed[:, place] = log_probs
+    return renamed, None

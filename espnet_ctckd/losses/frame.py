@@ -1,15 +1,17 @@
 """Losses of single frames, unreduced.
 
 A frame loss maps the student's logits (B, T, V) and the teacher's posteriors
-(B, T, K) to values (B, T) in nats. Both are float32 or float64, and padding is
-certain blank in the teacher and finite in the student.
+(B, T, K) to values (B, T). Both are float32 or float64. With a top-K teacher every
+loss is that of the K kept tokens and of one bucket for all others, in teacher and
+student alike: the dense value where K = V.
 """
 
 import math
-from typing import Tuple
+from typing import Any, Tuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
@@ -18,10 +20,8 @@ from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 def kl(logits: Tensor, teacher: FramePosteriors, *, temperature: float) -> Tensor:
     """tau² KL(teacher ‖ student) with both softened by the temperature tau.
 
-    With a top-K teacher the kept tokens are compared one by one and the rest as one
-    bucket: sum_k p_k log(p_k / q_k) + r log(r / (1 - sum_k q_k)). This is the dense
-    value where K = V, and never above it. Softening a top-K teacher takes the rest
-    as spread evenly over the other tokens.
+    sum_c p_c log(p_c / q_c). Softening a top-K teacher takes the mass outside the
+    kept tokens as spread evenly.
 
     Args:
         logits: the student's (B, T, V).
@@ -45,35 +45,296 @@ def kl(logits: Tensor, teacher: FramePosteriors, *, temperature: float) -> Tenso
         Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (2015),
         https://arxiv.org/abs/1503.02531
     """
-    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
-        raise InputError(f"loss 'kl' got temperature = {temperature!r}; give a number")
-    if not temperature > 0 or math.isinf(temperature):
-        raise InputError(f"loss 'kl' got temperature = {temperature}; give one above 0")
-    log_q = (logits / temperature).log_softmax(-1)  # (B, T, V)
+    log_p, log_q = _soften("kl", logits, teacher, temperature)
+    return _kl(log_p, log_q) * temperature**2
+
+
+def reverse_kl(
+    logits: Tensor, teacher: FramePosteriors, *, temperature: float
+) -> Tensor:
+    """tau² KL(student ‖ teacher) with both softened by the temperature tau.
+
+    sum_c q_c log(q_c / p_c): the student is pulled to what the teacher holds most
+    probable, and away from what it holds impossible, by `LOG_ZERO` at most.
+
+    Args:
+        logits: the student's (B, T, V).
+        teacher: log_probs (B, T, K).
+        temperature: tau > 0.
+
+    Returns:
+        (B, T), in nats times tau².
+
+    Raises:
+        InputError: the temperature is not above 0.
+
+    References:
+        Gu, Dong, Wei, Huang, MiniLLM: Knowledge Distillation of Large Language
+        Models (2023), https://arxiv.org/abs/2306.08543
+    """
+    log_p, log_q = _soften("reverse_kl", logits, teacher, temperature)
+    if teacher.ids is not None:
+        # The kept tokens of a confident teacher sum up to 1 but for the rounding:
+        # the rest is not less than that.
+        floor = math.log(torch.finfo(log_p.dtype).eps)
+        log_p = torch.cat([log_p[..., :-1], log_p[..., -1:].clamp(min=floor)], -1)
+    return _kl(log_q, log_p) * temperature**2
+
+
+def cross_entropy(
+    logits: Tensor, teacher: FramePosteriors, *, temperature: float
+) -> Tensor:
+    """tau² times the cross entropy of teacher and student, softened by tau.
+
+    -sum_c p_c log q_c: `kl` and the teacher's entropy, so the gradient is that of
+    `kl`.
+
+    Args:
+        logits: the student's (B, T, V).
+        teacher: log_probs (B, T, K).
+        temperature: tau > 0.
+
+    Returns:
+        (B, T), in nats times tau².
+
+    Raises:
+        InputError: the temperature is not above 0.
+
+    References:
+        Hinton, Vinyals, Dean, Distilling the Knowledge in a Neural Network (2015),
+        https://arxiv.org/abs/1503.02531
+    """
+    log_p, log_q = _soften("cross_entropy", logits, teacher, temperature)
+    return -(log_p.exp() * log_q).sum(-1) * temperature**2
+
+
+def l2(logits: Tensor, teacher: FramePosteriors) -> Tensor:
+    """Squared Euclidean distance of the posteriors: sum_c (p_c - q_c)².
+
+    Args:
+        logits: the student's (B, T, V).
+        teacher: log_probs (B, T, K).
+
+    Returns:
+        (B, T).
+
+    References:
+        Yoon, Lee, Kim, Cho, Kim, TutorNet: Towards Flexible Knowledge Distillation
+        for End-to-End Speech Recognition (2020),
+        https://arxiv.org/abs/2008.00671
+    """
+    log_p, log_q = _soften("l2", logits, teacher, 1.0)
+    return (log_p.exp() - log_q.exp()).square().sum(-1)
+
+
+def blank_factorized_kl(
+    logits: Tensor,
+    teacher: FramePosteriors,
+    *,
+    blank_weight: float = 1.0,
+    nonblank_weight: float = 1.0,
+    nonblank_frames_only: bool = False,
+) -> Tensor:
+    """KL of blank or not, and KL of which token if not, each with its weight.
+
+    a KL(p(blank) ‖ q(blank)) + b (1 - p(blank)) KL(p(. | not blank) ‖ q(. | not
+    blank)), where the first is of two outcomes; at a = b = 1 this is `kl`.
+
+    Args:
+        logits: the student's (B, T, V).
+        teacher: log_probs (B, T, K).
+        blank_weight: a.
+        nonblank_weight: b.
+        nonblank_frames_only: leave the second term out on the teacher's blank frames.
+
+    Returns:
+        (B, T), in nats.
+
+    Raises:
+        InputError: a weight is not a number of at least 0.
+
+    References:
+        Tian, Li, Lyv et al., Factorized and Progressive Knowledge Distillation for
+        CTC-based ASR Models (2024), https://doi.org/10.1016/j.specom.2024.103071
+    """
+    name = "blank_factorized_kl"
+    _check_weights(name, blank_weight=blank_weight, nonblank_weight=nonblank_weight)
+    log_p, log_q = _soften(name, logits, teacher, 1.0)
+    of_blank, conditional = _split(log_p, log_q, _is_token(teacher, teacher.blank))
+    if nonblank_frames_only:
+        conditional = conditional * (teacher.argmax() != teacher.blank)
+    return blank_weight * of_blank + nonblank_weight * conditional
+
+
+def decoupled(
+    logits: Tensor,
+    teacher: FramePosteriors,
+    *,
+    temperature: float,
+    target_weight: float = 1.0,
+    nontarget_weight: float = 8.0,
+) -> Tensor:
+    """KL of the teacher's best token or not, and KL among the others, decoupled.
+
+    tau² (a KL(p(best) ‖ q(best)) + b KL(p(. | not best) ‖ q(. | not best))): the
+    second is not held down by how sure the teacher is of its best token.
+
+    Args:
+        logits: the student's (B, T, V).
+        teacher: log_probs (B, T, K).
+        temperature: tau > 0.
+        target_weight: a.
+        nontarget_weight: b.
+
+    Returns:
+        (B, T), in nats times tau².
+
+    Raises:
+        InputError: the temperature is not above 0, or a weight below 0.
+
+    References:
+        Zhao, Cui, Song, Qiu, Liang, Decoupled Knowledge Distillation (2022),
+        https://arxiv.org/abs/2203.08679
+    """
+    name = "decoupled"
+    _check_weights(name, target_weight=target_weight, nontarget_weight=nontarget_weight)
+    log_p, log_q = _soften(name, logits, teacher, temperature)
+    best = teacher.log_probs.argmax(-1, keepdim=True)  # (B, T, 1)
+    target = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, best, True)
+    of_target, others = _split(log_p, log_q, target, decoupled=True)
+    return temperature**2 * (target_weight * of_target + nontarget_weight * others)
+
+
+def guided_ctc(
+    logits: Tensor, teacher: FramePosteriors, *, log: bool = False
+) -> Tensor:
+    """Minus the student's probability of the teacher's best token.
+
+    With the selector ``blank_elimination`` and the reduction ``utt_sum`` this is the
+    guiding term of guided CTC training; its value is below 0.
+
+    Args:
+        logits: the student's (B, T, V).
+        teacher: log_probs (B, T, K).
+        log: take the logarithm of the probability, in nats.
+
+    Returns:
+        (B, T).
+
+    Raises:
+        InputError: ``log`` is not true or false.
+
+    References:
+        Kurata, Audhkhasi, Guiding CTC Posterior Spike Timings for Improved
+        Posterior Fusion and Knowledge Distillation (2019),
+        https://arxiv.org/abs/1904.08311
+    """
+    if not isinstance(log, bool):
+        raise InputError(f"loss 'guided_ctc' got log = {log!r}; give true or false")
+    best = teacher.argmax().unsqueeze(-1)  # (B, T, 1)
+    log_q = logits.gather(-1, best).squeeze(-1) - logits.logsumexp(-1)  # (B, T)
+    return -log_q if log else -log_q.exp()
+
+
+def _check_weights(name: str, **weights: Any) -> None:
+    for key, value in weights.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"loss {name!r} got {key} = {value!r}; give a number")
+        if not 0.0 <= value < math.inf:
+            raise InputError(f"loss {name!r} got {key} = {value}; give one >= 0")
+
+
+def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def _split(
+    log_p: Tensor, log_q: Tensor, one: Tensor, decoupled: bool = False
+) -> Tuple[Tensor, Tensor]:
+    """KL of one token or not (B, T), and KL among the others (B, T).
+
+    The latter has the teacher's mass of the others as its weight, unless decoupled.
+    """
+    log_p1, log_q1 = (_pick(x, one) for x in (log_p, log_q))  # (B, T)
+    p_others, q_others = (x.masked_fill(one, LOG_ZERO) for x in (log_p, log_q))
+    log_p0, log_q0 = p_others.logsumexp(-1), q_others.logsumexp(-1)  # (B, T)
+    binary = log_p1.exp() * (log_p1 - log_q1) + log_p0.exp() * (log_p0 - log_q0)
+    p_others = (p_others - log_p0.unsqueeze(-1)).masked_fill(one, LOG_ZERO)
+    q_others = (q_others - log_q0.unsqueeze(-1)).masked_fill(one, LOG_ZERO)
+    among = _kl(p_others, q_others)  # (B, T)
+    return binary, among if decoupled else log_p0.exp() * among
+
+
+def _pick(x: Tensor, one: Tensor) -> Tensor:
+    return x.masked_fill(~one, 0.0).sum(-1)
+
+
+def _is_token(teacher: FramePosteriors, token: int) -> Tensor:
+    """Where a token stands among those compared (B, T, V) or (B, T, K + 1), bool."""
     if teacher.ids is None:
-        log_p = (teacher.log_probs / temperature).log_softmax(-1)  # (B, T, V)
-        per_frame = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T)
-    else:
-        log_p, log_r = _soften(teacher, logits.size(-1), temperature)
-        # Added up, not 1 - sum_k q_k: a student too sure of the kept tokens for its
-        # float type to tell that from 0 is still pulled back.
-        log_rest = log_q.scatter(-1, teacher.ids, LOG_ZERO).logsumexp(-1)  # (B, T)
-        log_q = log_q.gather(-1, teacher.ids)  # (B, T, K)
-        per_frame = (log_p.exp() * (log_p - log_q)).sum(-1)  # (B, T)
-        per_frame = per_frame + log_r.exp() * (log_r - log_rest)
-    return per_frame * temperature**2
+        one = torch.zeros_like(teacher.log_probs, dtype=torch.bool)
+        one[..., token] = True
+        return one
+    return torch.nn.functional.pad(teacher.ids == token, (0, 1))
 
 
 def _soften(
-    teacher: FramePosteriors, tokens: int, temperature: float
+    name: str, logits: Tensor, teacher: FramePosteriors, temperature: float
 ) -> Tuple[Tensor, Tensor]:
-    """Log-probabilities (B, T, K) and log rest (B, T) of a top-K teacher at tau."""
-    log_p, log_r = teacher.log_probs, teacher.log_rest()
-    if temperature == 1.0:
-        return log_p, log_r
-    others = max(tokens - log_p.size(-1), 1)
-    # (tokens - K) tokens of mass r / (tokens - K), each to the power of 1 / tau.
-    log_r = log_r / temperature + (1.0 - 1.0 / temperature) * math.log(others)
-    log_p = log_p / temperature
-    total = torch.logaddexp(log_p.logsumexp(-1), log_r)  # (B, T)
-    return log_p - total.unsqueeze(-1), log_r - total
+    """Log-probabilities of teacher and student at tau, over the same outcomes.
+
+    (B, T, V) each with a dense teacher, (B, T, K + 1) with a top-K one, whose last
+    is the rest.
+    """
+    if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
+        raise InputError(
+            f"loss {name!r} got temperature = {temperature!r}; give a number"
+        )
+    if not temperature > 0 or math.isinf(temperature):
+        raise InputError(
+            f"loss {name!r} got temperature = {temperature}; give one above 0"
+        )
+    if temperature != 1.0:
+        logits = logits / temperature
+    if teacher.ids is None:
+        log_p = (teacher.log_probs / temperature).log_softmax(-1)  # (B, T, V)
+        return log_p, logits.log_softmax(-1)
+    log_rest = teacher.log_rest().unsqueeze(-1)  # (B, T, 1)
+    if temperature != 1.0:
+        # (V - K) tokens of mass r / (V - K), each to the power of 1 / tau.
+        others = max(logits.size(-1) - teacher.log_probs.size(-1), 1)
+        log_rest = log_rest / temperature + (1 - 1 / temperature) * math.log(others)
+    log_p = torch.cat([teacher.log_probs / temperature, log_rest], -1)
+    kept: Tensor = _KeptAndRest.apply(logits, teacher.ids)  # type: ignore[no-untyped-call]
+    if temperature != 1.0:
+        log_p = log_p.log_softmax(-1)
+    return log_p, kept.log_softmax(-1)
+
+
+class _KeptAndRest(torch.autograd.Function):
+    """The logits of the kept tokens, and the logsumexp of all others.
+
+    One pass over the tokens forward, and one backward.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+        """From (B, T, V) and (B, T, K) to (B, T, K + 1)."""
+        kept = logits.gather(-1, ids)  # (B, T, K)
+        others = logits.scatter(-1, ids, -math.inf)  # (B, T, V)
+        top = others.amax(-1, keepdim=True).clamp(min=LOG_ZERO)  # (B, T, 1)
+        others = others.sub_(top).exp_()
+        total = others.sum(-1, keepdim=True)  # (B, T, 1)
+        ctx.save_for_backward(others, total, ids)
+        rest = (total.log() + top).clamp(min=LOG_ZERO)
+        return torch.cat([kept, rest], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, None]:
+        """From (B, T, K + 1) to (B, T, V)."""
+        others, total, ids = ctx.saved_tensors
+        nothing = total == 0
+        factor = gradient[..., -1:] / total.masked_fill(nothing, 1.0)
+        of_logits = others * factor.masked_fill(nothing, 0.0)
+        return of_logits.scatter_(-1, ids, gradient[..., :-1].contiguous()), None

@@ -1,0 +1,84 @@
+"""Estimate the prior of each token: the mean of a teacher's posteriors over a cache.
+
+For model_conf.kd.prior_file: what counts as blank is then decided with the prior
+taken out. Of top-K posteriors, the rest is spread evenly over the other tokens.
+"""
+
+import logging
+import time
+from typing import Optional, Sequence
+
+import kaldiio
+import numpy as np
+
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.cache.reader import CacheMeta, read_meta
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import write_beside
+
+# A token that the teacher never says still has a logarithm.
+_LEAST = 1e-30
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Estimate the prior."""
+    p = parser(__doc__)
+    p.add_argument("--cache", required=True, help="folder of the cache")
+    p.add_argument("--output", required=True, help="file to write")
+    args = p.parse_args(cmd)
+    meta = read_meta(args.cache)
+    prior = estimate(meta)  # (V,)
+    others = [i for i in np.argsort(-prior, kind="stable") if i != meta.blank]
+    order = [meta.blank, *others]
+    lines = [f"{meta.token_list[i]} {np.log(max(prior[i], _LEAST))!s}\n" for i in order]
+    with write_beside(args.output) as f:
+        f.writelines(lines)
+    print(
+        f"{args.output}: {len(prior)} tokens from {meta.frames} frames; blank "
+        f"{prior[meta.blank]:.3f}, then "
+        + ", ".join(f"{meta.token_list[i]} {prior[i]:.3f}" for i in order[1:6])
+    )
+
+
+def estimate(meta: CacheMeta) -> np.ndarray:
+    """The mean of the posteriors.
+
+    Args:
+        meta: what the cache says of itself.
+
+    Returns:
+        Probabilities (V,), float64.
+    """
+    total = np.zeros(len(meta.token_list))
+    done, begun = 0, time.monotonic()
+    for index, name in enumerate(meta.arks, start=1):
+        with open(meta.folder / name, "rb") as ark:
+            for _, packed in kaldiio.load_ark(ark):
+                total += _sum_of(packed, meta)
+                done += len(packed)
+        left = (time.monotonic() - begun) / index * (len(meta.arks) - index)
+        logging.info(f"{done}/{meta.frames} frames, {left:.0f} s left")
+    if done != meta.frames:
+        raise InputError(
+            f"{meta.folder} has {done} frames; {meta.frames} were written. Delete it "
+            "and dump the teacher again"
+        )
+    return total / meta.frames  # type: ignore[no-any-return]
+
+
+def _sum_of(packed: np.ndarray, meta: CacheMeta) -> np.ndarray:
+    """The posteriors of an utterance, added up over its frames (V,)."""
+    log_probs, ids = meta.codec.decode(packed)
+    probs = np.exp(log_probs, dtype=np.float64)  # (U, K)
+    if ids is None:
+        return probs.sum(0)  # type: ignore[no-any-return]
+    tokens = len(meta.token_list)
+    rest = (1.0 - probs.sum(1, keepdims=True)).clip(min=0.0)  # (U, 1)
+    share = rest / (tokens - ids.shape[1])
+    total = np.full(tokens, share.sum())
+    np.add.at(total, ids, probs - share)
+    return total
+
+
+if __name__ == "__main__":
+    run(main)
