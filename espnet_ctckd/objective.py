@@ -330,7 +330,7 @@ def _teacher_rows(teacher: FramePosteriors, chosen: Tensor) -> FramePosteriors:
     """The chosen frames as one utterance (1, M, K); what is impossible is finite."""
     ids, best = teacher.ids, teacher.best
     return FramePosteriors(
-        _rows(teacher.log_probs, chosen).clamp(min=LOG_ZERO),
+        _rows(teacher.log_probs, chosen).clamp_(min=LOG_ZERO),
         chosen.new_tensor([chosen.numel()]),
         teacher.blank,
         None if ids is None else _rows(ids, chosen),

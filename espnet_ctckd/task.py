@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
+import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 from espnet2.train.trainer import Trainer
@@ -227,11 +228,43 @@ def read_kd_config(args: argparse.Namespace) -> KDConfig:
     conf = args.model_conf or {}
     if "kd" not in conf:
         raise InputError("model is 'ctckd', but model_conf has no key 'kd'")
+    conf["kd"] = read_kd_file(conf["kd"])
     takes = {*inspect.signature(ESPnetASRModel.__init__).parameters, "kd"}
     for key in conf:
         if key not in takes:
             raise InputError(f"unknown key {key!r} in model_conf")
     return KDConfig.from_dict(conf["kd"])
+
+
+def read_kd_file(conf: object) -> object:
+    """Replace the name of a file by what stands in it.
+
+    Args:
+        conf: ``model_conf.kd``: a mapping; or a YAML file that holds one; or a mapping
+            whose key ``base`` names such a file, and whose other keys win over it.
+
+    Returns:
+        The mapping, or what else was given.
+
+    Raises:
+        InputError: the file is missing or holds no mapping.
+    """
+    if isinstance(conf, str):
+        conf = {"base": conf}
+    if not isinstance(conf, dict) or "base" not in conf:
+        return conf
+    path = conf["base"]
+    try:
+        base = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, TypeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"model_conf.kd names {path!r}, which cannot be read: {error}"
+        ) from None
+    if not isinstance(base, dict) or "base" in base:
+        raise InputError(
+            f"{path} holds no mapping of kd's keys: give a file like those of conf/kd"
+        )
+    return {**base, **{key: value for key, value in conf.items() if key != "base"}}
 
 
 def teacher_scp(data: List[Tuple[str, str, str]]) -> Optional[str]:

@@ -6,7 +6,9 @@ from conftest import keep_top, make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_ctckd.losses.frame import kl
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.losses import LOSS_CHOICES
+from espnet_ctckd.losses.frame import blank_factorized_kl, guided_ctc, kl
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors, log_complement
 
 TEACHER = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.9, 0.05, 0.05], [0.2, 0.2, 0.6]]
@@ -307,3 +309,163 @@ def test_the_complement_is_exact_and_its_gradient_finite():
     assert gradient[-1].item() == 0.0
     above = torch.tensor([1e-7, 1.0])  # rounding may put a log-probability above 0
     assert log_complement(above).tolist() == [LOG_ZERO, LOG_ZERO]
+
+
+# Every loss from its formula, with nothing but math, on the outcomes that are compared:
+# all tokens, or the kept ones and one for all others.
+
+
+def slow_outcomes(scores_p, scores_q, ids, temperature):
+    """Probabilities of teacher and student at tau, and the tokens (None: the rest)."""
+    tokens = len(scores_p)
+    q = slow_softmax(scores_q, temperature)
+    if ids is None:
+        return slow_softmax(scores_p, temperature), q, list(range(tokens))
+    p = slow_softmax(scores_p, 1.0)
+    others = [token for token in range(tokens) if token not in ids]
+    rest = 1.0 - math.fsum(p[token] for token in ids)
+    spread = [
+        p[token] if token in ids else rest / len(others) for token in range(tokens)
+    ]
+    softened = [value ** (1.0 / temperature) for value in spread]
+    p = [value / math.fsum(softened) for value in softened]
+    bucketed = [
+        [x[token] for token in ids] + [math.fsum(x[token] for token in others)]
+        for x in (p, q)
+    ]
+    return *bucketed, [*ids, None]
+
+
+def slow_reverse_kl(p, q, where, *, temperature):
+    return temperature**2 * slow_divergence(q, p)
+
+
+def slow_cross_entropy(p, q, where, *, temperature):
+    return -(temperature**2) * math.fsum(a * math.log(b) for a, b in zip(p, q))
+
+
+def slow_l2(p, q, where):
+    return math.fsum((a - b) ** 2 for a, b in zip(p, q))
+
+
+def slow_split(p, q, one):
+    """KL of one outcome or not, mass of the others, KL among them."""
+    others_p, others_q = (x[:one] + x[one + 1 :] for x in (p, q))
+    mass_p, mass_q = math.fsum(others_p), math.fsum(others_q)
+    binary = slow_divergence([p[one], mass_p], [q[one], mass_q])
+    among = slow_divergence(
+        [x / mass_p for x in others_p], [x / mass_q for x in others_q]
+    )
+    return binary, mass_p, among
+
+
+def slow_factorized(p, q, where, *, blank_weight, nonblank_weight, only=False):
+    blank = where.index(BLANK)
+    binary, mass, among = slow_split(p, q, blank)
+    if only and p[blank] >= max(x for x, token in zip(p, where) if token is not None):
+        among = 0.0
+    return blank_weight * binary + nonblank_weight * mass * among
+
+
+def slow_decoupled(p, q, where, *, temperature, target_weight, nontarget_weight):
+    kept = [x for x, token in zip(p, where) if token is not None]
+    binary, _, among = slow_split(p, q, kept.index(max(kept)))
+    return temperature**2 * (target_weight * binary + nontarget_weight * among)
+
+
+def slow_guided(p, q, where, *, log=False):
+    kept = [x for x, token in zip(p, where) if token is not None]
+    probability = q[kept.index(max(kept))]
+    return -math.log(probability) if log else -probability
+
+
+BLANK = 1
+WEIGHTS = {"target_weight": 0.7, "nontarget_weight": 3.0}
+SIDES = {"blank_weight": 0.7, "nonblank_weight": 3.0}
+FORMULAS = [
+    ("reverse_kl", {"temperature": 1.0}, slow_reverse_kl, {}),
+    ("reverse_kl", {"temperature": 2.0}, slow_reverse_kl, {}),
+    ("cross_entropy", {"temperature": 1.0}, slow_cross_entropy, {}),
+    ("cross_entropy", {"temperature": 3.0}, slow_cross_entropy, {}),
+    ("l2", {}, slow_l2, {}),
+    ("blank_factorized_kl", SIDES, slow_factorized, SIDES),
+    (
+        "blank_factorized_kl",
+        {**SIDES, "nonblank_frames_only": True},
+        slow_factorized,
+        {**SIDES, "only": True},
+    ),
+    ("decoupled", {"temperature": 1.0, **WEIGHTS}, slow_decoupled, WEIGHTS),
+    ("decoupled", {"temperature": 4.0, **WEIGHTS}, slow_decoupled, WEIGHTS),
+    ("guided_ctc", {}, slow_guided, {}),
+    ("guided_ctc", {"log": True}, slow_guided, {"log": True}),
+]
+
+
+@given(frames(scale=4.0), st.data())
+@pytest.mark.parametrize(("name", "conf", "formula", "same"), FORMULAS)
+@pytest.mark.parametrize("top", [False, True])
+def test_a_loss_is_that_of_its_formula(name, conf, formula, same, top, case, data):
+    scores, student = case
+    # A tie would leave it open which token the teacher means.
+    scores = [score + 0.01 * i for i, score in enumerate(scores)]
+    teacher = dense(log_softmax(scores), BLANK)
+    ids = None
+    if top and len(scores) > 2:
+        kept = data.draw(st.integers(2, len(scores) - 1), label="kept")
+        teacher = keep_top(teacher, kept)
+        ids = teacher.ids[0, 0].tolist()
+    p, q, where = slow_outcomes(scores, student, ids, conf.get("temperature", 1.0))
+    options = {**same, **{k: v for k, v in conf.items() if k == "temperature"}}
+    logits = torch.tensor([[student]], dtype=torch.float64)
+    found = LOSS_CHOICES[name].fn(logits, teacher, **conf).item()
+    expected = formula(p, q, where, **options)
+    assert found == pytest.approx(expected, rel=1e-7, abs=1e-9)
+
+
+def test_every_loss_is_held_against_its_formula():
+    assert {name for name, *_ in FORMULAS} | {"kl"} == set(LOSS_CHOICES)
+
+
+@given(frames())
+def test_the_factorized_kl_is_kl_to_the_last_digit(case):
+    teacher, student = dense(log_softmax(case[0]), BLANK), log_softmax(case[1])
+    found = blank_factorized_kl(student.unsqueeze(0), teacher).item()
+    assert found == pytest.approx(values(student, teacher)[0], abs=1e-12)
+
+
+@given(frames(), temperatures)
+def test_cross_entropy_has_the_gradient_of_kl(case, temperature):
+    teacher, student = dense(log_softmax(case[0])), log_softmax(case[1]).unsqueeze(0)
+    gradients = []
+    for name in ("kl", "cross_entropy"):
+        logits = student.clone().requires_grad_()
+        loss = LOSS_CHOICES[name].fn(logits, teacher, temperature=temperature)
+        gradients += torch.autograd.grad(loss.sum(), logits)
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_guided_ctc_is_a_probability_and_not_its_logarithm():
+    teacher, student = dense(log(TEACHER)), log(STUDENT).unsqueeze(0)
+    assert guided_ctc(student, teacher)[0].tolist() == pytest.approx(
+        [-0.6, -0.5, -0.8, -0.4]
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "conf", "message"),
+    [
+        ("decoupled", {"temperature": 0}, "'decoupled' got temperature = 0"),
+        (
+            "decoupled",
+            {"temperature": 1, "target_weight": -1},
+            "'decoupled' got target_weight = -1",
+        ),
+        ("blank_factorized_kl", {"blank_weight": "1"}, "got blank_weight = '1'"),
+        ("guided_ctc", {"log": 1}, "'guided_ctc' got log = 1; give true or false"),
+        ("reverse_kl", {"temperature": None}, "'reverse_kl' got temperature = None"),
+    ],
+)
+def test_options_without_sense_are_refused(name, conf, message):
+    with pytest.raises(InputError, match=message):
+        LOSS_CHOICES[name].fn(log(STUDENT).unsqueeze(0), dense(log(TEACHER)), **conf)

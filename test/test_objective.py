@@ -74,6 +74,37 @@ def run(batch, **changes):
         ),
         ({"loss_conf": [2.0]}, r"kd.loss_conf is \[2.0\]; give a mapping"),
         ({"ctc_norm": "label"}, "unknown kd.ctc_norm 'label'; choose one of: batch"),
+        ({"reduction": "blank_mix"}, "'blank_mix' lacks the option 'nonblank_share'"),
+        (
+            {"reduction": "blank_mix", "reduction_conf": {"nonblank_share": 2}},
+            "'blank_mix' got nonblank_share = 2",
+        ),
+        ({"reduction_conf": {"n": 1}}, "unknown option 'n' for reduction 'utt_sum'"),
+        (
+            {"reduction": "authors_full", "weight": 1},
+            "reduction 'authors_full' needs labels, but kd.weight 1",
+        ),
+        ({"from_epoch": 0}, "kd.from_epoch is 0; give a whole number >= 1"),
+        ({"until_epoch": 1.5}, "kd.until_epoch is 1.5"),
+        ({"from_epoch": 5, "until_epoch": 4}, "kd.until_epoch is 4, before"),
+        ({"warmup_epochs": -1}, "kd.warmup_epochs is -1"),
+        ({"prior_scale": 0.5}, "kd.prior_file is None and kd.prior_scale 0.5: give"),
+        ({"prior_file": "p", "prior_scale": -1}, "kd.prior_scale is -1"),
+        ({"prior_file": "p", "prior_scale": "x"}, "kd.prior_scale is 'x'"),
+        (
+            {
+                "selector": "all",
+                "selector_conf": {},
+                "prior_file": "p",
+                "prior_scale": 1,
+            },
+            "selector 'all' takes all frames: remove kd.prior_file",
+        ),
+        ({"frame_ratio": 0}, "kd.frame_ratio is 0; give the teacher's frames"),
+        ({"frame_ratio": "1/0"}, "kd.frame_ratio is '1/0'"),
+        ({"frame_ratio": "two"}, "kd.frame_ratio is 'two'"),
+        ({"frame_ratio": True}, "kd.frame_ratio is True"),
+        ({"frame_ratio": float("inf")}, "kd.frame_ratio is inf"),
         ({"ctc_norm": "token", "weight": 1.0}, "with kd.weight 1 there is no CTC loss"),
         ({"ctc_norm": "batch", "weight": 1}, "with kd.weight 1 there is no CTC loss"),
     ],
@@ -175,6 +206,79 @@ def test_the_loss_is_not_weighted_by_lambda():
     batch = make_batch()
     losses = [run(batch, weight=weight)[0] for weight in (0.0, 0.25, 1.0)]
     assert losses[0] == losses[1] == losses[2]
+
+
+# Schedules, priors, and the output layer
+
+
+def selected(kd, batch, epoch):
+    kd.epoch = epoch
+    return kd(batch.logits, batch.lengths, batch.teacher)[1]["kd_selected"].item()
+
+
+def test_the_selector_chooses_in_its_epochs_and_all_frames_are_taken_in_others():
+    batch = make_batch((6, 4, 3), paths=PATHS)
+    kd = objective(from_epoch=3, until_epoch=4)
+    shares = [selected(kd, batch, epoch) for epoch in range(1, 7)]
+    assert shares == pytest.approx([1, 1, 5 / 13, 5 / 13, 1, 1])
+    kd = objective(selector_conf={"n": 1, "grow_every": 2})
+    shares = [selected(kd, batch, epoch) for epoch in (1, 2, 4)]
+    assert shares == pytest.approx([2 / 13, 5 / 13, 8 / 13])
+
+
+def test_the_loss_warms_up():
+    batch = make_batch()
+    kd, full = objective(warmup_epochs=4), run(batch)[0]
+    for epoch, share in [(1, 0.25), (3, 0.75), (4, 1.0), (9, 1.0)]:
+        kd.epoch = epoch
+        loss, _ = kd(batch.logits, batch.lengths, batch.teacher)
+        torch.testing.assert_close(loss, share * full)
+
+
+@pytest.mark.parametrize("kept", [None, 3])
+def test_a_prior_changes_what_is_selected_and_not_the_loss_of_a_frame(kept):
+    batch = make_batch(kept=kept)
+    prior = torch.tensor([0.1, 0.6, 0.1, 0.1, 0.1]).double().log()
+    config = KDConfig.from_dict(
+        {**PLAIN, "selector_conf": {"n": 0}, "prior_file": "p", "prior_scale": 1.5}
+    )
+    loss, stats = KDObjective(config, prior)(batch.logits, batch.lengths, batch.teacher)
+    values = kl(batch.logits, batch.teacher, temperature=2.0)
+    total, taken = 0.0, 0
+    for b, length in enumerate(batch.lengths.tolist()):
+        for t in range(length):
+            ids = range(5) if kept is None else batch.teacher.ids[b, t].tolist()
+            scores = {
+                token: float(log_p - 1.5 * prior[token])
+                for token, log_p in zip(ids, batch.teacher.log_probs[b, t])
+            }
+            if max(scores, key=scores.get) != batch.teacher.blank:
+                taken += 1
+                total += values[b, t].item()
+    assert taken > int(batch.teacher.nonblank().sum())
+    assert loss.item() == pytest.approx(total / 4)
+    assert stats["kd_selected"].item() == pytest.approx(taken / 14)
+
+
+@pytest.mark.parametrize("kept", [None, 3])
+def test_the_output_layer_runs_on_the_selected_frames_alone(kept):
+    batch = make_batch((6, 4, 3), paths=PATHS, kept=kept)
+    layer, rows = nn.Linear(5, 5).double(), []
+
+    def head(hidden):
+        rows.append(hidden.size(1))
+        return layer(hidden)
+
+    kd = objective()
+    hidden = batch.logits.requires_grad_()
+    loss, _ = kd(hidden, batch.lengths, batch.teacher, head=head)
+    assert rows == [5]
+    whole, _ = kd(layer(hidden), batch.lengths, batch.teacher)
+    torch.testing.assert_close(loss, whole)
+    inputs = [hidden, *layer.parameters()]
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, inputs), torch.autograd.grad(whole, inputs)
+    )
 
 
 # Frames

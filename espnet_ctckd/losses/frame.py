@@ -46,7 +46,10 @@ def kl(logits: Tensor, teacher: FramePosteriors, *, temperature: float) -> Tenso
         https://arxiv.org/abs/1503.02531
     """
     log_p, log_q = _soften("kl", logits, teacher, temperature)
-    return _kl(log_p, log_q) * temperature**2
+    p = log_p.exp()
+    # In place, for one tensor of all tokens less at the peak.
+    values: Tensor = torch.linalg.vecdot(p, log_p.sub_(log_q))
+    return values * temperature**2
 
 
 def reverse_kl(
@@ -245,7 +248,8 @@ def _check_weights(name: str, **weights: Any) -> None:
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
+    values: Tensor = torch.linalg.vecdot(log_p.exp(), log_p - log_q)
+    return values
 
 
 def _split(
@@ -294,47 +298,49 @@ def _soften(
         raise InputError(
             f"loss {name!r} got temperature = {temperature}; give one above 0"
         )
-    if temperature != 1.0:
-        logits = logits / temperature
     if teacher.ids is None:
         log_p = (teacher.log_probs / temperature).log_softmax(-1)  # (B, T, V)
-        return log_p, logits.log_softmax(-1)
+        return log_p, (logits / temperature).log_softmax(-1)
     log_rest = teacher.log_rest().unsqueeze(-1)  # (B, T, 1)
     if temperature != 1.0:
         # (V - K) tokens of mass r / (V - K), each to the power of 1 / tau.
         others = max(logits.size(-1) - teacher.log_probs.size(-1), 1)
         log_rest = log_rest / temperature + (1 - 1 / temperature) * math.log(others)
     log_p = torch.cat([teacher.log_probs / temperature, log_rest], -1)
-    kept: Tensor = _KeptAndRest.apply(logits, teacher.ids)  # type: ignore[no-untyped-call]
     if temperature != 1.0:
         log_p = log_p.log_softmax(-1)
-    return log_p, kept.log_softmax(-1)
+    scores: Tensor = _KeptAndRest.apply(  # type: ignore[no-untyped-call]
+        logits, teacher.ids, temperature
+    )
+    return log_p, scores.log_softmax(-1)
 
 
 class _KeptAndRest(torch.autograd.Function):
-    """The logits of the kept tokens, and the logsumexp of all others.
+    """The softened logits of the kept tokens, and the logsumexp of all others.
 
     One pass over the tokens forward, and one backward.
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, ids: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
         """From (B, T, V) and (B, T, K) to (B, T, K + 1)."""
         kept = logits.gather(-1, ids)  # (B, T, K)
         others = logits.scatter(-1, ids, -math.inf)  # (B, T, V)
         top = others.amax(-1, keepdim=True).clamp(min=LOG_ZERO)  # (B, T, 1)
-        others = others.sub_(top).exp_()
+        others = others.sub_(top).div_(temperature).exp_()
         total = others.sum(-1, keepdim=True)  # (B, T, 1)
         ctx.save_for_backward(others, total, ids)
-        rest = (total.log() + top).clamp(min=LOG_ZERO)
-        return torch.cat([kept, rest], -1)
+        ctx.temperature = temperature
+        rest = (total.log() + top / temperature).clamp(min=LOG_ZERO)
+        return torch.cat([kept / temperature, rest], -1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, None, None]:
         """From (B, T, K + 1) to (B, T, V)."""
         others, total, ids = ctx.saved_tensors
+        gradient = gradient / ctx.temperature
         nothing = total == 0
         factor = gradient[..., -1:] / total.masked_fill(nothing, 1.0)
         of_logits = others * factor.masked_fill(nothing, 0.0)
-        return of_logits.scatter_(-1, ids, gradient[..., :-1].contiguous()), None
+        return of_logits.scatter_(-1, ids, gradient[..., :-1].contiguous()), None, None

@@ -1,0 +1,266 @@
+"""Measure on this machine what distillation costs.
+
+step: a training step of an 18 M Conformer on utterances of 20 s, distilled from cached
+posteriors, against the step of the same student with plain CTC. objective: the
+distance alone, forward and backward, at 5000 tokens and a fifth of the frames selected,
+against the obvious PyTorch, with the peak of the memory allocated. All contenders take
+turns in every round; ratios are medians over the rounds.
+"""
+
+import argparse
+import statistics
+import time
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.objective import KDConfig, KDObjective
+from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.task import CTCKDTask
+
+RATE, SECONDS, FRAMES = 16000, 20, 499  # frames of 40 ms, as the encoder makes them
+TOP_K = 16
+STUDENT = {
+    "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 80},
+    "encoder": "conformer",
+    "encoder_conf": {
+        "output_size": 256,
+        "attention_heads": 4,
+        "linear_units": 1024,
+        "num_blocks": 11,
+        "cnn_module_kernel": 31,
+        "macaron_style": True,
+        "rel_pos_type": "latest",
+        "pos_enc_layer_type": "rel_pos",
+        "selfattention_layer_type": "rel_selfattn",
+        "activation_type": "swish",
+        "use_cnn_module": True,
+    },
+}
+
+Contenders = Dict[str, Callable[[], object]]
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Measure, and print tables."""
+    p = parser(__doc__)
+    p.add_argument("--what", choices=["all", "step", "objective"], default="all")
+    p.add_argument("--rounds", type=positive, default=7, help="of which the median is")
+    p.add_argument("--utterances", type=positive, default=4, help="in a batch")
+    p.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    p.add_argument("--seed", type=int, default=0)
+    args = p.parse_args(cmd)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    print(
+        f"{args.utterances} utterances of {SECONDS} s, {args.rounds} rounds, "
+        f"{args.threads} threads, torch {torch.__version__}"
+    )
+    if args.what != "step":
+        bench_objective(args)
+    if args.what != "objective":
+        for tokens in (500, 5000):
+            bench_step(args, tokens)
+
+
+def bench_objective(args: argparse.Namespace) -> None:
+    """The objective alone against `F.kl_div`."""
+    tokens, tau = 5000, 2.0
+    teacher = make_teacher(args.utterances, tokens, spikes=FRAMES // 5)
+    logits = torch.randn(args.utterances, FRAMES, tokens, requires_grad=True)
+    objective = make_objective("blank_elimination", tau)
+    top = keep_top(teacher)
+
+    def ours(said: FramePosteriors) -> Callable[[], object]:
+        return lambda: backward(objective(logits, said.lengths, said)[0], logits)
+
+    def every_frame() -> None:
+        mask = teacher.log_probs.argmax(-1) != teacher.blank  # (B, T)
+        log_p = (teacher.log_probs / tau).log_softmax(-1)
+        log_q = (logits / tau).log_softmax(-1)
+        kl = F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+        backward((kl * mask).sum() * tau**2 / len(logits), logits)
+
+    def masked_select() -> None:
+        mask = teacher.log_probs.argmax(-1) != teacher.blank  # (B, T)
+        log_p = (teacher.log_probs / tau).log_softmax(-1)
+        log_q = (logits / tau).log_softmax(-1)
+        full = mask.unsqueeze(-1).expand_as(log_q)
+        log_p, log_q = log_p.masked_select(full), log_q.masked_select(full)
+        kl = F.kl_div(log_q, log_p, log_target=True, reduction="sum")
+        backward(kl * tau**2 / len(logits), logits)
+
+    contenders: Contenders = {
+        "F.kl_div on all frames": every_frame,
+        "masked select, then F.kl_div": masked_select,
+        "espnet_ctckd, dense teacher": ours(teacher),
+        f"espnet_ctckd, top-{TOP_K} teacher": ours(top),
+    }
+    times = take_turns(contenders, args.rounds)
+    peaks = {name: peak_memory(contender) for name, contender in contenders.items()}
+    first = "F.kl_div on all frames"
+    print(f"\nobjective, {tokens} tokens, 20 % of the frames, tau {tau:g}")
+    print(f"{'':34}{'ms':>9}{'times faster':>14}{'MiB':>8}{'of its peak':>13}")
+    for name in contenders:
+        faster = ratio(times[first], times[name])
+        print(
+            f"{name:34}{1000 * statistics.median(times[name]):9.1f}{faster:14.2f}"
+            f"{peaks[name] / 2**20:8.0f}{peaks[name] / peaks[first]:13.2f}"
+        )
+
+
+def bench_step(args: argparse.Namespace, tokens: int) -> None:
+    """A training step against that of plain CTC."""
+    labels = 80 if tokens < 1000 else 60
+    teacher = make_teacher(args.utterances, tokens, spikes=labels)
+    if tokens >= 1000:
+        teacher = keep_top(teacher)
+    kind = "dense" if teacher.ids is None else f"top-{TOP_K}"
+    systems = {
+        "plain CTC": None,
+        "lambda 0.5, all": (0.5, "all", {}),
+        "lambda 0.5, symmetric n = 1": (0.5, "symmetric", {"n": 1}),
+        "lambda 1, all": (1.0, "all", {}),
+        "lambda 1, symmetric n = 1": (1.0, "symmetric", {"n": 1}),
+    }
+    contenders: Contenders = {}
+    for name, system in systems.items():
+        kd = None
+        if system is not None:
+            weight, selector, conf = system
+            kd = {
+                "weight": weight,
+                "selector": selector,
+                "selector_conf": conf,
+                "loss": "kl",
+                "loss_conf": {"temperature": 1.0},
+                "reduction": "utt_sum",
+            }
+        contenders[name] = make_step(args, tokens, labels, teacher, kd)
+    times = take_turns(contenders, args.rounds)
+    print(f"\ntraining step, {tokens} tokens, {kind} teacher, {labels} labels")
+    print(f"{'':34}{'ms':>9}{'of plain CTC':>14}")
+    for name in contenders:
+        share = ratio(times[name], times["plain CTC"])
+        print(f"{name:34}{1000 * statistics.median(times[name]):9.0f}{share:14.3f}")
+
+
+def make_teacher(utterances: int, tokens: int, spikes: int) -> FramePosteriors:
+    """A dense teacher with evenly spread spikes."""
+    scores = torch.randn(utterances, FRAMES, tokens)
+    place = torch.linspace(2, FRAMES - 3, spikes).long()  # (spikes,)
+    scores[..., 0] += 14.0
+    for row in scores:
+        row[place, torch.randint(1, tokens, (spikes,))] += 18.0
+    lengths = torch.full((utterances,), FRAMES)
+    return FramePosteriors(scores.log_softmax(-1), lengths, blank=0)
+
+
+def keep_top(teacher: FramePosteriors) -> FramePosteriors:
+    """The best tokens of a dense teacher, the blank among them."""
+    wanted = teacher.log_probs.clone()
+    wanted[..., teacher.blank] = 1.0
+    ids = wanted.topk(TOP_K).indices  # (B, T, K)
+    kept = teacher.log_probs.gather(-1, ids)
+    return FramePosteriors(kept, teacher.lengths, teacher.blank, ids)
+
+
+def make_objective(selector: str, temperature: float) -> KDObjective:
+    """KL on some frames, as in the paper."""
+    return KDObjective(
+        KDConfig(
+            weight=1.0,
+            selector=selector,
+            loss="kl",
+            loss_conf={"temperature": temperature},
+            reduction="utt_sum",
+        )
+    )
+
+
+def make_step(
+    args: argparse.Namespace,
+    tokens: int,
+    labels: int,
+    teacher: FramePosteriors,
+    kd: Optional[Dict[str, object]],
+) -> Callable[[], object]:
+    """Forward, backward and update of a student."""
+    conf = CTCKDTask.get_parser().parse_args(["--token_type", "char"])
+    conf.token_list = ["<blank>", *(f"t{i}" for i in range(tokens - 2)), "<sos/eos>"]
+    for key, value in STUDENT.items():
+        setattr(conf, key, value)
+    conf.model = "espnet" if kd is None else "ctckd"
+    conf.model_conf = {"ctc_weight": 1.0, **({} if kd is None else {"kd": kd})}
+    torch.manual_seed(args.seed)
+    model = CTCKDTask.build_model(conf)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    batch: Dict[str, Tensor] = {
+        "speech": 0.1 * torch.randn(args.utterances, RATE * SECONDS),
+        "speech_lengths": torch.full((args.utterances,), RATE * SECONDS),
+    }
+    if kd is None or kd["weight"] != 1.0:
+        batch["text"] = torch.randint(1, tokens - 1, (args.utterances, labels))
+        batch["text_lengths"] = torch.full((args.utterances,), labels)
+    if kd is not None:
+        batch.update(teacher=teacher.log_probs, teacher_lengths=teacher.lengths)
+        if teacher.ids is not None:
+            batch["teacher_ids"] = teacher.ids
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss, _, _ = model(**batch)
+        loss.sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+
+    return step
+
+
+def backward(loss: Tensor, x: Tensor) -> None:
+    """Compute the gradient, and forget it."""
+    torch.autograd.grad(loss, x)
+
+
+def take_turns(contenders: Contenders, rounds: int) -> Dict[str, List[float]]:
+    """Seconds of each contender in each round, after one to warm up."""
+    times: Dict[str, List[float]] = {name: [] for name in contenders}
+    for number in range(rounds + 1):
+        for name, contender in contenders.items():
+            begun = time.perf_counter()
+            contender()
+            if number:
+                times[name].append(time.perf_counter() - begun)
+    return times
+
+
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Median over the rounds of one time over another of the same round."""
+    return statistics.median(a / b for a, b in zip(above, below))
+
+
+def peak_memory(contender: Callable[[], object]) -> int:
+    """Most bytes that a contender has allocated at a time, as PyTorch counts them."""
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU],
+        profile_memory=True,
+        acc_events=True,
+    ) as profiler:
+        contender()
+    changes: List[Tuple[int, int]] = [
+        (event.start_ns(), event.nbytes())
+        for event in profiler.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
+    most = now = 0
+    for _, change in sorted(changes):
+        now += change
+        most = max(most, now)
+    return most
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,157 @@
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from conftest import keep_top, make_batch, pad_time
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_ctckd.align import map_tokens, match_frames
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.objective import KDConfig, KDObjective
+from espnet_ctckd.posteriors import FramePosteriors
+
+TOKENS = ["<blank>", "a", "b", "<unk>"]
+
+
+# Tokens
+
+
+@pytest.mark.parametrize(
+    ("teacher", "blank", "student", "expected"),
+    [
+        (TOKENS, 0, TOKENS, None),
+        (["a", "b", "<unk>", "<pad>"], 3, TOKENS, [1, 2, 3, 0]),  # blank last
+        (["b", "<blank>", "a"], 1, TOKENS, [2, 0, 1]),
+        (TOKENS, 0, [*TOKENS, "<sos/eos>"], [0, 1, 2, 3]),
+    ],
+)
+def test_tokens_are_matched_by_their_strings(teacher, blank, student, expected):
+    assert map_tokens(teacher, blank, student, 0, "here") == expected
+
+
+@pytest.mark.parametrize(
+    ("teacher", "blank", "message"),
+    [
+        (["<blank>", "a", "c"], 0, r"1 of 2 .* lacks 1 \('c'\) .* 1 \('b'\) of the"),
+        (["<blank>", "a"], 0, r"1 of 1 .* lacks 0 of the teacher's, the teacher 1"),
+        ([*TOKENS, "<s>"], 0, r"3 of 4 .* lacks 1 \('<s>'\)"),
+        (TOKENS, 1, r"2 of 3 .* lacks 1 \('<blank>'\) .* the teacher 1 \('a'\)"),
+        (["<blank>", *"cdefgh"], 0, r"0 of 6 .* \('c', 'd', 'e', 'f', 'g', ...\)"),
+    ],
+)
+def test_tokens_without_a_counterpart_are_refused_with_the_counts(
+    teacher, blank, message
+):
+    with pytest.raises(InputError, match=message):
+        map_tokens(teacher, blank, TOKENS, 0, "cache x")
+
+
+# Frames
+
+
+def slow_match(teacher, ratio, b):
+    """Probabilities and tokens of the student's frames of utterance b, by a loop."""
+    length = int(teacher.lengths[b])
+    probs = teacher.log_probs[b, :length].exp().tolist()
+    best = teacher.argmax()[b].tolist()
+    frames, t = [], 0
+    while True:
+        inside = [
+            u for u in range(length) if t <= Fraction(2 * u + 1, 2) / ratio < t + 1
+        ]
+        if ratio < 1:
+            centre = Fraction(2 * t + 1, 2) * ratio
+            inside = [int(centre)] if centre < length else []
+        if not inside:
+            return frames
+        mean = [sum(probs[u][c] for u in inside) / len(inside) for c in range(5)]
+        spikes = [(probs[u][best[u]], best[u]) for u in inside]
+        spikes = [s for s in spikes if s[1] != teacher.blank]
+        frames.append((mean, max(spikes)[1] if spikes else teacher.blank))
+        t += 1
+
+
+@given(
+    st.integers(0, 99),
+    st.sampled_from(["2", "3", "3/2", "1/2", "2/3", "4/3", "1"]),
+    st.lists(st.integers(0, 9), min_size=1, max_size=3),
+)
+def test_frames_are_matched_as_a_loop_over_them_does(seed, ratio, lengths):
+    ratio = Fraction(ratio)
+    teacher = make_batch(lengths, seed=seed, extra=2).teacher
+    expected = [slow_match(teacher, ratio, b) for b in range(len(lengths))]
+    counts = torch.tensor([len(frames) for frames in expected])
+    teacher = replace(teacher, log_probs=nan_padding(teacher))
+    found, common = match_frames(teacher, counts, 99, ratio)
+    assert common.tolist() == counts.tolist()
+    for b, frames in enumerate(expected):
+        for t, (mean, token) in enumerate(frames):
+            assert found.log_probs[b, t].exp().tolist() == pytest.approx(mean)
+            assert int(found.argmax()[b, t]) == token
+
+
+def nan_padding(teacher):
+    return teacher.log_probs.masked_fill(~teacher.valid().unsqueeze(-1), float("nan"))
+
+
+def test_no_spike_is_lost_when_frames_are_merged():
+    spike, blank = [0.45, 0.5, 0.05], [0.98, 0.01, 0.01]
+    log_probs = torch.tensor([[blank, spike, blank, blank]]).log()
+    teacher = FramePosteriors(log_probs, torch.tensor([4]), blank=0)
+    merged, _ = match_frames(teacher, torch.tensor([2]), 2, Fraction(2))
+    assert merged.log_probs.exp()[0, 0].tolist() == pytest.approx([0.715, 0.255, 0.03])
+    assert merged.nonblank().tolist() == [[True, False]]
+
+
+def test_frames_of_a_slower_teacher_are_repeated_for_a_top_k_one_too():
+    teacher = keep_top(make_batch((3, 2)).teacher, 2)
+    found, common = match_frames(teacher, torch.tensor([6, 4]), 6, Fraction(1, 2))
+    assert common.tolist() == [6, 4]
+    twice = torch.tensor([0, 0, 1, 1, 2, 2])
+    assert torch.equal(found.log_probs, teacher.log_probs[:, twice])
+    assert torch.equal(found.ids, teacher.ids[:, twice])
+
+
+def test_top_k_posteriors_are_not_averaged():
+    teacher = keep_top(make_batch((4, 2)).teacher, 2)
+    with pytest.raises(InputError, match=r"frame_ratio is 2, but .* without --top_k"):
+        match_frames(teacher, torch.tensor([2, 1]), 2, Fraction(2))
+
+
+@pytest.mark.parametrize(
+    ("frames", "fits"), [(10, True), (8, True), (12, True), (7, False), (13, False)]
+)
+def test_lengths_may_differ_by_two_frames_at_any_ratio(frames, fits):
+    teacher = make_batch((20,)).teacher
+    lengths = torch.tensor([frames])
+    if fits:
+        _, common = match_frames(teacher, lengths, 99, Fraction(2))
+        assert common.tolist() == [min(frames, 10)]
+        return
+    message = rf"20 frames of the teacher and {frames} of the student \(frame_ratio 2\)"
+    with pytest.raises(InputError, match=message):
+        match_frames(teacher, lengths, 99, Fraction(2))
+
+
+def test_the_objective_learns_at_its_own_rate():
+    def objective(ratio):
+        conf = {"weight": 1, "selector": "blank_elimination", "reduction": "utt_sum"}
+        conf.update(loss="kl", loss_conf={"temperature": 1.0}, frame_ratio=ratio)
+        return KDObjective(KDConfig.from_dict(conf))
+
+    batch = make_batch((8, 6, 3))
+    half = torch.tensor([4, 3, 2])
+    logits = batch.logits[:, :4].clone().requires_grad_()
+    loss, _ = objective(2)(logits, half, batch.teacher)
+    merged, _ = match_frames(batch.teacher, half, 4, Fraction(2))
+    expected, _ = objective(1)(logits, half, merged)
+    torch.testing.assert_close(loss, expected)
+    assert torch.autograd.gradcheck(
+        lambda x: objective("2")(x, half, batch.teacher)[0], (logits,)
+    )
+    more = replace(
+        batch.teacher, log_probs=pad_time(batch.teacher.log_probs, 3, float("nan"))
+    )
+    torch.testing.assert_close(objective(2)(logits, half, more)[0], loss)
