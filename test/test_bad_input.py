@@ -417,7 +417,16 @@ def test_training_on_a_cache_of_another_token_list(train, tmp_path, spoilt):
     (spoilt / "tokens.txt").write_text(tokens.replace("\nb\n", "\nβ\n"))
     message = refused(train(cache=spoilt), tmp_path / "out")
     assert f"cache {spoilt}" in message
-    assert "token 4 is 'β' there and 'b' here" in message
+    assert "6 of 7 but the blank are matched; the student lacks 1 ('β')" in message
+
+
+def test_training_with_a_method_s_file_that_is_not_there(train, tmp_path):
+    none = tmp_path / "none.yaml"
+    message = refused(train(), tmp_path / "out", "--model_conf", f"kd={none}")
+    assert f"model_conf.kd names '{none}', which cannot be read" in message
+    none.write_text("- all\n")
+    message = refused(train(), tmp_path / "out", "--model_conf", f"kd={none}")
+    assert f"{none} holds no mapping of kd's keys" in message
 
 
 def test_training_on_an_unfinished_cache(train, tmp_path, spoilt):

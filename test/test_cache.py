@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 
 import kaldiio
 import numpy as np
@@ -16,13 +17,13 @@ import tiny
 import torch
 from espnet2.train.dataset import ESPnetDataset
 
-from espnet_ctckd.bin import check_cache, dump_teacher
+from espnet_ctckd.bin import check_cache, dump_teacher, estimate_prior
 from espnet_ctckd.cache.check import Student
 from espnet_ctckd.cache.check import check_cache as check
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_audio, read_scp, write_scp
+from espnet_ctckd.data import read_audio, read_prior, read_scp, write_scp
 from espnet_ctckd.task import TeacherDecoder
 from espnet_ctckd.teachers import EspnetTeacher
 
@@ -66,7 +67,8 @@ def read_kaldi(cache):
 def read_espnet(cache):
     """As a training reads it: ESPnet's data set, and the task's preprocessor."""
     scp = (str(cache / "teacher.scp"), "teacher", "kaldi_ark")
-    decoder = TeacherDecoder(None, read_meta(cache).codec)
+    codec = read_meta(cache).codec
+    decoder = TeacherDecoder(None, codec, None, codec.tokens)
     data = ESPnetDataset([scp], preprocess=decoder)
     found = {utt: data[utt][1] for utt in read_scp(cache / "teacher.scp")}
     return {utt: (d["teacher"], d.get("teacher_ids")) for utt, d in found.items()}
@@ -321,7 +323,8 @@ def student(**changes):
     fits = {
         "token_list": list(tiny.TOKENS),
         "blank": 0,
-        "frame_shift": 640,
+        "frame_shift": Fraction(640),
+        "frame_ratio": Fraction(1),
         "labels": lambda text: [letters[c] for c in text],
     }
     return Student(**{**fits, **changes})
@@ -429,35 +432,119 @@ def test_a_cache_of_another_token_list_is_refused(cache, tiny_data):
     tokens = [*tiny.TOKENS[:4], "x", *tiny.TOKENS[5:]]
     message = refused(cache, tiny_data.wav_scp, None, student(token_list=tokens))
     assert f"cache {cache}" in message
-    assert "token 4 is 'b' there and 'x' here" in message
+    assert "6 of 7 but the blank are matched; the student lacks 1 ('b')" in message
+    assert "the teacher 1 ('x') of the student's" in message
     fewer = student(token_list=list(tiny.TOKENS[:-1]))
     message = refused(cache, tiny_data.wav_scp, None, fewer)
-    assert "token 7 is '<sos/eos>' there and missing here" in message
+    assert "the student lacks 1 ('<sos/eos>')" in message
 
 
 def test_a_cache_of_another_blank_is_refused(cache, tiny_data):
     message = refused(cache, tiny_data.wav_scp, None, student(blank=7))
-    assert f"{cache} has the blank at 0, the student at 7" in message
+    assert f"cache {cache}" in message
+    assert "the student lacks 1 ('<sos/eos>')" in message
+
+
+def test_a_cache_in_another_order_fits(cache, tiny_data):
+    check(
+        cache,
+        tiny_data.wav_scp,
+        None,
+        student(token_list=[*reversed(tiny.TOKENS)], blank=7),
+    )
+    more = student(token_list=[*tiny.TOKENS, "<extra>"])
+    check(cache, tiny_data.wav_scp, None, more)
 
 
 @pytest.mark.parametrize(
-    ("changes", "rate"),
+    ("changes", "rate", "ratio"),
     [
-        ({"encoder_conf": {"input_layer": "conv2d6"}}, "60 ms"),
-        ({"frontend_conf": {"hop_length": 128}}, "32 ms"),
+        ({"encoder_conf": {"input_layer": "conv2d6"}}, "60 ms", "3/2"),
+        ({"frontend_conf": {"hop_length": 128}}, "32 ms", "4/5"),
     ],
     ids=["conv2d6", "hop_length 128"],
 )
-def test_a_student_of_another_frame_rate_is_refused(
-    tmp_path, cache, tiny_data, changes, rate
+def test_a_student_of_another_frame_rate_is_refused_with_what_to_set(
+    tmp_path, cache, tiny_data, changes, rate, ratio
 ):
-    conf = tiny.write_conf(tmp_path / "train.yaml", tiny.KD, **changes)
-    flags = ["--cache", cache, "--wav_scp", tiny_data.wav_scp, "--asr_config", conf]
-    flags += ["--token_list", cache / "tokens.txt", "--token_type", "char"]
-    with pytest.raises(InputError) as error:
+    def hold(kd):
+        conf = tiny.write_conf(tmp_path / "train.yaml", kd, **changes)
+        flags = ["--cache", cache, "--wav_scp", tiny_data.wav_scp, "--asr_config", conf]
+        flags += ["--token_list", cache / "tokens.txt", "--token_type", "char"]
         check_cache.main([str(flag) for flag in flags])
+
+    with pytest.raises(InputError) as error:
+        hold(tiny.KD)
     message = f"{cache} has a frame every 40 ms, the student one every {rate}"
     assert message in str(error.value)
+    assert f"model_conf.kd.frame_ratio is 1: set it to {ratio}" in str(error.value)
+    hold({**tiny.KD, "frame_ratio": ratio})
+
+
+def test_a_top_k_cache_is_not_averaged_over_frames(single, tiny_data):
+    slow = student(frame_shift=Fraction(1280), frame_ratio=Fraction(2))
+    message = refused(single / "top", tiny_data.wav_scp, None, slow)
+    assert "keeps the best 3 tokens" in message
+    check(single / "dense", tiny_data.wav_scp, None, slow)
+
+
+# Priors
+
+
+def test_a_prior_is_the_mean_of_the_posteriors(tmp_path, single, said, capsys):
+    frames = np.exp(np.concatenate(list(said.values())).astype(np.float64))
+    for name in ("dense", "top"):
+        output = tmp_path / f"{name}.txt"
+        estimate_prior.main(["--cache", str(single / name), "--output", str(output)])
+        lines = output.read_text().splitlines()
+        assert lines[0].startswith("<blank> ")
+        found = read_prior(output, tiny.TOKENS, "<blank>")
+        assert np.exp(found).sum() == pytest.approx(1.0)
+        if name == "dense":
+            assert found == pytest.approx(np.log(frames.mean(0)), rel=1e-5)
+        else:
+            kept = (-frames).argsort(1).argsort(1) < TOP_K
+            kept[:, 0] = True
+            # Where the blank was not among the best, it took the place of the last.
+            full = kept.sum(1) > TOP_K
+            worst = np.where(kept, frames, 2.0)
+            worst[:, 0] = 2.0
+            kept[full, worst[full].argmin(1)] = False
+            mass = np.where(kept, frames, 0.0)
+            rest = (1 - mass.sum(1, keepdims=True)) / (frames.shape[1] - TOP_K)
+            expected = np.where(kept, frames, rest).mean(0)
+            assert found == pytest.approx(np.log(expected), rel=1e-5)
+    assert "8 tokens from " in capsys.readouterr().out
+
+
+def test_a_prior_is_matched_by_token(tmp_path):
+    path = tmp_path / "prior.txt"
+    path.write_text("<pad> -0.5\nb -3.0\na -1.5\n")
+    assert read_prior(path, ["<blank>", "a", "b", "<unk>"], "<blank>") == [
+        *(-0.5, -1.5, -3.0),
+        0.0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no prior"),
+        ("", "is no list of priors"),
+        ("<blank> x\n", "every line must be a token and a number"),
+        ("<blank>\n", "every line must be a token and a number"),
+        ("<blank> 0.5\n", "give logarithms"),
+        ("<blank> nan\n", "give logarithms"),
+        ("<blank> -0.5\na -1\n", r"lack 1 \(b\) and have 0 others"),
+        ("<blank> -0.5\na -1\nb -2\nc -3\n", r"have 1 others \(c\)"),
+    ],
+)
+def test_a_prior_that_cannot_be_used_is_refused(tmp_path, text, message):
+    path = tmp_path / "prior.txt"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_prior(path, ["<blank>", "a", "b", "<unk>"], "<blank>")
 
 
 def test_other_audio_of_the_same_length_is_refused(tmp_path, cache, tiny_data):

@@ -13,6 +13,7 @@ from espnet_ctckd.bin import check_config
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted([*ROOT.glob("egs/TEMPLATE/kd/**/*.sh"), *ROOT.glob("egs/*/kd/*.sh")])
 SCRIPTS += sorted([*ROOT.glob("egs/*/kd/local/*.sh"), *ROOT.glob("tools/*.sh")])
+METHODS = sorted(ROOT.glob("conf/kd/*.yaml"))
 CONFIGS = sorted([*ROOT.glob("conf/*.yaml"), *ROOT.glob("egs/*/kd/conf/*.yaml")])
 
 SHORT = """
@@ -54,6 +55,16 @@ def test_configurations_build_a_model_and_are_listed_in_the_readme(config, capsy
     assert "text=true" in printed
     assert ("teacher=true" in printed) == ("ctckd" in config.name)
     assert config.name in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda p: p.stem)
+def test_methods_are_understood_and_listed_in_the_readme(method, capsys):
+    config = ROOT / "conf/train_student_ctckd_small.yaml"
+    check_config.main(["--config", str(config), "--model_conf", f"kd={method}"])
+    printed = capsys.readouterr().out
+    assert ("text=true" in printed) == ("label_free" not in method.stem)
+    assert "teacher=true" in printed
+    assert f"{method.stem}.yaml" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

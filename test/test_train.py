@@ -1,15 +1,20 @@
 """Trainings: stock calls, spawned workers, with labels or none, kill and resume."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import kaldiio
 import pytest
 import tiny
 import torch
+import yaml
 from espnet2.tasks.asr import ASRTask
 
 from espnet_ctckd.task import CTCKDTask, restore_checkpoint
@@ -157,6 +162,76 @@ def test_a_killed_training_resumes_to_the_very_same_weights(
     assert_same(
         weights(tmp_path / "killed", epochs), weights(tmp_path / "whole", epochs)
     )
+
+
+def read_selected(log):
+    """kd_selected of the training, epoch by epoch."""
+    lines = [line for line in log.splitlines() if "epoch results: [train]" in line]
+    return [float(re.search(r"kd_selected=([0-9.e-]+)", line)[1]) for line in lines]
+
+
+def test_the_student_knows_the_epoch(tmp_path, tiny_data, tiny_cache, caplog):
+    caplog.set_level("INFO")
+    kd = {**tiny.KD, "selector": "blank_elimination", "from_epoch": 2}
+    CTCKDTask.main(cmd=flags(tmp_path / "late", tiny_data, tiny_cache, kd))
+    first, second = read_selected(caplog.text)
+    assert first == 1.0
+    assert 0.0 < second < 1.0
+    # Resumed, it goes on in the epoch that it had reached.
+    caplog.clear()
+    long = flags(tmp_path / "late", tiny_data, tiny_cache, kd, max_epoch=3)
+    CTCKDTask.main(cmd=[*long, "--resume", "true"])
+    assert read_selected(caplog.text) == pytest.approx([second], rel=0.01)
+
+
+def test_a_teacher_with_its_tokens_in_another_order_teaches_the_same(
+    tmp_path, tiny_data, tiny_cache
+):
+    other = tmp_path / "reversed"
+    shutil.copytree(tiny_cache, other)
+    (other / "tokens.txt").write_text("".join(f"{t}\n" for t in tiny.TOKENS[::-1]))
+    meta = json.loads((other / "meta.json").read_text())
+    (other / "meta.json").write_text(json.dumps({**meta, "blank": 7}))
+    said = kaldiio.load_scp(str(tiny_cache / "teacher.scp"))
+    kaldiio.save_ark(
+        str(other / "reversed.ark"),
+        {utt: said[utt][:, ::-1].copy() for utt in said},
+        scp=str(other / "teacher.scp"),
+    )
+    for name, cache in (("there", other), ("here", tiny_cache)):
+        CTCKDTask.main(cmd=flags(tmp_path / name, tiny_data, cache, tiny.KD))
+    assert_same(weights(tmp_path / "there"), weights(tmp_path / "here"))
+
+
+def test_a_student_of_half_the_rate_learns_from_the_mean_of_two_frames(
+    tmp_path, tiny_data, tiny_cache, caplog
+):
+    caplog.set_level("INFO")
+    kd = {**tiny.KD, "weight": 1.0, "frame_ratio": 2}
+    slow = {"frontend_conf": {"hop_length": 320}, "max_epoch": 8}
+    command = flags(tmp_path / "slow", tiny_data, tiny_cache, kd, text=False, **slow)
+    CTCKDTask.main(cmd=command)
+    found = [
+        float(x) for x in re.findall(r"\[valid\].*? loss_kd=([0-9.]+)", caplog.text)
+    ]
+    assert len(found) == 8
+    assert found[-1] < 0.8 * found[0]
+
+
+def test_a_method_s_file_and_what_wins_over_it(tmp_path, tiny_data, tiny_cache):
+    path = tmp_path / "method.yaml"
+    path.write_text(yaml.safe_dump({**tiny.KD, "weight": 0.9}))
+    runs = {
+        "file": (str(path), {**tiny.KD, "weight": 0.9}),
+        "more": ({"base": str(path), "weight": 0.2}, {**tiny.KD, "weight": 0.2}),
+    }
+    for name, (kd, same) in runs.items():
+        CTCKDTask.main(cmd=flags(tmp_path / name, tiny_data, tiny_cache, kd))
+        CTCKDTask.main(cmd=flags(tmp_path / f"{name}2", tiny_data, tiny_cache, same))
+        assert_same(weights(tmp_path / name), weights(tmp_path / f"{name}2"))
+        # A resumed or packed training does not need the file.
+        written = yaml.safe_load((tmp_path / name / "exp/config.yaml").read_text())
+        assert written["model_conf"]["kd"] == same
 
 
 @pytest.mark.parametrize("damage", ["cut short", "missing"])

@@ -28,11 +28,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         args = CTCKDTask.get_parser().parse_args(["--config", ours.config, *theirs])
         args.token_list = _TOKENS
         args.normalize = None
+        text, teacher = True, False
+        if args.model == MODEL_NAME:
+            kd = read_kd_config(args)
+            text, teacher = kd.needs_labels, kd.weight > 0
+            # Its tokens are the student's, which are not known here.
+            without = {"prior_file": None, "prior_scale": None}
+            args.model_conf["kd"] = {**args.model_conf["kd"], **without}
         CTCKDTask.build_model(args)
-    text, teacher = True, False
-    if args.model == MODEL_NAME:
-        kd = read_kd_config(args)
-        text, teacher = kd.needs_labels, kd.weight > 0
     frontend = yaml.safe_dump([args.frontend, args.frontend_conf, args.input_size])
     print(f"text={str(text).lower()}")
     print(f"teacher={str(teacher).lower()}")
