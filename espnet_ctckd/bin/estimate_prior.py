@@ -18,6 +18,7 @@ from espnet_ctckd.data import write_beside
 
 # A token that the teacher never says still has a logarithm.
 _LEAST = 1e-30
+_SAY_EVERY = 5.0  # seconds
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -50,14 +51,17 @@ def estimate(meta: CacheMeta) -> np.ndarray:
         Probabilities (V,), float64.
     """
     total = np.zeros(len(meta.token_list))
-    done, begun = 0, time.monotonic()
+    done, begun, told = 0, time.monotonic(), 0.0
     for index, name in enumerate(meta.arks, start=1):
         with open(meta.folder / name, "rb") as ark:
             for _, packed in kaldiio.load_ark(ark):
                 total += _sum_of(packed, meta)
                 done += len(packed)
-        left = (time.monotonic() - begun) / index * (len(meta.arks) - index)
-        logging.info(f"{done}/{meta.frames} frames, {left:.0f} s left")
+        spent = time.monotonic() - begun
+        if spent - told > _SAY_EVERY:
+            left = spent / index * (len(meta.arks) - index)
+            logging.info(f"{done}/{meta.frames} frames, {left:.0f} s left")
+            told = spent
     if done != meta.frames:
         raise InputError(
             f"{meta.folder} has {done} frames; {meta.frames} were written. Delete it "
