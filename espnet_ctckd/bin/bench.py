@@ -23,6 +23,7 @@ from espnet_ctckd.task import CTCKDTask
 
 RATE, SECONDS, FRAMES = 16000, 20, 499  # frames of 40 ms, as the encoder makes them
 TOP_K = 16
+STEP_TOKENS = (500, 5000)
 STUDENT = {
     "frontend_conf": {"n_fft": 512, "hop_length": 160, "n_mels": 80},
     "encoder": "conformer",
@@ -62,7 +63,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     if args.what != "step":
         bench_objective(args)
     if args.what != "objective":
-        for tokens in (500, 5000):
+        for tokens in STEP_TOKENS:
             bench_step(args, tokens)
 
 
