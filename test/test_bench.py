@@ -14,8 +14,8 @@ def test_the_objective_is_measured_against_pytorch(capsys):
     printed = capsys.readouterr().out
     for name in ("F.kl_div on all", "masked select", "dense teacher", "top-16 teacher"):
         row = next(line for line in printed.splitlines() if name in line)
-        numbers = [float(x) for x in re.findall(r" ([0-9.]+)(?= |$)", row)]
-        assert len(numbers) == 4
+        numbers = [float(x) for x in re.findall(r" ([0-9]+\.?[0-9]*)(?= |$)", row)]
+        assert len(numbers) >= 4
         assert all(number > 0 for number in numbers)
 
 

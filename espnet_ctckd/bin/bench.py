@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.bin import device, parser, positive, run
 from espnet_ctckd.objective import KDConfig, KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.task import CTCKDTask
@@ -51,20 +51,24 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--what", choices=["all", "step", "objective"], default="all")
     p.add_argument("--rounds", type=positive, default=7, help="of which the median is")
     p.add_argument("--utterances", type=positive, default=4, help="in a batch")
-    p.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    p.add_argument("--num_threads", type=positive, default=torch.get_num_threads())
     p.add_argument("--seed", type=int, default=0)
-    args = p.parse_args(cmd)
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    print(
-        f"{args.utterances} utterances of {SECONDS} s, {args.rounds} rounds, "
-        f"{args.threads} threads, torch {torch.__version__}"
+    p.add_argument(
+        "--ngpu", type=int, default=0, choices=(0, 1), help="1: on a GPU (not tried)"
     )
-    if args.what != "step":
-        bench_objective(args)
-    if args.what != "objective":
-        for tokens in STEP_TOKENS:
-            bench_step(args, tokens)
+    args = p.parse_args(cmd)
+    torch.manual_seed(args.seed)
+    place = device(args)
+    print(
+        f"{args.utterances} utterances of {SECONDS} s, {args.rounds} rounds, {place}, "
+        f"{args.num_threads} threads, torch {torch.__version__}"
+    )
+    with torch.device(place):
+        if args.what != "step":
+            bench_objective(args)
+        if args.what != "objective":
+            for tokens in STEP_TOKENS:
+                bench_step(args, tokens)
 
 
 def bench_objective(args: argparse.Namespace) -> None:
@@ -104,11 +108,17 @@ def bench_objective(args: argparse.Namespace) -> None:
     peaks = {name: peak_memory(contender) for name, contender in contenders.items()}
     first = "F.kl_div on all frames"
     print(f"\nobjective, {tokens} tokens, 20 % of the frames, tau {tau:g}")
-    print(f"{'':34}{'ms':>9}{'times faster':>14}{'MiB':>8}{'of its peak':>13}")
+    print(
+        f"{'':34}{'ms':>9}{'times faster':>14}{'quartiles':>16}{'MiB':>8}"
+        f"{'of its peak':>13}"
+    )
     for name in contenders:
-        faster = ratio(times[first], times[name])
+        low, middle, high = quartiles(
+            [a / b for a, b in zip(times[first], times[name])]
+        )
         print(
-            f"{name:34}{1000 * statistics.median(times[name]):9.1f}{faster:14.2f}"
+            f"{name:34}{1000 * statistics.median(times[name]):9.1f}{middle:14.2f}"
+            f"{f'{low:.2f} - {high:.2f}':>16}"
             f"{peaks[name] / 2**20:8.0f}{peaks[name] / peaks[first]:13.2f}"
         )
 
@@ -143,10 +153,14 @@ def bench_step(args: argparse.Namespace, tokens: int) -> None:
         contenders[name] = make_step(args, tokens, labels, teacher, kd)
     times = take_turns(contenders, args.rounds)
     print(f"\ntraining step, {tokens} tokens, {kind} teacher, {labels} labels")
-    print(f"{'':34}{'ms':>9}{'of plain CTC':>14}")
+    print(f"{'':34}{'ms':>9}{'of plain CTC':>14}{'quartiles':>16}")
     for name in contenders:
-        share = ratio(times[name], times["plain CTC"])
-        print(f"{name:34}{1000 * statistics.median(times[name]):9.0f}{share:14.3f}")
+        shares = [a / b for a, b in zip(times[name], times["plain CTC"])]
+        low, middle, high = quartiles(shares)
+        print(
+            f"{name:34}{1000 * statistics.median(times[name]):9.0f}{middle:14.3f}"
+            f"{f'{low:.3f} - {high:.3f}':>16}"
+        )
 
 
 def make_teacher(utterances: int, tokens: int, spikes: int) -> FramePosteriors:
@@ -231,20 +245,34 @@ def take_turns(contenders: Contenders, rounds: int) -> Dict[str, List[float]]:
     times: Dict[str, List[float]] = {name: [] for name in contenders}
     for number in range(rounds + 1):
         for name, contender in contenders.items():
-            begun = time.perf_counter()
+            begun = _now()
             contender()
             if number:
-                times[name].append(time.perf_counter() - begun)
+                times[name].append(_now() - begun)
     return times
 
 
-def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    """Median over the rounds of one time over another of the same round."""
-    return statistics.median(a / b for a, b in zip(above, below))
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def quartiles(values: Sequence[float]) -> Tuple[float, float, float]:
+    """The first quartile, the median and the third."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
 
 
 def peak_memory(contender: Callable[[], object]) -> int:
     """Most bytes that a contender has allocated at a time, as PyTorch counts them."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        contender()
+        return torch.cuda.max_memory_allocated() - before
     with torch.profiler.profile(
         activities=[torch.profiler.ProfilerActivity.CPU],
         profile_memory=True,

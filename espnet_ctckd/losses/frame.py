@@ -327,7 +327,7 @@ class _KeptAndRest(torch.autograd.Function):
         kept = logits.gather(-1, ids)  # (B, T, K)
         others = logits.scatter(-1, ids, -math.inf)  # (B, T, V)
         top = others.amax(-1, keepdim=True).clamp(min=LOG_ZERO)  # (B, T, 1)
-        others = others.sub_(top).div_(temperature).exp_()
+        torch.add(-top / temperature, others, alpha=1 / temperature, out=others).exp_()
         total = others.sum(-1, keepdim=True)  # (B, T, 1)
         ctx.save_for_backward(others, total, ids)
         ctx.temperature = temperature
