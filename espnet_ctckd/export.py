@@ -12,14 +12,16 @@ from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, beside, write_beside
+from espnet_ctckd.model import INTER_HEADS
 from espnet_ctckd.teachers.espnet import load_espnet_model
 
 
 def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> None:
     """Write config.yaml (``model: espnet``) and model.pth, ready for any ESPnet.
 
-    The weights are the same; of the configuration only what names this package is
-    changed, and the files that it names are copied beside it.
+    The weights are the same, without the heads of intermediate layers; of the
+    configuration only what names this package is changed, and the files that it names
+    are copied beside it.
 
     Args:
         config_file: ``config.yaml`` of the training.
@@ -40,7 +42,11 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
             "be lost; choose another --output_dir"
         )
     load_espnet_model(config_file, model_file)  # so that it is known to work
-    states = load_weights(model_file)
+    states = {
+        name: value
+        for name, value in load_weights(model_file).items()
+        if not name.startswith(INTER_HEADS)
+    }
     folder.mkdir(parents=True, exist_ok=True)
     plain = plain_config(conf)
     for owner, key in (
@@ -73,7 +79,14 @@ def plain_config(conf: Dict[str, Any]) -> Dict[str, Any]:
     if conf.get("model") != MODEL_NAME:
         return dict(conf)
     model_conf = {k: v for k, v in conf["model_conf"].items() if k != "kd"}
-    return {**conf, "model": "espnet", "model_conf": {**model_conf, "ctc_weight": 1.0}}
+    model_conf["ctc_weight"] = 1.0
+    plain = {**conf, "model": "espnet", "model_conf": model_conf}
+    kd = conf["model_conf"].get("kd")
+    encoder_conf = conf.get("encoder_conf") or {}
+    if (kd or {}).get("inter") and not encoder_conf.get("interctc_use_conditioning"):
+        # Only the training read the intermediate layers.
+        plain["encoder_conf"] = {**encoder_conf, "interctc_layer_idx": []}
+    return plain
 
 
 def _copy(path: str, folder: Path, config_file: Pathlike) -> str:

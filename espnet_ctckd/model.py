@@ -9,18 +9,23 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.config import FrameConfig, KDConfig
 from espnet_ctckd.data import read_prior
-from espnet_ctckd.objective import KDConfig, KDObjective
+from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.reduce import sum_over_processes
+
+# Prefix of the parameters that the plain model has not.
+INTER_HEADS = "inter_heads."
 
 
 class ESPnetCTCKDModel(ESPnetASRModel):
     """loss = (1 - lambda) CTC + lambda distillation, on an encoder with a CTC head.
 
-    Parameters and their names are those of the plain model, so its checkpoints are
-    loaded by ``model: espnet`` and the other way round. Everything but ``kd`` is an
-    argument of `ESPnetASRModel`; ``ctc_weight`` is 1.
+    Parameters and their names are those of the plain model, but for separate heads of
+    intermediate layers; without these, its checkpoints are loaded by ``model: espnet``
+    and the other way round. Everything but ``kd`` is an argument of `ESPnetASRModel`;
+    ``ctc_weight`` is 1.
 
     Args:
         kd: `KDConfig`, or the mapping ``model_conf.kd`` of the configuration.
@@ -37,12 +42,39 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         config = kd if isinstance(kd, KDConfig) else KDConfig.from_dict(kd)
         _check_model(config, kwargs)
         super().__init__(*args, **{"ctc_weight": 1.0, **kwargs})
+        self.kd_config = config
+        self.progress = 0.0
+        self.kd = self._objective(config)
+        if config.inter is not None:
+            self.kd_inter = self._objective(config.inter)
+            if config.inter.head == "separate":
+                size = self.encoder.output_size()
+                self.inter_heads = torch.nn.ModuleDict(
+                    {
+                        str(layer): torch.nn.Linear(size, self.vocab_size)
+                        for layer in self.encoder.interctc_layer_idx
+                    }
+                )
+        self._encoded: Optional[Tuple[Any, Tensor]] = None
+
+    def _objective(self, config: FrameConfig) -> KDObjective:
         prior = None
         if config.prior_file is not None:
             blank = self.token_list[self.blank_id]
             prior = torch.tensor(read_prior(config.prior_file, self.token_list, blank))
-        self.kd = KDObjective(config, prior)
-        self._encoded: Optional[Tuple[Any, Tensor]] = None
+        return KDObjective(config, prior)
+
+    def set_epoch(self, epoch: int, last: int) -> None:
+        """Say how far the training is, for what is scheduled by epochs.
+
+        Args:
+            epoch: the current one, from 1.
+            last: the last one.
+        """
+        self.progress = (epoch - 1) / max(last - 1, 1)
+        self.kd.epoch = epoch
+        if self.kd_config.inter is not None:
+            self.kd_inter.epoch = epoch
 
     def encode(self, speech: Tensor, speech_lengths: Tensor) -> Tuple[Any, Tensor]:
         """Encode as the plain model does, and keep the result for `forward`.
@@ -88,7 +120,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         Raises:
             InputError: the batch lacks the labels or the teacher.
         """
-        config = self.kd.config
+        config = self.kd_config
         utterances = speech.size(0)
         stats: Dict[str, Any] = {}
         loss: Any = 0.0
@@ -103,30 +135,33 @@ class ESPnetCTCKDModel(ESPnetASRModel):
                 ctc, stats, _ = super().forward(
                     speech, speech_lengths, text, text_lengths, **kwargs
                 )
-            ctc = ctc.sum()
-            if config.ctc_norm == "token":
-                counts = torch.stack(
-                    [text_lengths.sum(), text_lengths.new_tensor(utterances)]
-                )
-                labels, everyone = sum_over_processes(counts.double())
-                ctc = ctc * (everyone / labels).to(ctc)
-                stats["loss_ctc"] = ctc.detach()
+            ctc = self._norm_ctc(ctc.sum(), text_lengths)
+            stats["loss_ctc"] = ctc.detach()
             loss = (1.0 - config.weight) * ctc
         else:
             self.encode(speech, speech_lengths)
         assert self._encoded is not None
         (encoder_out, lengths), self._encoded = self._encoded, None
+        layers: List[Tuple[int, Tensor]] = []
         if isinstance(encoder_out, tuple):
-            encoder_out = encoder_out[0]
+            encoder_out, layers = encoder_out
         if not config.needs_labels and not self.training and text is not None:
             stats["cer_ctc"] = self._error_rate(encoder_out, text)
+        # ESPnet drops out the input of the CTC loss, even in evaluation.
+        shared = bool(projected) and self.ctc.dropout_rate == 0.0
+        posteriors = None
         if teacher is not None and teacher_lengths is not None:
             posteriors = FramePosteriors(
                 teacher, teacher_lengths, self.blank_id, teacher_ids
             )
-            # ESPnet drops out the input of the CTC loss, even in evaluation.
-            shared = bool(projected) and self.ctc.dropout_rate == 0.0
-            try:
+        elif config.needs_teacher:
+            raise InputError(
+                "the batch has no teacher: give the cache, e.g. "
+                "--train_data_path_and_name_and_type <cache>/teacher.scp,teacher,"
+                "kaldi_ark, and the same for --valid_data_path_and_name_and_type"
+            )
+        try:
+            if posteriors is not None:
                 distance, kd_stats = self.kd(
                     projected[0] if shared else encoder_out,
                     lengths,
@@ -134,22 +169,78 @@ class ESPnetCTCKDModel(ESPnetASRModel):
                     labels=text_lengths,
                     head=None if shared else self.ctc.ctc_lo,
                 )
-            except InputError as error:
-                named = ", ".join(kwargs.get("utt_id", ()))
-                raise InputError(f"{error}. The batch: {named}") from None
-            loss = loss + config.weight * distance
-            stats.update(kd_stats, loss_kd=distance.detach())
-        elif config.weight > 0:
-            raise InputError(
-                "the batch has no teacher: give the cache, e.g. "
-                "--train_data_path_and_name_and_type <cache>/teacher.scp,teacher,"
-                "kaldi_ark, and the same for --valid_data_path_and_name_and_type"
-            )
+                loss = loss + config.weight * distance
+                stats.update(kd_stats, loss_kd=distance.detach())
+            if config.inter is not None:
+                logits = projected[0] if shared else self.ctc.ctc_lo(encoder_out)
+                inter = self._inter_loss(
+                    layers, lengths, posteriors, logits, text, text_lengths, stats
+                )
+                weight = config.inter.weight_at(self.progress)
+                loss = (1.0 - weight if config.inter.convex else 1.0) * loss
+                loss = loss + weight * inter
+        except InputError as error:
+            named = ", ".join(kwargs.get("utt_id", ()))
+            raise InputError(f"{error}. The batch: {named}") from None
         stats["loss"] = loss.detach()
         gathered: Tuple[Tensor, Dict[str, Tensor], Tensor] = force_gatherable(
             (loss, stats, utterances), loss.device
         )
         return gathered
+
+    def _norm_ctc(self, ctc: Tensor, text_lengths: Tensor) -> Tensor:
+        """From the mean over utterances to what ``ctc_norm`` asks for."""
+        if self.kd_config.ctc_norm != "token":
+            return ctc
+        utterances = text_lengths.new_tensor(text_lengths.numel())
+        counts = torch.stack([text_lengths.sum(), utterances]).double()
+        labels, everyone = sum_over_processes(counts)
+        normed: Tensor = ctc * (everyone / labels).to(ctc)
+        return normed
+
+    def _inter_loss(
+        self,
+        layers: List[Tuple[int, Tensor]],
+        lengths: Tensor,
+        teacher: Optional[FramePosteriors],
+        logits: Tensor,
+        text: Optional[Tensor],
+        text_lengths: Optional[Tensor],
+        stats: Dict[str, Any],
+    ) -> Tensor:
+        """Losses of the intermediate layers, combined."""
+        config = self.kd_config.inter
+        if config.target == "self":
+            own = logits.detach().float().log_softmax(-1)  # (B, T, V)
+            teacher = FramePosteriors(own, lengths, self.blank_id)
+        losses = []
+        for layer, states in layers:  # (B, T, dim)
+            shared = config.head == "shared"
+            head = self.ctc.ctc_lo if shared else self.inter_heads[str(layer)]
+            loss = states.new_zeros(())
+            if config.ctc_weight > 0:
+                assert text is not None
+                assert text_lengths is not None
+                labels = torch.cat([t[:n] for t, n in zip(text, text_lengths)])
+                of_head = head(states)  # (B, T, V)
+                ctc = self.ctc.loss_fn(
+                    of_head.transpose(0, 1), labels, lengths, text_lengths
+                )
+                ctc = self._norm_ctc(ctc.sum(), text_lengths)
+                stats[f"loss_ctc_layer{layer}"] = ctc.detach()
+                loss = loss + config.ctc_weight * ctc
+                states, head = of_head, None
+            if config.kd_weight > 0:
+                assert teacher is not None
+                distance, _ = self.kd_inter(
+                    states, lengths, teacher, labels=text_lengths, head=head
+                )
+                stats[f"loss_kd_layer{layer}"] = distance.detach()
+                loss = loss + config.kd_weight * distance
+            losses.append(loss)
+        joined = torch.stack(losses)
+        together: Tensor = joined.mean() if config.combine == "mean" else joined.sum()
+        return together
 
     def collect_feats(
         self,
@@ -220,9 +311,30 @@ def _check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
             "decoder is 'transducer', but the student is a CTC model without a "
             "decoder: remove the key decoder"
         )
+    if config.inter is not None:
+        _check_inter(kwargs)
     if kwargs.get("interctc_weight", 0.0) > 0 and not config.needs_labels:
         raise InputError(
             f"model_conf.interctc_weight is {kwargs['interctc_weight']}, which needs "
             "labels, but kd.weight 1 trains without them: set interctc_weight: 0, or "
             "kd.weight below 1"
         )
+
+
+def _check_inter(kwargs: Dict[str, Any]) -> None:
+    """Refuse an encoder or a head that has no intermediate losses of ours."""
+    if not getattr(kwargs.get("encoder"), "interctc_layer_idx", None):
+        raise InputError(
+            "kd.inter is given, but the encoder gives no intermediate outputs: set "
+            "encoder_conf.interctc_layer_idx, e.g. [4, 8], on a Conformer, "
+            "E-Branchformer or Transformer"
+        )
+    if kwargs.get("interctc_weight", 0.0) > 0:
+        raise InputError(
+            f"model_conf.interctc_weight is {kwargs['interctc_weight']} beside "
+            "kd.inter, which has a CTC loss of its own (kd.inter.ctc_weight): set "
+            "interctc_weight: 0"
+        )
+    kind = getattr(kwargs.get("ctc"), "ctc_type", "builtin")
+    if kind not in ("builtin", "builtin2"):
+        raise InputError(f"ctc_conf.ctc_type is {kind!r}; kd.inter needs 'builtin'")

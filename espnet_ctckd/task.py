@@ -24,9 +24,9 @@ from espnet_ctckd.align import map_tokens
 from espnet_ctckd.cache.codec import Codec, rename_tokens
 from espnet_ctckd.cache.reader import CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_scp, shorten
 from espnet_ctckd.model import ESPnetCTCKDModel
-from espnet_ctckd.objective import KDConfig
 
 TEACHER = "teacher"
 
@@ -60,7 +60,8 @@ class CTCKDTrainer(Trainer):
         """Train, having told a student which epoch it is."""
         student = getattr(model, "module", model)
         if isinstance(student, ESPnetCTCKDModel):
-            student.kd.epoch = kwargs["reporter"].epoch
+            last = kwargs["options"].max_epoch
+            student.set_epoch(kwargs["reporter"].epoch, last)
         return super().train_one_epoch(model, *args, **kwargs)  # type: ignore[no-any-return]
 
     @classmethod
@@ -298,7 +299,7 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             _check_text(data, wanted, part)
         path = teacher_scp(data)
         if path is None:
-            if config.weight > 0:
+            if config.needs_teacher:
                 raise InputError(
                     f"kd.weight is {config.weight}, but {flag} has no 'teacher': give "
                     f"the cache, e.g. {flag} <cache>/teacher.scp,teacher,kaldi_ark"

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from espnet_ctckd.align import map_tokens, match_frames
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.objective import KDConfig, KDObjective
+from espnet_ctckd.config import KDConfig
+from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 
 TOKENS = ["<blank>", "a", "b", "<unk>"]

@@ -14,8 +14,9 @@ import torch
 from conftest import make_batch, pad_time
 
 from espnet_ctckd.choices import Choice, InputError, check_options, look_up
+from espnet_ctckd.config import KDConfig
 from espnet_ctckd.losses import LOSS_CHOICES
-from espnet_ctckd.objective import KDConfig, KDObjective
+from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import blank_padding, length_mask
 from espnet_ctckd.reduce import REDUCTION_CHOICES, count
 from espnet_ctckd.select import SELECTOR_CHOICES

@@ -11,6 +11,7 @@ import soundfile
 import tiny
 import torch
 import yaml
+from espnet2.tasks.asr import ASRTask
 
 from espnet_ctckd import register
 from espnet_ctckd.bin import decode, export_student, fetch_model
@@ -125,6 +126,28 @@ def test_a_student_trained_without_the_key_ctc_weight_gets_it(tmp_path, student)
     export_student.main(model_flags(model, tmp_path / "out"))
     plain = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
     assert plain["model_conf"] == {"ctc_weight": 1.0}
+
+
+def test_heads_of_intermediate_layers_are_dropped(tmp_path):
+    inter = {**tiny.KD, "ctc_weight": 1.0, "kd_weight": 0.25, "target": "teacher"}
+    kd = {**tiny.KD, "inter": {**inter, "head": "separate"}}
+    encoder = {"num_blocks": 2, "interctc_layer_idx": [1]}
+    model = tiny.write_model(tmp_path / "inter", kd, encoder_conf=encoder)
+    trained = torch.load(model.weights, weights_only=True)
+    assert any(name.startswith("inter_heads.1.") for name in trained)
+    export_student.main(model_flags(model, tmp_path / "out"))
+    plain = torch.load(tmp_path / "out/model.pth", weights_only=True)
+    assert set(plain) == {n for n in trained if not n.startswith("inter_heads.")}
+    conf = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
+    assert conf["encoder_conf"]["interctc_layer_idx"] == []
+    stock, _ = ASRTask.build_model_from_file(
+        tmp_path / "out/config.yaml", tmp_path / "out/model.pth", "cpu"
+    )
+    ours, _ = load_espnet_model(model.config, model.weights)
+    audio = torch.from_numpy(tiny.sound(1.0, 3)).float().unsqueeze(0)
+    lengths = torch.tensor([audio.size(1)])
+    (encoded, _), _ = ours.encode(audio, lengths)
+    assert torch.equal(stock.eval().encode(audio, lengths)[0], encoded)
 
 
 def test_files_that_the_configuration_names_are_exported_with_it(tmp_path, monkeypatch):

@@ -20,7 +20,8 @@ BELOW = {
     "select": {"choices", "posteriors"},
     "losses": {"choices", "posteriors"},
     "reduce": {"choices"},
-    "objective": {"align", "choices", "losses", "posteriors", "reduce", "select"},
+    "config": {"choices", "losses", "posteriors", "reduce", "select"},
+    "objective": {"align", "config", "losses", "posteriors", "reduce", "select"},
     "analysis": {"align", "choices", "posteriors", "reduce", "select"},
     "decode/greedy": {"posteriors"},
 }

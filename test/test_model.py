@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.objective import KDConfig
+from espnet_ctckd.config import KDConfig
 from espnet_ctckd.task import CTCKDTask
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
@@ -21,20 +21,38 @@ KD = {
 }
 
 
-def build(model="ctckd", specaug=False, **model_conf):
+ENCODERS = {
+    "conformer": {"cnn_module_kernel": 7},
+    "e_branchformer": {"cgmlp_linear_units": 32, "cgmlp_conv_kernel": 7},
+    "transformer": {},
+}
+INTER = {
+    "weight": 0.7,
+    "ctc_weight": 1.0,
+    "kd_weight": 0.25,
+    "target": "teacher",
+    "head": "separate",
+    "selector": "all",
+    "loss": "l2",
+    "reduction": "utt_sum",
+}
+
+
+def build(model="ctckd", specaug=False, encoder="conformer", layers=(), **model_conf):
     parser = CTCKDTask.get_parser()
     args = parser.parse_args(["--token_type", "char", "--model", model])
     args.token_list = TOKENS
     args.frontend_conf = {"n_fft": 256, "hop_length": 160, "n_mels": 20}
-    args.encoder = "conformer"
+    args.encoder = encoder
     args.encoder_conf = {
         "output_size": 16,
         "attention_heads": 2,
         "linear_units": 32,
-        "num_blocks": 2,
+        "num_blocks": 2 + len(layers),
         "dropout_rate": 0.0,
         "positional_dropout_rate": 0.0,
-        "cnn_module_kernel": 7,
+        "interctc_layer_idx": list(layers),
+        **ENCODERS[encoder],
     }
     if specaug:
         args.specaug, args.specaug_conf = "specaug", specaug
@@ -200,3 +218,142 @@ def test_a_configuration_without_a_choice_of_the_paper_is_refused():
             KDConfig.from_dict(conf)
     with pytest.raises(InputError, match="lacks the option 'temperature'"):
         KDConfig.from_dict({**KD, "loss_conf": {}})
+
+
+# Intermediate layers
+
+
+def slow_inter(model, batch, targets):
+    """Losses of the heads from the formulas: CTC and squared distance, a layer each."""
+    speech = batch["speech"], batch["speech_lengths"]
+    (last, layers), lengths = model.encode(*speech)
+    found = {}
+    for layer, states in layers:
+        separate = model.kd_config.inter.head == "separate"
+        head = model.inter_heads[str(layer)] if separate else model.ctc.ctc_lo
+        log_q = head(states).log_softmax(-1)
+        ctc = torch.nn.functional.ctc_loss(
+            log_q.transpose(0, 1), batch["text"], lengths, batch["text_lengths"],
+            reduction="sum",
+        )  # fmt: skip
+        if targets is None:
+            log_p = model.ctc.ctc_lo(last).log_softmax(-1)
+        else:
+            log_p = targets["teacher"]
+        distance = 0.0
+        for b in range(3):
+            frames = int(lengths[b])
+            if targets is not None:
+                frames = min(frames, int(targets["teacher_lengths"][b]))
+            for t in range(frames):
+                distance += (log_p[b, t].exp() - log_q[b, t].exp()).square().sum()
+        found[layer] = ctc / 3, distance / 3
+    return found
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("head", ["separate", "shared"])
+def test_each_layer_learns_from_ctc_and_from_the_teacher(batch, teacher, encoder, head):
+    kd = {**KD, "inter": {**INTER, "head": head}}
+    model = build(kd=kd, encoder=encoder, layers=(1, 2)).eval()
+    loss, stats, _ = model(**copy.deepcopy(batch), **teacher)
+    expected = slow_inter(model, batch, teacher)
+    assert set(expected) == {1, 2}
+    inter = 0.0
+    for layer, (ctc, distance) in expected.items():
+        torch.testing.assert_close(stats[f"loss_ctc_layer{layer}"].squeeze(), ctc)
+        torch.testing.assert_close(stats[f"loss_kd_layer{layer}"].squeeze(), distance)
+        inter += (ctc + 0.25 * distance) / 2
+    final = 0.5 * stats["loss_ctc"] + 0.5 * stats["loss_kd"]
+    torch.testing.assert_close(loss, final + 0.7 * inter)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_final", "of_heads"),
+    [
+        ({}, 1.0, 0.35),
+        ({"combine": "sum"}, 1.0, 0.7),
+        ({"convex": True}, 0.3, 0.35),
+        ({"weight": 0.0}, 1.0, 0.0),
+    ],
+)
+def test_the_heads_are_combined_as_asked_for(
+    batch, teacher, changes, of_final, of_heads
+):
+    kd = {**KD, "inter": {**INTER, **changes}}
+    model = build(kd=kd, layers=(1, 2)).eval()
+    loss, stats, _ = model(**copy.deepcopy(batch), **teacher)
+    heads = slow_inter(model, batch, teacher).values()
+    inter = sum(ctc + 0.25 * distance for ctc, distance in heads)
+    final = 0.5 * stats["loss_ctc"] + 0.5 * stats["loss_kd"]
+    torch.testing.assert_close(loss, of_final * final + of_heads * inter)
+
+
+def test_the_student_teaches_its_own_layers_without_a_cache(batch):
+    inter = {**INTER, "target": "self", "kd_weight": 1.0, "convex": True}
+    kd = {**KD, "weight": 0.0, "inter": {**inter, "weight": [0.3, 0.7]}}
+    model = build(kd=kd, layers=(1,)).eval()
+    (ctc, distance), *_ = slow_inter(model, batch, None).values()
+    for epoch, weight in [(1, 0.3), (51, 0.5), (101, 0.7)]:
+        model.set_epoch(epoch, 101)
+        loss, stats, _ = model(**copy.deepcopy(batch))
+        expected = (1 - weight) * stats["loss_ctc"] + weight * (ctc + distance)
+        torch.testing.assert_close(loss, expected)
+    # The last layer gets no gradient as a target.
+    model.zero_grad()
+    only = {**kd, "inter": {**inter, "ctc_weight": 0.0, "weight": 1.0}}
+    model = build(kd=only, layers=(1,))
+    model(**copy.deepcopy(batch))[0].sum().backward()
+    assert not bool(model.encoder.encoders[1].feed_forward.w_1.weight.grad.any())
+    assert not bool(model.ctc.ctc_lo.weight.grad.any())
+    assert bool(model.inter_heads["1"].weight.grad.any())
+
+
+def test_without_labels_the_layers_learn_from_the_teacher_alone(batch, teacher):
+    kd = {**KD, "weight": 1.0, "inter": {**INTER, "ctc_weight": 0.0}}
+    model = build(kd=kd, layers=(1,))
+    speech = {k: v for k, v in batch.items() if k.startswith("speech")}
+    loss, stats, _, grads = gradients(model, **speech, **teacher)
+    expected = stats["loss_kd"] + 0.7 * 0.25 * stats["loss_kd_layer1"]
+    torch.testing.assert_close(loss, expected)
+    assert all(grad is not None for grad in grads.values())
+
+
+@pytest.mark.parametrize(
+    ("inter", "changes", "message"),
+    [
+        (
+            {},
+            {"layers": ()},
+            "kd.inter is given, but the encoder gives no intermediate",
+        ),
+        ({}, {"interctc_weight": 0.3}, "interctc_weight is 0.3 beside kd.inter"),
+        ({"head": "own"}, {}, "unknown kd.inter.head 'own'; choose one of: separate"),
+        ({"target": "x"}, {}, "unknown kd.inter.target 'x'; choose one of: teacher"),
+        ({"combine": None}, {}, "unknown kd.inter.combine None"),
+        ({"weight": -1}, {}, "kd.inter.weight is -1; give one of at least 0"),
+        (
+            {"weight": 1.5, "convex": True},
+            {},
+            r"kd.inter.weight is 1.5; give one in \[0",
+        ),
+        ({"weight": [0.7, 0.3]}, {}, "give a number, or the least and the most"),
+        ({"weight": []}, {}, "give a number, or the least and the most"),
+        ({"convex": 1}, {}, "kd.inter.convex is 1; give true or false"),
+        ({"ctc_weight": 0, "kd_weight": 0}, {}, "are both 0"),
+        ({"kd_weight": None}, {}, "kd.inter.kd_weight is None; give a number"),
+        ({"loss": "kl"}, {}, "loss 'kl' lacks the option 'temperature'"),
+        ({"selectro": "all"}, {}, "unknown key 'selectro' in model_conf.kd.inter"),
+        ({"target": "self", "frame_ratio": 2}, {}, "the target is the student itself"),
+        (
+            {},
+            {"kd_weight": 1.0},
+            r"kd.inter.ctc_weight 1.0 needs labels, but kd.weight 1",
+        ),
+    ],
+)
+def test_intermediate_losses_without_sense_are_refused(inter, changes, message):
+    changes = {"layers": (1,), **changes}
+    kd = {**KD, "weight": changes.pop("kd_weight", 0.5), "inter": {**INTER, **inter}}
+    with pytest.raises(InputError, match=message):
+        build(kd=kd, **changes)

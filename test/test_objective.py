@@ -6,9 +6,10 @@ from conftest import make_batch, pad_time
 from torch import nn
 
 from espnet_ctckd.choices import Choice, InputError
+from espnet_ctckd.config import KDConfig
 from espnet_ctckd.losses import LOSS_CHOICES
 from espnet_ctckd.losses.frame import kl
-from espnet_ctckd.objective import KDConfig, KDObjective
+from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.reduce import REDUCTION_CHOICES
 

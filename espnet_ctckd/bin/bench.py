@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_ctckd.bin import device, parser, positive, run
-from espnet_ctckd.objective import KDConfig, KDObjective
+from espnet_ctckd.config import FrameConfig
+from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.task import CTCKDTask
 
@@ -186,8 +187,7 @@ def keep_top(teacher: FramePosteriors) -> FramePosteriors:
 def make_objective(selector: str, temperature: float) -> KDObjective:
     """KL on some frames, as in the paper."""
     return KDObjective(
-        KDConfig(
-            weight=1.0,
+        FrameConfig(
             selector=selector,
             loss="kl",
             loss_conf={"temperature": temperature},

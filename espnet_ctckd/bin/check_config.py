@@ -31,7 +31,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         text, teacher = True, False
         if args.model == MODEL_NAME:
             kd = read_kd_config(args)
-            text, teacher = kd.needs_labels, kd.weight > 0
+            text, teacher = kd.needs_labels, kd.needs_teacher
             # Its tokens are the student's, which are not known here.
             without = {"prior_file": None, "prior_scale": None}
             args.model_conf["kd"] = {**args.model_conf["kd"], **without}

@@ -1,0 +1,328 @@
+"""``model_conf.kd`` of a training configuration, checked when it is read."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Callable, ClassVar, Mapping, Optional, Type, TypeVar
+
+import torch
+
+from espnet_ctckd.choices import Choice, InputError, check_options, look_up
+from espnet_ctckd.losses import LOSS_CHOICES
+from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.reduce import REDUCTION_CHOICES, count
+from espnet_ctckd.select import SELECTOR_CHOICES
+
+CTC_NORMS = ("batch", "token")
+HEADS = ("separate", "shared")
+TARGETS = ("teacher", "self")
+COMBINATIONS = ("mean", "sum")
+
+_Config = TypeVar("_Config", bound="FrameConfig")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameConfig:
+    """A distance between student and teacher, frame by frame.
+
+    Attributes:
+        selector: name in `SELECTOR_CHOICES`.
+        loss: name in `LOSS_CHOICES`.
+        reduction: name in `REDUCTION_CHOICES`.
+        selector_conf: options of the selector.
+        loss_conf: options of the loss.
+        reduction_conf: options of the reduction.
+        from_epoch: the selector chooses from this epoch on; before it, the student
+            learns from all frames. Epochs count from 1.
+        until_epoch: the last epoch in which the selector chooses; after it, the
+            student learns from all frames. None is the last of the training.
+        warmup_epochs: W; the distance is multiplied by min(epoch / W, 1). 0 is no
+            warm-up.
+        prior_file: token priors as ``estimate_prior`` writes them. What counts as
+            blank is then the argmax of log p - s log prior; the loss is not changed.
+        prior_scale: s, of at least 0.
+        frame_ratio: the teacher's frames to one of the student's in the same time:
+            2 is a teacher of 20 ms and a student of 40 ms. A number, or a fraction as
+            ``3/2``.
+    """
+
+    # Where it stands in the YAML, for errors.
+    place: ClassVar[str] = "kd"
+
+    selector: str
+    loss: str
+    reduction: str
+    selector_conf: Mapping[str, Any] = field(default_factory=dict)
+    loss_conf: Mapping[str, Any] = field(default_factory=dict)
+    reduction_conf: Mapping[str, Any] = field(default_factory=dict)
+    from_epoch: int = 1
+    until_epoch: Optional[int] = None
+    warmup_epochs: int = 0
+    prior_file: Optional[str] = None
+    prior_scale: Optional[float] = None
+    frame_ratio: Any = 1
+
+    def __post_init__(self) -> None:
+        self._check_schedule()
+        self._check_prior()
+        self._check_ratio()
+        self._check_choices()
+
+    def _check_schedule(self) -> None:
+        until = self.until_epoch
+        for key, value, least in (
+            ("from_epoch", self.from_epoch, 1),
+            ("until_epoch", self.from_epoch if until is None else until, 1),
+            ("warmup_epochs", self.warmup_epochs, 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(
+                    f"{self.place}.{key} is {value!r}; give a whole number >= {least}"
+                )
+        if until is not None and until < self.from_epoch:
+            raise InputError(
+                f"{self.place}.until_epoch is {until}, before {self.place}.from_epoch "
+                f"{self.from_epoch}: the selector would never choose"
+            )
+
+    def _check_prior(self) -> None:
+        if (self.prior_file is None) != (self.prior_scale is None):
+            raise InputError(
+                f"{self.place}.prior_file is {self.prior_file!r} and "
+                f"{self.place}.prior_scale {self.prior_scale!r}: give both or neither"
+            )
+        if self.prior_scale is None:
+            return
+        self._check_number("prior_scale", self.prior_scale)
+        if self.selector == "all":
+            raise InputError(
+                f"{self.place}.prior_file changes which frames are blank, but selector "
+                f"'all' takes all frames: remove {self.place}.prior_file, or choose "
+                "another selector"
+            )
+
+    def _check_ratio(self) -> None:
+        try:
+            sane = Fraction(1, 100) <= self.ratio <= 100
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+            sane = False
+        if isinstance(self.frame_ratio, bool) or not sane:
+            raise InputError(
+                f"{self.place}.frame_ratio is {self.frame_ratio!r}; give the teacher's "
+                "frames to one of the student's, as 2 or 3/2"
+            )
+
+    def _check_choices(self) -> None:
+        # A tiny batch calls all three, so that values which they refuse are refused
+        # here and not at the first batch of the training.
+        probe = FramePosteriors(torch.zeros(1, 1, 1), torch.ones(1).long(), blank=0)
+        selector = self._choice("selector", SELECTOR_CHOICES)
+        weights = selector(probe, 1, **self.selector_conf)  # (1, 1)
+        loss = self._choice("loss", LOSS_CHOICES)
+        loss(torch.zeros(1, 1, 1), probe, **self.loss_conf)
+        reduction = self._choice("reduction", REDUCTION_CHOICES)
+        nonblank = probe.nonblank()
+        totals = count(weights, nonblank, probe.lengths, None, everywhere=False)
+        reduction(weights, nonblank, totals, **self.reduction_conf)
+
+    def _choice(self, family: str, choices: Mapping[str, Choice]) -> Callable[..., Any]:
+        name, conf = getattr(self, family), getattr(self, f"{family}_conf")
+        choice = look_up(family, name, choices)
+        if not isinstance(conf, Mapping):
+            raise InputError(
+                f"{self.place}.{family}_conf is {conf!r}; give a mapping of options"
+            )
+        check_options(family, name, choice.fn, conf)
+        return choice.fn
+
+    def _check_number(
+        self, key: str, value: object, most: float = float("inf")
+    ) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"{self.place}.{key} is {value!r}; give a number")
+        if not 0.0 <= value <= most or value == float("inf"):
+            wanted = "of at least 0" if most == float("inf") else f"in [0, {most:g}]"
+            raise InputError(f"{self.place}.{key} is {value}; give one {wanted}")
+
+    def _check_one_of(self, key: str, allowed: Any) -> None:
+        value = getattr(self, key)
+        if value not in allowed:
+            raise InputError(
+                f"unknown {self.place}.{key} {value!r}; choose one of: "
+                f"{', '.join(allowed)}"
+            )
+
+    def labels_for(self) -> Optional[str]:
+        """What of it reads the transcripts, or None."""
+        needs = REDUCTION_CHOICES[self.reduction].needs + LOSS_CHOICES[self.loss].needs
+        if "labels" not in needs:
+            return None
+        return f"reduction {self.reduction!r}"
+
+    @property
+    def ratio(self) -> Fraction:
+        """The teacher's frames to one of the student's, exact."""
+        return Fraction(str(self.frame_ratio)).limit_denominator(1000)
+
+    @classmethod
+    def from_dict(cls: Type[_Config], conf: object) -> _Config:
+        """Read the mapping of the YAML.
+
+        Args:
+            conf: what stands there.
+
+        Returns:
+            The checked configuration.
+
+        Raises:
+            InputError: a key is unknown or missing, or a value makes no sense.
+        """
+        if not isinstance(conf, Mapping):
+            raise InputError(f"model_conf.{cls.place} is {conf!r}; give a mapping")
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        # What is its own comes first.
+        inherited = {f.name for f in dataclasses.fields(FrameConfig)}
+        listed = ", ".join(sorted(fields, key=lambda name: name in inherited))
+        for key in conf:
+            if key not in fields:
+                raise InputError(
+                    f"unknown key {key!r} in model_conf.{cls.place}; it takes: {listed}"
+                )
+        for name, entry in fields.items():
+            required = (
+                entry.default is dataclasses.MISSING
+                and entry.default_factory is dataclasses.MISSING
+            )
+            if required and name not in conf:
+                raise InputError(
+                    f"model_conf.{cls.place} lacks the key {name!r}; it takes: {listed}"
+                )
+        return cls(**conf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InterConfig(FrameConfig):
+    """``model_conf.kd.inter``: losses at intermediate layers of the encoder.
+
+    At each layer of ``encoder_conf.interctc_layer_idx`` a head gives logits, whose loss
+    is ctc_weight CTC + kd_weight distance.
+
+    Attributes:
+        weight: w of the heads' loss. A number, or two, as ``[0.3, 0.7]``: then it is
+            the share of the training that is over, kept between the two.
+        ctc_weight: of CTC at a head.
+        kd_weight: of the distance at a head.
+        target: ``teacher``, or ``self``: the student's own last layer, which gets no
+            gradient from it.
+        head: ``separate``: an output layer for each, dropped at export; ``shared``:
+            the student's own.
+        combine: ``mean`` or ``sum`` of the heads.
+        convex: (1 - w) of the last layer's loss instead of all of it.
+    """
+
+    place: ClassVar[str] = "kd.inter"
+
+    weight: Any
+    ctc_weight: float
+    kd_weight: float
+    target: str
+    head: str
+    combine: str = "mean"
+    convex: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("ctc_weight", "kd_weight"):
+            self._check_number(key, getattr(self, key))
+        if self.ctc_weight == self.kd_weight == 0:
+            raise InputError(
+                "kd.inter.ctc_weight and kd.inter.kd_weight are both 0: give one of "
+                "them, or remove kd.inter"
+            )
+        self._check_one_of("target", TARGETS)
+        self._check_one_of("head", HEADS)
+        self._check_one_of("combine", COMBINATIONS)
+        if not isinstance(self.convex, bool):
+            raise InputError(f"kd.inter.convex is {self.convex!r}; give true or false")
+        ends = self.weight if isinstance(self.weight, (list, tuple)) else [self.weight]
+        for end in ends:
+            self._check_number("weight", end, 1.0 if self.convex else float("inf"))
+        if len(ends) not in (1, 2) or ends[0] > ends[-1]:
+            raise InputError(
+                f"kd.inter.weight is {self.weight!r}; give a number, or the least and "
+                "the most, as [0.3, 0.7]"
+            )
+        if self.target == "self" and self.ratio != 1:
+            raise InputError(
+                f"kd.inter.frame_ratio is {self.frame_ratio}, but the target is the "
+                "student itself: remove kd.inter.frame_ratio"
+            )
+
+    def labels_for(self) -> Optional[str]:
+        """What of it reads the transcripts, or None."""
+        if self.ctc_weight > 0:
+            return f"kd.inter.ctc_weight {self.ctc_weight}"
+        return super().labels_for()
+
+    def weight_at(self, progress: float) -> float:
+        """The weight w.
+
+        Args:
+            progress: share of the training that is over, in [0, 1].
+        """
+        if not isinstance(self.weight, (list, tuple)):
+            return float(self.weight)
+        return float(min(max(progress, self.weight[0]), self.weight[-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class KDConfig(FrameConfig):
+    """``model_conf.kd``.
+
+    Attributes:
+        weight: lambda in [0, 1]: loss = (1 - lambda) CTC + lambda distance. At 1 there
+            is no CTC and nothing reads ``text``.
+        ctc_norm: ``batch`` divides the CTC loss by the utterances, as ESPnet does;
+            ``token`` by the labels, as the paper's authors do. None is ``batch``.
+        inter: `InterConfig`, or the mapping that holds it; None is none.
+    """
+
+    weight: float
+    ctc_norm: Optional[str] = None
+    inter: Any = None
+
+    def __post_init__(self) -> None:
+        weight = self.weight
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise InputError(f"kd.weight (lambda) is {weight!r}; give a number")
+        if not 0.0 <= weight <= 1.0:
+            raise InputError(f"kd.weight (lambda) is {weight}; give one in [0, 1]")
+        if self.ctc_norm is not None and weight == 1.0:
+            raise InputError(
+                f"kd.ctc_norm is {self.ctc_norm!r}, but with kd.weight 1 there is no "
+                "CTC loss to normalise: remove kd.ctc_norm"
+            )
+        if self.ctc_norm is not None:
+            self._check_one_of("ctc_norm", CTC_NORMS)
+        super().__post_init__()
+        if self.inter is not None and not isinstance(self.inter, InterConfig):
+            # A frozen dataclass is completed once, here.
+            object.__setattr__(self, "inter", InterConfig.from_dict(self.inter))
+        reader = self.labels_for() or (self.inter and self.inter.labels_for())
+        if reader and not self.needs_labels:
+            raise InputError(
+                f"{reader} needs labels, but kd.weight 1 trains without them: remove "
+                "it, or choose kd.weight below 1"
+            )
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether training reads ``text``."""
+        return self.weight < 1.0
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether training reads cached posteriors."""
+        if self.weight > 0:
+            return True
+        return self.inter is not None and self.inter.target == "teacher"
