@@ -36,8 +36,8 @@ class FrameConfig:
             learns from all frames. Epochs count from 1.
         until_epoch: the last epoch in which the selector chooses; after it, the
             student learns from all frames. None is the last of the training.
-        warmup_epochs: W; the distance is multiplied by min(epoch / W, 1). 0 is no
-            warm-up.
+        warmup_epochs: W; in training the distance is multiplied by min(epoch / W, 1).
+            0 is no warm-up.
         prior_file: token priors as ``estimate_prior`` writes them. What counts as
             blank is then the argmax of log p - s log prior; the loss is not changed.
         prior_scale: s, of at least 0.

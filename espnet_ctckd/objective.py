@@ -131,7 +131,7 @@ class KDObjective(nn.Module):
         return replace(teacher, log_probs=scores, best=None).argmax()
 
     def _warmth(self) -> float:
-        epochs = self.config.warmup_epochs
+        epochs = self.config.warmup_epochs if self.training else 0
         return min(self.epoch / epochs, 1.0) if epochs else 1.0
 
 

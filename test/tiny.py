@@ -134,6 +134,8 @@ def spread(model: ESPnetASRModel) -> None:
     output = model.ctc.ctc_lo
     audio = torch.from_numpy(sound(4.0, 0)).float().unsqueeze(0)  # (1, S)
     encoded, _ = model.encode(audio, torch.tensor([audio.size(1)]))  # (1, T, dim)
+    if isinstance(encoded, tuple):
+        encoded = encoded[0]
     output.weight.normal_(0.0, 4.0)
     output.bias.copy_(-output.weight @ encoded.mean((0, 1)))
 
