@@ -18,6 +18,8 @@ HEADS = ("separate", "shared")
 TARGETS = ("teacher", "self")
 COMBINATIONS = ("mean", "sum")
 
+DELAYS = ("frame", "soft", "utterance", "fixed")
+
 _Config = TypeVar("_Config", bound="FrameConfig")
 
 
@@ -44,6 +46,12 @@ class FrameConfig:
         frame_ratio: the teacher's frames to one of the student's in the same time:
             2 is a teacher of 20 ms and a student of 40 ms. A number, or a fraction as
             ``3/2``.
+        delay: d, the student's frames by which it may lag behind the teacher (temporal
+            alignment buffer). 0 is none.
+        delay_choice: of the delays 0 to d, which: ``frame`` takes the one of least
+            loss for each frame; ``soft`` a soft minimum; ``utterance`` the one of
+            least mean for each utterance; ``fixed`` always d.
+        delay_softness: eta of the soft minimum -eta log sum exp(-loss / eta).
     """
 
     # Where it stands in the YAML, for errors.
@@ -61,9 +69,16 @@ class FrameConfig:
     prior_file: Optional[str] = None
     prior_scale: Optional[float] = None
     frame_ratio: Any = 1
+    delay: int = 0
+    delay_choice: str = "frame"
+    delay_softness: float = 1.0
 
     def __post_init__(self) -> None:
         self._check_schedule()
+        self._check_one_of("delay_choice", DELAYS)
+        self._check_number("delay_softness", self.delay_softness)
+        if self.delay_softness == 0:
+            raise InputError(f"{self.place}.delay_softness is 0; give one above 0")
         self._check_prior()
         self._check_ratio()
         self._check_choices()
@@ -74,6 +89,7 @@ class FrameConfig:
             ("from_epoch", self.from_epoch, 1),
             ("until_epoch", self.from_epoch if until is None else until, 1),
             ("warmup_epochs", self.warmup_epochs, 0),
+            ("delay", self.delay, 0),
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise InputError(

@@ -70,8 +70,9 @@ class KDObjective(nn.Module):
         Returns:
             The loss (), exactly 0 with a finite gradient where no frame is selected,
             and statistics: ``kd_selected`` (share of the valid frames),
-            ``kd_empty`` (utterances without a selected frame), ``blank_teacher`` and,
-            in evaluation, ``blank_student`` (share of frames that stand for blank).
+            ``kd_empty`` (utterances without a selected frame), ``kd_delay`` where the
+            student may lag (mean delay in frames), ``blank_teacher`` and, in
+            evaluation, ``blank_student`` (share of frames that stand for blank).
 
         Raises:
             InputError: teacher and student disagree on the number of frames.
@@ -87,25 +88,81 @@ class KDObjective(nn.Module):
             weights, nonblank, totals, **self.config.reduction_conf
         )  # (B, T)
         frames = weights.size(1)
+        student = student[:, :frames]
         chosen = weights.flatten().nonzero().squeeze(1)  # (M,)
-        rows = _rows(student[:, :frames], chosen)  # (1, M, V or dim)
-        logits = rows if head is None else head(rows)  # (1, M, V)
+        factors = factors.flatten().index_select(0, chosen)  # (M,)
+        if self.config.delay:
+            late = _Late(chosen, lengths, frames, self.config.delay)
+            values, factors, delay = self._delayed(
+                student, teacher, late, head, factors
+            )
+        else:
+            logits = _rows(student, chosen)  # (1, M, V or dim)
+            logits = logits if head is None else head(logits)  # (1, M, V)
+            values = self._compare(logits, teacher, chosen)  # (M,)
+            delay = None
+        loss = (values * factors.to(values)).sum()
+        loss = loss * (totals.share * self._warmth()).to(loss)
+        stats = _statistics(weights, nonblank, lengths)
+        if delay is not None:
+            stats["kd_delay"] = delay
+        if not self.training:
+            valid = length_mask(lengths, frames)  # (B, T)
+            stats["blank_student"] = _blank_rate(student, valid, teacher.blank, head)
+        return loss, stats
+
+    def _compare(
+        self, logits: Tensor, teacher: FramePosteriors, chosen: Tensor
+    ) -> Tensor:
+        """The loss (M,) of logits (1, M, V) at the chosen frames of the teacher."""
         with torch.autocast(logits.device.type, enabled=False):
-            values = self._loss(
+            values: Tensor = self._loss(
                 at_least_float32(logits),
                 _teacher_rows(teacher, chosen),
                 **self.config.loss_conf,
             )  # (1, M)
-            factors = factors.flatten().index_select(0, chosen)  # (M,)
-            loss = (values.squeeze(0) * factors.to(values)).sum()
-            loss = loss * (totals.share * self._warmth()).to(loss)
-        stats = _statistics(weights, nonblank, lengths)
-        if not self.training:
-            valid = length_mask(lengths, frames)  # (B, T)
-            stats["blank_student"] = _blank_rate(
-                student[:, :frames], valid, teacher.blank, head
-            )
-        return loss, stats
+        return values.squeeze(0)
+
+    def _delayed(
+        self,
+        student: Tensor,
+        teacher: FramePosteriors,
+        late: "_Late",
+        head: Optional[Callable[[Tensor], Tensor]],
+        factors: Tensor,
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Losses of the frames (M,) at the best delay, factors (M,), mean delay ().
+
+        References:
+            Li, Liu, Fang et al., Delayed-KD: Delayed Knowledge Distillation based CTC
+            for Low-Latency Streaming ASR (2025), https://arxiv.org/abs/2505.22069
+        """
+        logits = _rows(student, late.read)
+        logits = logits if head is None else head(logits)  # (1, R, V)
+        each = [
+            self._compare(logits[:, late.place[:, d]], teacher, late.chosen)
+            for d in range(late.place.size(1))
+        ]
+        values = torch.stack(each, -1)  # (M, d + 1)
+        choice = self.config.delay_choice
+        out_of_reach = values.new_full((), float("inf"))
+        if choice in ("frame", "soft"):
+            reached = torch.where(late.inside, values, out_of_reach)
+            best, delays = reached.min(-1)  # (M,)
+            if choice == "soft":
+                eta = self.config.delay_softness
+                best = -eta * (-reached / eta).logsumexp(-1)
+        else:
+            # What lies after the end is left out.
+            if choice == "fixed":
+                delays = torch.full_like(late.chosen, self.config.delay)
+            else:
+                delays = late.best_of_utterance(values.detach())
+            column = delays.unsqueeze(-1)
+            best = values.gather(-1, column).squeeze(-1)
+            factors = factors * late.inside.gather(-1, column).squeeze(-1)
+        mean = delays.float().mean() if delays.numel() else values.new_zeros(())
+        return best, factors, mean.detach()
 
     @torch.no_grad()
     def _weigh(self, teacher: FramePosteriors) -> Tuple[Tensor, Tensor]:
@@ -133,6 +190,42 @@ class KDObjective(nn.Module):
     def _warmth(self) -> float:
         epochs = self.config.warmup_epochs if self.training else 0
         return min(self.epoch / epochs, 1.0) if epochs else 1.0
+
+
+class _Late:
+    """The frames of the student at which the chosen ones of the teacher may be met.
+
+    Args:
+        chosen: frames of the flattened (B, T), in order (M,).
+        lengths: common lengths (B,).
+        frames: T.
+        most: the longest delay, d.
+
+    Attributes:
+        read: frames of the flattened (B, T) that are met, in order (R,).
+        place: where each chosen frame's delayed ones stand among them (M, d + 1).
+        inside: whether these are before the end of the utterance (M, d + 1), bool.
+    """
+
+    def __init__(self, chosen: Tensor, lengths: Tensor, frames: int, most: int) -> None:
+        self.chosen = chosen
+        self.utterances = lengths.numel()
+        self.utterance = chosen // max(frames, 1)  # (M,)
+        delays = torch.arange(most + 1, device=chosen.device)
+        met = chosen.unsqueeze(-1) + delays  # (M, d + 1)
+        ends = self.utterance * frames + lengths[self.utterance]  # (M,)
+        self.inside = met < ends.unsqueeze(-1)
+        met = torch.where(self.inside, met, chosen.unsqueeze(-1))
+        self.read, self.place = torch.unique(met, return_inverse=True)
+
+    def best_of_utterance(self, values: Tensor) -> Tensor:
+        """The delay (M,) of least mean (M, d + 1) in the utterance of each frame."""
+        size = (self.utterances, values.size(1))
+        inside = self.inside.to(values)
+        total = values.new_zeros(size).index_add(0, self.utterance, values * inside)
+        count = values.new_zeros(size).index_add(0, self.utterance, inside)
+        mean = torch.where(count > 0, total / count, float("inf"))  # (B, d + 1)
+        return mean.argmin(-1)[self.utterance]
 
 
 def _rows(x: Tensor, chosen: Tensor) -> Tensor:

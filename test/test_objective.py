@@ -1,8 +1,11 @@
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import make_batch, pad_time
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from espnet_ctckd.choices import Choice, InputError
@@ -101,6 +104,9 @@ def run(batch, **changes):
             },
             "selector 'all' takes all frames: remove kd.prior_file",
         ),
+        ({"delay": -1}, "kd.delay is -1; give a whole number >= 0"),
+        ({"delay_choice": "best"}, "unknown kd.delay_choice 'best'; choose one of: f"),
+        ({"delay_softness": 0}, "kd.delay_softness is 0"),
         ({"frame_ratio": 0}, "kd.frame_ratio is 0; give the teacher's frames"),
         ({"frame_ratio": "1/0"}, "kd.frame_ratio is '1/0'"),
         ({"frame_ratio": "two"}, "kd.frame_ratio is 'two'"),
@@ -285,6 +291,104 @@ def test_the_output_layer_runs_on_the_selected_frames_alone(kept):
     )
 
 
+# Delays
+
+
+def slow_delayed(batch, selected, delay, choice, eta=1.0):
+    """Sum over the selected frames at their delays, from the loss of single frames."""
+    total, chosen = 0.0, []
+    for b, length in enumerate(batch.lengths.tolist()):
+        frames = [t for t in range(length) if selected[b][t]]
+        at = {}
+        for t in frames:
+            for d in range(delay + 1):
+                if t + d < length:
+                    one = FramePosteriors(
+                        batch.teacher.log_probs[b : b + 1, t : t + 1],
+                        torch.tensor([1]),
+                        batch.teacher.blank,
+                    )
+                    logits = batch.logits[b : b + 1, t + d : t + d + 1]
+                    at[t, d] = kl(logits, one, temperature=2.0).item()
+        if choice in ("utterance", "fixed") and frames:
+            means = []
+            for d in range(delay + 1):
+                inside = [at[t, d] for t in frames if (t, d) in at]
+                means.append(sum(inside) / len(inside) if inside else math.inf)
+            best = delay if choice == "fixed" else means.index(min(means))
+            total += sum(at.get((t, best), 0.0) for t in frames)
+            chosen += [best] * len(frames)
+            continue
+        for t in frames:
+            values = [at[t, d] for d in range(delay + 1) if (t, d) in at]
+            chosen.append(values.index(min(values)))
+            soft = -eta * math.log(math.fsum(math.exp(-v / eta) for v in values))
+            total += soft if choice == "soft" else min(values)
+    return total, sum(chosen) / max(len(chosen), 1)
+
+
+@given(
+    st.integers(0, 999),
+    st.integers(1, 4),
+    st.sampled_from(["frame", "soft", "utterance", "fixed"]),
+    st.booleans(),
+)
+def test_a_delayed_loss_is_that_of_a_loop_over_the_frames(seed, delay, choice, every):
+    batch = make_batch((6, 4, 3, 1), seed=seed, extra=2)
+    conf = {"delay": delay, "delay_choice": choice, "delay_softness": 0.5}
+    if every:
+        conf.update(selector="all", selector_conf={})
+    kd = objective(**conf)
+    marks = batch.teacher.valid() if every else kd._weigh(batch.teacher)[0]
+    total, mean = slow_delayed(batch, marks.tolist(), delay, choice, 0.5)
+    padded = ~batch.teacher.valid().unsqueeze(-1)
+    teacher = replace(
+        batch.teacher,
+        log_probs=batch.teacher.log_probs.masked_fill(padded, float("nan")),
+    )
+    logits = batch.logits.masked_fill(padded, float("nan")).requires_grad_()
+    loss, stats = kd(logits, batch.lengths, teacher)
+    assert loss.item() == pytest.approx(total / 4)
+    assert stats["kd_delay"].item() == pytest.approx(mean)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert bool(torch.isfinite(gradient).all())
+    assert not bool(gradient.masked_select(padded).any())
+    # The output layer runs on the frames that are met alone, and gives the same.
+    by_head, _ = kd(logits, batch.lengths, teacher, head=lambda rows: rows)
+    torch.testing.assert_close(by_head, loss)
+
+
+@pytest.mark.parametrize("choice", ["frame", "soft", "utterance", "fixed"])
+@pytest.mark.parametrize("kept", [None, 3])
+def test_the_gradient_of_a_delayed_loss_is_that_of_its_value(choice, kept):
+    batch = make_batch((5, 3), kept=kept)
+    kd = objective(delay=2, delay_choice=choice)
+    assert torch.autograd.gradcheck(
+        lambda x: kd(x, batch.lengths, batch.teacher)[0],
+        (batch.logits.requires_grad_(),),
+    )
+
+
+def test_a_late_student_is_met_where_it_is():
+    batch = make_batch((8, 8), paths=[[1, 3, 1, 1, 2, 1, 1, 1]] * 2)
+    late = batch.teacher.log_probs.roll(2, dims=1)  # the student says it 2 frames later
+    for choice in ("frame", "utterance", "fixed"):
+        kd = objective(selector_conf={"n": 0}, delay=2, delay_choice=choice)
+        loss, stats = kd(late, batch.lengths, batch.teacher)
+        assert loss.item() == pytest.approx(0.0, abs=1e-12)
+        assert stats["kd_delay"].item() == 2.0
+    assert run(replace(batch, logits=late), selector_conf={"n": 0})[0].item() > 0.1
+
+
+def test_an_empty_selection_costs_nothing_at_any_delay():
+    batch = make_batch((4, 0), paths=[[1, 1, 1, 1], []])
+    kd = objective(selector="blank_elimination", selector_conf={}, delay=2)
+    logits = batch.logits.requires_grad_()
+    loss, _ = kd(logits, batch.lengths, batch.teacher)
+    assert loss.item() == 0.0
+    assert not bool(torch.autograd.grad(loss, logits)[0].any())
+
+
 # Frames
 
 
@@ -376,8 +480,14 @@ SELECTORS = {
     "symmetric": {"n": 1},
     "random": {"ratio": 1},
 }
+# Beside each selector alone, as its name says.
+SYSTEMS = {
+    name: {"selector": name, "selector_conf": c} for name, c in SELECTORS.items()
+}
+SYSTEMS["delayed"] = {**SYSTEMS["symmetric"], "delay": 2}
+SYSTEMS["delayed_utterance"] = {**SYSTEMS["delayed"], "delay_choice": "utterance"}
 MIX = {"blank_mix": {"nonblank_share": 0.3}}
-RUNS = [(s, r, n) for s in SELECTORS for r in REDUCTION_CHOICES for n in SHARES]
+RUNS = [(s, r, n) for s in SYSTEMS for r in REDUCTION_CHOICES for n in SHARES]
 
 
 class Student(nn.Module):
@@ -390,8 +500,7 @@ class Student(nn.Module):
         for parameter in self.layer.parameters():
             parameter.data.normal_(generator=generator)
         self.kd = objective(
-            selector=selector,
-            selector_conf=SELECTORS[selector],
+            **SYSTEMS[selector],
             reduction=reduction,
             reduction_conf=MIX.get(reduction, {}),
         )
