@@ -3,7 +3,17 @@
 import dataclasses
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Callable, ClassVar, Mapping, Optional, Type, TypeVar
+from typing import (
+    Any,
+    Callable,
+    ClassVar,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    TypeVar,
+)
 
 import torch
 
@@ -15,7 +25,8 @@ from espnet_ctckd.select import SELECTOR_CHOICES
 
 CTC_NORMS = ("batch", "token")
 HEADS = ("separate", "shared")
-TARGETS = ("teacher", "self")
+INTER_TARGETS = ("teacher", "self")
+TARGETS = ("posteriors", "occupancies")
 COMBINATIONS = ("mean", "sum")
 
 DELAYS = ("frame", "soft", "utterance", "fixed")
@@ -255,7 +266,7 @@ class InterConfig(FrameConfig):
                 "kd.inter.ctc_weight and kd.inter.kd_weight are both 0: give one of "
                 "them, or remove kd.inter"
             )
-        self._check_one_of("target", TARGETS)
+        self._check_one_of("target", INTER_TARGETS)
         self._check_one_of("head", HEADS)
         self._check_one_of("combine", COMBINATIONS)
         if not isinstance(self.convex, bool):
@@ -292,6 +303,32 @@ class InterConfig(FrameConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ViewsConfig(FrameConfig):
+    """``model_conf.kd.views``: two views of each utterance that learn from each other.
+
+    In training each utterance is seen twice, with masks of its own. All other losses
+    are means over both; the distance of each view to the other, which gets no
+    gradient from it, is added.
+
+    Attributes:
+        weight: alpha, of the mean of both distances.
+    """
+
+    place: ClassVar[str] = "kd.views"
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_number("weight", self.weight)
+        if self.ratio != 1:
+            raise InputError(
+                f"kd.views.frame_ratio is {self.frame_ratio}, but both views are of "
+                "the student: remove kd.views.frame_ratio"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class KDConfig(FrameConfig):
     """``model_conf.kd``.
 
@@ -300,12 +337,17 @@ class KDConfig(FrameConfig):
             is no CTC and nothing reads ``text``.
         ctc_norm: ``batch`` divides the CTC loss by the utterances, as ESPnet does;
             ``token`` by the labels, as the paper's authors do. None is ``batch``.
+        target: ``posteriors`` of the teacher, or ``occupancies``: these, given the
+            transcript.
         inter: `InterConfig`, or the mapping that holds it; None is none.
+        views: `ViewsConfig`, or the mapping that holds it; None is none.
     """
 
     weight: float
     ctc_norm: Optional[str] = None
+    target: str = "posteriors"
     inter: Any = None
+    views: Any = None
 
     def __post_init__(self) -> None:
         weight = self.weight
@@ -321,15 +363,31 @@ class KDConfig(FrameConfig):
         if self.ctc_norm is not None:
             self._check_one_of("ctc_norm", CTC_NORMS)
         super().__post_init__()
-        if self.inter is not None and not isinstance(self.inter, InterConfig):
-            # A frozen dataclass is completed once, here.
-            object.__setattr__(self, "inter", InterConfig.from_dict(self.inter))
-        reader = self.labels_for() or (self.inter and self.inter.labels_for())
-        if reader and not self.needs_labels:
-            raise InputError(
-                f"{reader} needs labels, but kd.weight 1 trains without them: remove "
-                "it, or choose kd.weight below 1"
-            )
+        self._check_one_of("target", TARGETS)
+        parts: Sequence[Tuple[str, Type[FrameConfig]]] = (
+            ("inter", InterConfig),
+            ("views", ViewsConfig),
+        )
+        for key, kind in parts:
+            part = getattr(self, key)
+            if part is not None and not isinstance(part, kind):
+                # A frozen dataclass is completed once, here.
+                object.__setattr__(self, key, kind.from_dict(part))
+        if self.needs_labels:
+            return
+        for config in (self, self.inter, self.views):
+            reader = config.labels_for() if config else None
+            if reader:
+                raise InputError(
+                    f"{reader} needs labels, but kd.weight 1 trains without them: "
+                    "remove it, or choose kd.weight below 1"
+                )
+
+    def labels_for(self) -> Optional[str]:
+        """What of it reads the transcripts beside CTC, or None."""
+        if self.target == "occupancies":
+            return "kd.target 'occupancies'"
+        return super().labels_for()
 
     @property
     def needs_labels(self) -> bool:

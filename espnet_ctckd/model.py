@@ -1,6 +1,7 @@
 """The student: an ESPnet CTC model whose loss has a distillation term."""
 
 import contextlib
+from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import FrameConfig, KDConfig
 from espnet_ctckd.data import read_prior
+from espnet_ctckd.losses.sequence import occupancies
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.reduce import sum_over_processes
@@ -45,6 +47,8 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         self.kd_config = config
         self.progress = 0.0
         self.kd = self._objective(config)
+        if config.views is not None:
+            self.kd_views = self._objective(config.views)
         if config.inter is not None:
             self.kd_inter = self._objective(config.inter)
             if config.inter.head == "separate":
@@ -72,9 +76,9 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             last: the last one.
         """
         self.progress = (epoch - 1) / max(last - 1, 1)
-        self.kd.epoch = epoch
-        if self.kd_config.inter is not None:
-            self.kd_inter.epoch = epoch
+        for objective in self.modules():
+            if isinstance(objective, KDObjective):
+                objective.epoch = epoch
 
     def encode(self, speech: Tensor, speech_lengths: Tensor) -> Tuple[Any, Tensor]:
         """Encode as the plain model does, and keep the result for `forward`.
@@ -120,65 +124,29 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         Raises:
             InputError: the batch lacks the labels or the teacher.
         """
-        config = self.kd_config
         utterances = speech.size(0)
-        stats: Dict[str, Any] = {}
-        loss: Any = 0.0
-        projected: List[Tensor] = []
-        if config.needs_labels:
-            if text is None or text_lengths is None:
-                raise InputError(
-                    f"the batch has no text, and kd.weight {config.weight} keeps the "
-                    "CTC loss: give the transcripts, or set kd.weight: 1"
-                )
-            with _first_output(self.ctc.ctc_lo) as projected:
-                ctc, stats, _ = super().forward(
-                    speech, speech_lengths, text, text_lengths, **kwargs
-                )
-            ctc = self._norm_ctc(ctc.sum(), text_lengths)
-            stats["loss_ctc"] = ctc.detach()
-            loss = (1.0 - config.weight) * ctc
-        else:
-            self.encode(speech, speech_lengths)
-        assert self._encoded is not None
-        (encoder_out, lengths), self._encoded = self._encoded, None
-        layers: List[Tuple[int, Tensor]] = []
-        if isinstance(encoder_out, tuple):
-            encoder_out, layers = encoder_out
-        if not config.needs_labels and not self.training and text is not None:
-            stats["cer_ctc"] = self._error_rate(encoder_out, text)
-        # ESPnet drops out the input of the CTC loss, even in evaluation.
-        shared = bool(projected) and self.ctc.dropout_rate == 0.0
         posteriors = None
         if teacher is not None and teacher_lengths is not None:
             posteriors = FramePosteriors(
                 teacher, teacher_lengths, self.blank_id, teacher_ids
             )
-        elif config.needs_teacher:
-            raise InputError(
-                "the batch has no teacher: give the cache, e.g. "
-                "--train_data_path_and_name_and_type <cache>/teacher.scp,teacher,"
-                "kaldi_ark, and the same for --valid_data_path_and_name_and_type"
-            )
+        batch = _Batch(speech, speech_lengths, text, text_lengths, posteriors)
+        self._check_batch(batch)
+        config, views = self.kd_config, self.training and self.kd_config.views
+        if views:
+            batch = batch.twice()
+        stats: Dict[str, Any] = {}
+        seen = self._see(batch, stats, kwargs)
+        loss = (1.0 - config.weight) * seen.ctc
         try:
-            if posteriors is not None:
-                distance, kd_stats = self.kd(
-                    projected[0] if shared else encoder_out,
-                    lengths,
-                    posteriors,
-                    labels=text_lengths,
-                    head=None if shared else self.ctc.ctc_lo,
-                )
-                loss = loss + config.weight * distance
-                stats.update(kd_stats, loss_kd=distance.detach())
+            if batch.teacher is not None:
+                loss = loss + config.weight * self._distance(batch, seen, stats)
             if config.inter is not None:
-                logits = projected[0] if shared else self.ctc.ctc_lo(encoder_out)
-                inter = self._inter_loss(
-                    layers, lengths, posteriors, logits, text, text_lengths, stats
-                )
                 weight = config.inter.weight_at(self.progress)
                 loss = (1.0 - weight if config.inter.convex else 1.0) * loss
-                loss = loss + weight * inter
+                loss = loss + weight * self._inter_loss(batch, seen, stats)
+            if views:
+                loss = loss + views.weight * self._views_distance(batch, seen, stats)
         except InputError as error:
             named = ", ".join(kwargs.get("utt_id", ()))
             raise InputError(f"{error}. The batch: {named}") from None
@@ -188,52 +156,111 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         )
         return gathered
 
-    def _norm_ctc(self, ctc: Tensor, text_lengths: Tensor) -> Tensor:
+    def _check_batch(self, batch: "_Batch") -> None:
+        config = self.kd_config
+        if config.needs_labels and batch.text is None:
+            raise InputError(
+                f"the batch has no text, and kd.weight {config.weight} keeps the CTC "
+                "loss: give the transcripts, or set kd.weight: 1"
+            )
+        if config.needs_teacher and batch.teacher is None:
+            raise InputError(
+                "the batch has no teacher: give the cache, e.g. "
+                "--train_data_path_and_name_and_type <cache>/teacher.scp,teacher,"
+                "kaldi_ark, and the same for --valid_data_path_and_name_and_type"
+            )
+
+    def _see(
+        self, batch: "_Batch", stats: Dict[str, Any], more: Dict[str, Any]
+    ) -> "_Seen":
+        """Run the encoder, and CTC where labels are used."""
+        ctc, projected = batch.speech.new_zeros(()), []
+        if self.kd_config.needs_labels:
+            with _first_output(self.ctc.ctc_lo) as projected:
+                loss, of_ctc, _ = super().forward(
+                    batch.speech,
+                    batch.speech_lengths,
+                    batch.text,
+                    batch.text_lengths,
+                    **more,
+                )
+            ctc = self._norm_ctc(loss.sum(), batch)
+            stats.update(of_ctc, loss_ctc=ctc.detach())
+        else:
+            self.encode(batch.speech, batch.speech_lengths)
+        assert self._encoded is not None
+        (states, lengths), self._encoded = self._encoded, None
+        layers: List[Tuple[int, Tensor]] = []
+        if isinstance(states, tuple):
+            states, layers = states
+        without_ctc = not self.kd_config.needs_labels and not self.training
+        if without_ctc and batch.text is not None:
+            stats["cer_ctc"] = self._error_rate(states, batch.text)
+        # ESPnet drops out the input of the CTC loss, even in evaluation.
+        shared = bool(projected) and self.ctc.dropout_rate == 0.0
+        return _Seen(states, lengths, layers, ctc, projected[0] if shared else None)
+
+    def _norm_ctc(self, ctc: Tensor, batch: "_Batch") -> Tensor:
         """From the mean over utterances to what ``ctc_norm`` asks for."""
         if self.kd_config.ctc_norm != "token":
             return ctc
-        utterances = text_lengths.new_tensor(text_lengths.numel())
-        counts = torch.stack([text_lengths.sum(), utterances]).double()
+        assert batch.text_lengths is not None
+        utterances = batch.text_lengths.new_tensor(batch.text_lengths.numel())
+        counts = torch.stack([batch.text_lengths.sum(), utterances]).double()
         labels, everyone = sum_over_processes(counts)
         normed: Tensor = ctc * (everyone / labels).to(ctc)
         return normed
 
+    def _distance(
+        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
+    ) -> Tensor:
+        """The distance of the last layer to the teacher."""
+        teacher = batch.teacher
+        assert teacher is not None
+        if self.kd_config.target == "occupancies":
+            assert batch.text is not None
+            assert batch.text_lengths is not None
+            teacher = occupancies(teacher, batch.text, batch.text_lengths)
+        distance: Tensor
+        distance, kd_stats = self.kd(
+            seen.states if seen.logits is None else seen.logits,
+            seen.lengths,
+            teacher,
+            labels=batch.text_lengths,
+            head=self.ctc.ctc_lo if seen.logits is None else None,
+        )
+        stats.update(kd_stats, loss_kd=distance.detach())
+        return distance
+
+    def _logits(self, seen: "_Seen") -> Tensor:
+        """The last layer's logits of all frames (B, T, V)."""
+        logits: Tensor = (
+            self.ctc.ctc_lo(seen.states) if seen.logits is None else seen.logits
+        )
+        return logits
+
     def _inter_loss(
-        self,
-        layers: List[Tuple[int, Tensor]],
-        lengths: Tensor,
-        teacher: Optional[FramePosteriors],
-        logits: Tensor,
-        text: Optional[Tensor],
-        text_lengths: Optional[Tensor],
-        stats: Dict[str, Any],
+        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
     ) -> Tensor:
         """Losses of the intermediate layers, combined."""
-        config = self.kd_config.inter
+        config, teacher = self.kd_config.inter, batch.teacher
         if config.target == "self":
-            own = logits.detach().float().log_softmax(-1)  # (B, T, V)
-            teacher = FramePosteriors(own, lengths, self.blank_id)
+            own = self._logits(seen).detach().float().log_softmax(-1)  # (B, T, V)
+            teacher = FramePosteriors(own, seen.lengths, self.blank_id)
         losses = []
-        for layer, states in layers:  # (B, T, dim)
+        for layer, states in seen.layers:  # (B, T, dim)
             shared = config.head == "shared"
             head = self.ctc.ctc_lo if shared else self.inter_heads[str(layer)]
             loss = states.new_zeros(())
             if config.ctc_weight > 0:
-                assert text is not None
-                assert text_lengths is not None
-                labels = torch.cat([t[:n] for t, n in zip(text, text_lengths)])
-                of_head = head(states)  # (B, T, V)
-                ctc = self.ctc.loss_fn(
-                    of_head.transpose(0, 1), labels, lengths, text_lengths
-                )
-                ctc = self._norm_ctc(ctc.sum(), text_lengths)
+                states, head = head(states), None  # (B, T, V)
+                ctc = self._ctc_of(states, batch, seen)
                 stats[f"loss_ctc_layer{layer}"] = ctc.detach()
                 loss = loss + config.ctc_weight * ctc
-                states, head = of_head, None
             if config.kd_weight > 0:
                 assert teacher is not None
                 distance, _ = self.kd_inter(
-                    states, lengths, teacher, labels=text_lengths, head=head
+                    states, seen.lengths, teacher, labels=batch.text_lengths, head=head
                 )
                 stats[f"loss_kd_layer{layer}"] = distance.detach()
                 loss = loss + config.kd_weight * distance
@@ -241,6 +268,32 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         joined = torch.stack(losses)
         together: Tensor = joined.mean() if config.combine == "mean" else joined.sum()
         return together
+
+    def _ctc_of(self, logits: Tensor, batch: "_Batch", seen: "_Seen") -> Tensor:
+        """The CTC loss of other logits (B, T, V) of the batch."""
+        assert batch.text is not None
+        assert batch.text_lengths is not None
+        labels = torch.cat([t[:n] for t, n in zip(batch.text, batch.text_lengths)])
+        loss = self.ctc.loss_fn(
+            logits.transpose(0, 1), labels, seen.lengths, batch.text_lengths
+        )
+        return self._norm_ctc(loss.sum(), batch)
+
+    def _views_distance(
+        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
+    ) -> Tensor:
+        """The mean of the distances of each view to the other."""
+        views = self._logits(seen).chunk(2)  # (B, T, V) each
+        lengths = seen.lengths.chunk(2)[0]
+        labels = None if batch.text_lengths is None else batch.text_lengths.chunk(2)[0]
+        total = seen.ctc.new_zeros(())
+        for student, other in (views, views[::-1]):
+            said = other.detach().float().log_softmax(-1)  # (B, T, V)
+            teacher = FramePosteriors(said, lengths, self.blank_id)
+            distance, _ = self.kd_views(student, lengths, teacher, labels)
+            total = total + 0.5 * distance
+        stats["loss_views"] = total.detach()
+        return total
 
     def collect_feats(
         self,
@@ -273,6 +326,54 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             best.cpu(), text.cpu(), is_ctc=True
         )
         return rate
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What `ESPnetCTCKDModel.forward` is given."""
+
+    speech: Tensor
+    speech_lengths: Tensor
+    text: Optional[Tensor]
+    text_lengths: Optional[Tensor]
+    teacher: Optional[FramePosteriors]
+
+    def twice(self) -> "_Batch":
+        """All utterances, and then all again."""
+        teacher = self.teacher
+        if teacher is not None:
+            teacher = FramePosteriors(
+                torch.cat([teacher.log_probs] * 2),
+                torch.cat([teacher.lengths] * 2),
+                teacher.blank,
+                None if teacher.ids is None else torch.cat([teacher.ids] * 2),
+            )
+        return _Batch(
+            torch.cat([self.speech] * 2),
+            torch.cat([self.speech_lengths] * 2),
+            None if self.text is None else torch.cat([self.text] * 2),
+            None if self.text_lengths is None else torch.cat([self.text_lengths] * 2),
+            teacher,
+        )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the student makes of a batch.
+
+    Attributes:
+        states: of the last layer (B, T, dim).
+        lengths: (B,).
+        layers: number and states of intermediate ones (B, T, dim).
+        ctc: the CTC loss (), 0 where there is none.
+        logits: of the last layer (B, T, V), where CTC has computed them.
+    """
+
+    states: Tensor
+    lengths: Tensor
+    layers: List[Tuple[int, Tensor]]
+    ctc: Tensor
+    logits: Optional[Tensor]
 
 
 @contextlib.contextmanager

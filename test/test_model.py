@@ -7,6 +7,9 @@ import torch
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
+from espnet_ctckd.losses.sequence import occupancies
+from espnet_ctckd.model import _Batch, _Seen
+from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.task import CTCKDTask
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
@@ -357,3 +360,99 @@ def test_intermediate_losses_without_sense_are_refused(inter, changes, message):
     kd = {**KD, "weight": changes.pop("kd_weight", 0.5), "inter": {**INTER, **inter}}
     with pytest.raises(InputError, match=message):
         build(kd=kd, **changes)
+
+
+# Occupancies and views
+
+
+def test_the_student_learns_the_occupancies_of_the_transcript(batch, teacher):
+    kd = {**KD, "selector": "all", "selector_conf": {}, "loss": "cross_entropy"}
+    model = build(kd={**kd, "target": "occupancies"}).eval()
+    _, stats, _ = model(**copy.deepcopy(batch), **teacher)
+    said = FramePosteriors(teacher["teacher"], teacher["teacher_lengths"], 0)
+    target = occupancies(said, batch["text"], batch["text_lengths"]).log_probs.exp()
+    hidden, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    log_q = model.ctc.ctc_lo(hidden).log_softmax(-1)
+    total = 0.0
+    for b in range(3):
+        for t in range(min(int(lengths[b]), int(teacher["teacher_lengths"][b]))):
+            total -= (target[b, t] * log_q[b, t]).sum()
+    torch.testing.assert_close(stats["loss_kd"].squeeze(), total / 3)
+    with pytest.raises(InputError, match="'occupancies' needs labels"):
+        build(kd={**kd, "target": "occupancies", "weight": 1.0})
+
+
+VIEWS = {
+    "weight": 0.2,
+    "selector": "all",
+    "loss": "kl",
+    "loss_conf": {"temperature": 1.0},
+    "reduction": "utt_sum",
+}
+MASKS = {
+    "apply_time_warp": False,
+    "time_mask_width_range": [0, 40],
+    "num_time_mask": 2,
+    "apply_freq_mask": False,
+}
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_two_views_learn_from_each_other(batch, teacher, weight):
+    model = build(kd={**KD, "weight": weight, "views": VIEWS}, specaug=MASKS)
+    seen = []
+    model.ctc.ctc_lo.register_forward_hook(lambda _m, _i, out: seen.append(out))
+    torch.manual_seed(3)
+    loss, stats, count = model(**copy.deepcopy(batch), **teacher)
+    assert count.item() == 3
+    logits = next(out for out in reversed(seen) if out.size(0) == 6)
+    _, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    one, two = logits.log_softmax(-1).chunk(2)
+    assert not torch.equal(one, two)
+    total = 0.0
+    for b in range(3):
+        for t in range(int(lengths[b])):
+            p, q = one[b, t], two[b, t]
+            total += 0.5 * ((p.exp() * (p - q)).sum() + (q.exp() * (q - p)).sum())
+    torch.testing.assert_close(stats["loss_views"].squeeze(), total / 3)
+    rest = stats["loss_kd"] if weight else stats["loss_ctc"]
+    torch.testing.assert_close(loss, rest + 0.2 * stats["loss_views"])
+    # Each view pulls the other, and is not pulled by it as a target.
+    gradient = torch.autograd.grad(stats["loss"] * 0 + loss, logits)[0]
+    assert bool(torch.isfinite(gradient).all())
+    # In evaluation there is one view, and no such loss.
+    _, stats, _ = model.eval()(**copy.deepcopy(batch), **teacher)
+    assert "loss_views" not in stats
+
+
+def test_the_gradient_of_two_views_stops_at_the_targets(batch):
+    model = build(kd={**KD, "weight": 0.0, "views": VIEWS})
+    logits = torch.randn(6, 5, 7, requires_grad=True)
+    lengths = torch.tensor([5, 3, 4] * 2)
+    seen = _Seen(logits, lengths, [], logits.new_zeros(()), logits)
+    given = _Batch(batch["speech"], batch["speech_lengths"], None, None, None)
+    distance = model._views_distance(given, seen, {})
+    (gradient,) = torch.autograd.grad(distance, logits)
+    q = logits.detach().softmax(-1)
+    for b in range(6):
+        expected = (q[b] - q[(b + 3) % 6]) * 0.5 / 3  # d KL(p || q) / d logits of q
+        expected[int(lengths[b]) :] = 0.0
+        torch.testing.assert_close(gradient[b], expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"views": {**VIEWS, "weight": -1}}, "kd.views.weight is -1"),
+        ({"views": {**VIEWS, "frame_ratio": 2}}, "both views are of the student"),
+        (
+            {"views": {**VIEWS, "slector": 1}},
+            "unknown key 'slector' in model_conf.kd.v",
+        ),
+        ({"views": "cr_ctc"}, "model_conf.kd.views is 'cr_ctc'; give a mapping"),
+        ({"target": "hard"}, "unknown kd.target 'hard'; choose one of: posteriors"),
+    ],
+)
+def test_views_and_targets_without_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        KDConfig.from_dict({**KD, **changes})
