@@ -8,6 +8,7 @@ turns in every round; ratios are medians over the rounds.
 """
 
 import argparse
+import logging
 import statistics
 import time
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
@@ -58,6 +59,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         "--ngpu", type=int, default=0, choices=(0, 1), help="1: on a GPU (not tried)"
     )
     args = p.parse_args(cmd)
+    logging.getLogger().setLevel(logging.ERROR)  # ESPnet tells of every model
     torch.manual_seed(args.seed)
     place = device(args)
     print(
