@@ -1,0 +1,61 @@
+"""What a CTC model does with the blank: spikes, and the runs of blank between them."""
+
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import List, Sequence
+
+
+@dataclass(frozen=True)
+class Spike:
+    """A run of frames with the same most probable token, not blank.
+
+    Attributes:
+        token: its index.
+        frame: the first of the run, from 0.
+        frames: how many.
+    """
+
+    token: int
+    frame: int
+    frames: int
+
+
+def find_spikes(best: Sequence[int], blank: int) -> List[Spike]:
+    """The spikes of an utterance, whose tokens are its greedy transcript.
+
+    Args:
+        best: the most probable token of each valid frame (T,).
+        blank: index of the blank.
+
+    Returns:
+        In the order of time.
+
+    Examples:
+        >>> [(s.token, s.frame, s.frames) for s in find_spikes([0, 2, 2, 0, 2, 1], 0)]
+        [(2, 1, 2), (2, 4, 1), (1, 5, 1)]
+    """
+    found, frame = [], 0
+    for token, run in groupby(best):
+        frames = sum(1 for _ in run)
+        if token != blank:
+            found.append(Spike(int(token), frame, frames))
+        frame += frames
+    return found
+
+
+def blank_runs(spikes: Sequence[Spike]) -> List[int]:
+    """Frames of blank between each spike and the next, where there are any.
+
+    Args:
+        spikes: of an utterance.
+
+    Returns:
+        Lengths in frames, in the order of time; silence before the first spike and
+        after the last is not among them.
+
+    Examples:
+        >>> blank_runs(find_spikes([0, 1, 0, 0, 1, 0, 0, 0, 1, 0], 0))
+        [2, 3]
+    """
+    gaps = [b.frame - (a.frame + a.frames) for a, b in pairwise(spikes)]
+    return [gap for gap in gaps if gap > 0]
