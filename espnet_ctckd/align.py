@@ -14,6 +14,19 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 
+
+class FrameMismatchError(InputError):
+    """An utterance has other frames in the teacher than in the student.
+
+    Attributes:
+        utterance: its place in the batch.
+    """
+
+    def __init__(self, message: str, utterance: int) -> None:
+        super().__init__(message)
+        self.utterance = utterance
+
+
 # Front-ends of one frame shift round differently at the edges of an utterance.
 MAX_EDGE_FRAMES = 2
 
@@ -98,20 +111,22 @@ def match_frames(
         The teacher with T' <= T frames, and the common lengths (B,).
 
     Raises:
-        InputError: an utterance differs by more than `MAX_EDGE_FRAMES` of the slower
-            one's frames, or a top-K teacher would have to be averaged.
+        FrameMismatchError: an utterance differs by more than `MAX_EDGE_FRAMES` of the
+            slower one's frames.
+        InputError: a top-K teacher would have to be averaged.
     """
     slack = MAX_EDGE_FRAMES * max(float(ratio), 1.0)
     difference = (teacher.lengths - lengths.to(teacher.lengths) * float(ratio)).abs()
     if difference.numel() and float(difference.max()) > slack:
         worst = int(difference.argmax())
-        expected = "" if ratio == 1 else f" (frame_ratio {ratio})"
-        raise InputError(
-            f"utterance {worst} of the batch has {int(teacher.lengths[worst])} frames "
-            f"of the teacher and {int(lengths[worst])} of the student{expected}; at "
-            f"most {MAX_EDGE_FRAMES} may differ. The cache belongs to other audio or "
-            "to another frame rate: hold it against the data with "
-            "`python -m espnet_ctckd.bin.check_cache`"
+        ours, theirs = int(lengths[worst]), int(teacher.lengths[worst])
+        raise FrameMismatchError(
+            f"an utterance has {theirs} frames of the teacher, where "
+            f"{float(ours * ratio):g} were expected for {ours} of the student "
+            f"(frame_ratio {ratio}), give or take {slack:g}. The cache belongs to "
+            "other audio or to another frame rate: hold it against the data with "
+            "`python -m espnet_ctckd.bin.check_cache`",
+            worst,
         )
     if ratio > 1:
         teacher = _merge_frames(teacher, ratio)

@@ -88,6 +88,11 @@ class FrameConfig:
         self._check_schedule()
         self._check_one_of("delay_choice", DELAYS)
         self._check_number("delay_softness", self.delay_softness)
+        if self.delay == 0 and self.delay_choice != "frame":
+            raise InputError(
+                f"{self.place}.delay_choice is {self.delay_choice!r}, but there is no "
+                f"delay to choose: set {self.place}.delay, or remove it"
+            )
         if self.delay_softness == 0:
             raise InputError(f"{self.place}.delay_softness is 0; give one above 0")
         self._check_prior()
@@ -159,7 +164,14 @@ class FrameConfig:
             raise InputError(
                 f"{self.place}.{family}_conf is {conf!r}; give a mapping of options"
             )
-        check_options(family, name, choice.fn, conf)
+        try:
+            check_options(family, name, choice.fn, conf)
+        except InputError as error:
+            where = f"{self.place}.{family}_conf"
+            raise InputError(
+                f"{error}. {where} is {dict(conf)}; on the command line, --model_conf "
+                f"{where}={{}} empties it"
+            ) from None
         return choice.fn
 
     def _check_number(
@@ -222,7 +234,9 @@ class FrameConfig:
             )
             if required and name not in conf:
                 raise InputError(
-                    f"model_conf.{cls.place} lacks the key {name!r}; it takes: {listed}"
+                    f"model_conf.{cls.place} lacks the key {name!r}; it takes: "
+                    f"{listed}. (On the command line a kd.<key> after kd=<file> "
+                    "replaces the file: write kd={base: <file>, <key>: <value>})"
                 )
         return cls(**conf)
 

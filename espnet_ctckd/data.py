@@ -252,6 +252,8 @@ def read_prior(path: Pathlike, tokens: Sequence[str], blank: str) -> List[float]
             f"there is no prior {path}: make it with "
             "`python -m espnet_ctckd.bin.estimate_prior`"
         ) from None
+    except OSError as error:
+        raise InputError(f"the prior {path} cannot be read: {error}") from None
     except ValueError:
         raise InputError(
             f"{path} is no list of priors: every line must be a token and a number"

@@ -1,6 +1,7 @@
 """The student: an ESPnet CTC model whose loss has a distillation term."""
 
 import contextlib
+import logging
 from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
@@ -9,6 +10,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
+from espnet_ctckd.align import FrameMismatchError
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import FrameConfig, KDConfig
 from espnet_ctckd.data import read_prior
@@ -147,9 +149,12 @@ class ESPnetCTCKDModel(ESPnetASRModel):
                 loss = loss + weight * self._inter_loss(batch, seen, stats)
             if views:
                 loss = loss + views.weight * self._views_distance(batch, seen, stats)
-        except InputError as error:
-            named = ", ".join(kwargs.get("utt_id", ()))
-            raise InputError(f"{error}. The batch: {named}") from None
+        except FrameMismatchError as error:
+            names = kwargs.get("utt_id") or [
+                f"{i} of the batch" for i in range(utterances)
+            ]
+            named = names[error.utterance % utterances]
+            raise InputError(f"utterance {named}: {error}") from None
         stats["loss"] = loss.detach()
         gathered: Tuple[Tensor, Dict[str, Tensor], Tensor] = force_gatherable(
             (loss, stats, utterances), loss.device
@@ -394,7 +399,23 @@ def _first_output(module: torch.nn.Module) -> Iterator[List[Tensor]]:
 
 def _check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
     """Refuse what cannot be distilled, by the key of the YAML that says it."""
+    tokens, symbol = list(kwargs["token_list"]), kwargs.get("sym_blank", "<blank>")
+    if symbol not in tokens:
+        raise InputError(
+            f"the token list has no blank {symbol!r}: add it as the first token, or "
+            "name the one that is there with model_conf.sym_blank"
+        )
+    if tokens.index(symbol) != 0:
+        raise InputError(
+            f"the token list has the blank {symbol!r} at {tokens.index(symbol)}, and "
+            "ESPnet's CTC takes the first token for it: put it first. The teacher may "
+            "have it anywhere"
+        )
     specaug = kwargs.get("specaug")
+    if specaug is None and config.views is not None:
+        logging.warning(
+            "kd.views without specaug: the views of an utterance differ by dropout only"
+        )
     if specaug is not None and getattr(specaug, "apply_time_warp", False):
         raise InputError(
             "specaug_conf.apply_time_warp is true (which is its default): it moves "

@@ -16,17 +16,19 @@ import numpy as np
 import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet2.train.trainer import Trainer
 
 from espnet_ctckd import MODEL_NAME, register
 from espnet_ctckd.align import map_tokens
+from espnet_ctckd.cache.check import check_frame_ratio
 from espnet_ctckd.cache.codec import Codec, rename_tokens
 from espnet_ctckd.cache.reader import CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_scp, shorten
 from espnet_ctckd.model import ESPnetCTCKDModel
+from espnet_ctckd.teachers.espnet import measure_frame_shift
 
 TEACHER = "teacher"
 
@@ -152,6 +154,7 @@ class CTCKDTask(ASRTask):
         config = read_kd_config(args)
         if not args.collect_stats:
             check_data(args, config)
+            check_rate(args, config)
         super().main_worker(args)
 
     @classmethod
@@ -159,7 +162,7 @@ class CTCKDTask(ASRTask):
         """Build the model, refusing unknown keys of ``model_conf`` by name."""
         register()
         if getattr(args, "model", None) == MODEL_NAME:
-            read_kd_config(args)
+            check_layers(args, read_kd_config(args))
         model: ESPnetASRModel = super().build_model(args)
         return model
 
@@ -242,7 +245,8 @@ def read_kd_file(conf: object) -> object:
 
     Args:
         conf: ``model_conf.kd``: a mapping; or a YAML file that holds one; or a mapping
-            whose key ``base`` names such a file, and whose other keys win over it.
+            whose key ``base`` names such a file, and whose other keys win over it,
+            key by key; another selector, loss or reduction brings its own options.
 
     Returns:
         The mapping, or what else was given.
@@ -265,7 +269,26 @@ def read_kd_file(conf: object) -> object:
         raise InputError(
             f"{path} holds no mapping of kd's keys: give a file like those of conf/kd"
         )
-    return {**base, **{key: value for key, value in conf.items() if key != "base"}}
+    own = {key: value for key, value in conf.items() if key != "base"}
+    if {"weight", "selector", "loss", "reduction"} <= own.keys():
+        raise InputError(
+            f"model_conf.kd.base is {path!r}, but kd has all that the file could say, "
+            "from the configuration: replace it as a whole, with "
+            f"--model_conf kd={path}, or kd={{base: {path}, <key>: <value>}}"
+        )
+    return _merge(base, own)
+
+
+def _merge(base: Dict[str, Any], own: Mapping[str, Any]) -> Dict[str, Any]:
+    """What is its own wins, key by key, in mappings inside of it, too."""
+    merged = dict(base)
+    for family in ("selector", "loss", "reduction"):
+        if own.get(family, base.get(family)) != base.get(family):
+            merged.pop(f"{family}_conf", None)
+    for key, value in own.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
 
 
 def teacher_scp(data: List[Tuple[str, str, str]]) -> Optional[str]:
@@ -284,6 +307,11 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
         InputError: labels or posteriors are missing, or the cache is not of these
             utterances or tokens.
     """
+    if config.from_epoch > args.max_epoch:
+        raise InputError(
+            f"kd.from_epoch is {config.from_epoch}, after the last epoch (max_epoch "
+            f"{args.max_epoch}): the selector would never choose"
+        )
     metas = []
     for part in ("train", "valid"):
         data = getattr(args, f"{part}_data_path_and_name_and_type")
@@ -342,6 +370,54 @@ def _check_text(
             f"{path} has no words for {len(lacks)} of {len(wanted)} utterances of the "
             f"{part} data: {shorten(lacks)}. Transcribe or remove them, or train with "
             "kd.weight: 1, without text"
+        )
+
+
+def check_layers(args: argparse.Namespace, config: KDConfig) -> None:
+    """Refuse intermediate layers that the encoder has not.
+
+    Args:
+        args: the training arguments.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: a layer is the last one or beyond.
+    """
+    conf = args.encoder_conf or {}
+    layers = conf.get("interctc_layer_idx") or []
+    if config.inter is None or not layers:
+        return
+    encoder = encoder_choices.get_class(args.encoder)
+    default = inspect.signature(encoder).parameters.get("num_blocks")
+    blocks = conf.get("num_blocks", default.default if default else None)
+    if isinstance(blocks, int) and not all(0 < layer < blocks for layer in layers):
+        raise InputError(
+            f"encoder_conf.interctc_layer_idx is {layers}, and the encoder has "
+            f"{blocks} layers: give numbers from 1 to {blocks - 1}"
+        )
+
+
+def check_rate(args: argparse.Namespace, config: KDConfig) -> None:
+    """Refuse caches of another frame rate than the student's, before it trains.
+
+    Args:
+        args: the training arguments.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: the rates are not as ``frame_ratio`` says.
+    """
+    path = teacher_scp(args.train_data_path_and_name_and_type)
+    if path is None or args.frontend is None:
+        return
+    meta = read_meta(path)
+    shift = measure_frame_shift(CTCKDTask.build_model(args).eval())
+    check_frame_ratio(meta, shift, config.ratio)
+    if config.target == "occupancies" and meta.codec.kept is not None:
+        raise InputError(
+            f"kd.target is 'occupancies', which need the posteriors of all tokens, and "
+            f"the cache {meta.folder} keeps {meta.codec.kept} of a frame: dump the "
+            "teacher without --top_k"
         )
 
 

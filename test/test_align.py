@@ -7,7 +7,7 @@ from conftest import keep_top, make_batch, pad_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_ctckd.align import map_tokens, match_frames
+from espnet_ctckd.align import FrameMismatchError, map_tokens, match_frames
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.objective import KDObjective
@@ -131,9 +131,12 @@ def test_lengths_may_differ_by_two_frames_at_any_ratio(frames, fits):
         _, common = match_frames(teacher, lengths, 99, Fraction(2))
         assert common.tolist() == [min(frames, 10)]
         return
-    message = rf"20 frames of the teacher and {frames} of the student \(frame_ratio 2\)"
-    with pytest.raises(InputError, match=message):
+    message = (
+        rf"20 frames of the teacher, where {2 * frames} were expected for {frames} of"
+    )
+    with pytest.raises(FrameMismatchError, match=message) as error:
         match_frames(teacher, lengths, 99, Fraction(2))
+    assert error.value.utterance == 0
 
 
 def test_the_objective_learns_at_its_own_rate():

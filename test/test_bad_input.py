@@ -420,10 +420,40 @@ def test_training_on_a_cache_of_another_token_list(train, tmp_path, spoilt):
     assert "6 of 7 but the blank are matched; the student lacks 1 ('β')" in message
 
 
+@pytest.mark.parametrize(
+    ("kd", "conf", "expected"),
+    [
+        (
+            {},
+            {"frontend_conf": {"hop_length": 320}},
+            "kd.frame_ratio is 1: set it to 2",
+        ),
+        ({"frame_ratio": 2}, {}, "kd.frame_ratio is 2: set it to 1"),
+        ({"from_epoch": 5}, {"max_epoch": 3}, "the selector would never choose"),
+    ],
+)
+def test_training_on_what_would_fail_later_or_never_act(
+    train, tmp_path, kd, conf, expected
+):
+    assert expected in refused(train(kd, **conf), tmp_path / "out")
+
+
+def test_training_on_a_top_k_cache_that_is_to_have_occupancies(
+    train, tmp_path, tiny_model, tiny_data
+):
+    cache = tmp_path / "top"
+    dump_teacher.main(tiny.dump_args(tiny_model, tiny_data, cache, "--top_k", 3))
+    message = refused(train({"target": "occupancies"}, cache=cache), tmp_path / "out")
+    assert f"the cache {cache} keeps 3 of a frame" in message
+
+
 def test_training_with_a_method_s_file_that_is_not_there(train, tmp_path):
     none = tmp_path / "none.yaml"
     message = refused(train(), tmp_path / "out", "--model_conf", f"kd={none}")
     assert f"model_conf.kd names '{none}', which cannot be read" in message
+    none.write_text("selector: trim\n")
+    message = refused(train(), tmp_path / "out", "--model_conf", f"kd.base={none}")
+    assert "kd has all that the file could say" in message
     none.write_text("- all\n")
     message = refused(train(), tmp_path / "out", "--model_conf", f"kd={none}")
     assert f"{none} holds no mapping of kd's keys" in message

@@ -41,17 +41,24 @@ INTER = {
 }
 
 
-def build(model="ctckd", specaug=False, encoder="conformer", layers=(), **model_conf):
+def build(
+    model="ctckd",
+    specaug=False,
+    encoder="conformer",
+    layers=(),
+    tokens=TOKENS,
+    **model_conf,
+):
     parser = CTCKDTask.get_parser()
     args = parser.parse_args(["--token_type", "char", "--model", model])
-    args.token_list = TOKENS
+    args.token_list = tokens
     args.frontend_conf = {"n_fft": 256, "hop_length": 160, "n_mels": 20}
     args.encoder = encoder
     args.encoder_conf = {
         "output_size": 16,
         "attention_heads": 2,
         "linear_units": 32,
-        "num_blocks": 2 + len(layers),
+        "num_blocks": 2 + min(len(layers), 2),
         "dropout_rate": 0.0,
         "positional_dropout_rate": 0.0,
         "interctc_layer_idx": list(layers),
@@ -223,6 +230,33 @@ def test_a_configuration_without_a_choice_of_the_paper_is_refused():
         KDConfig.from_dict({**KD, "loss_conf": {}})
 
 
+@pytest.mark.parametrize(
+    ("tokens", "conf", "message"),
+    [
+        (
+            [*TOKENS[1:], "<blank>"],
+            {},
+            "has the blank '<blank>' at 6, and ESPnet's CTC",
+        ),
+        (["<pad>", *TOKENS[1:]], {}, "the token list has no blank '<blank>'"),
+    ],
+)
+def test_a_blank_that_ctc_does_not_take_for_one_is_refused(tokens, conf, message):
+    with pytest.raises(InputError, match=message):
+        build(kd=KD, tokens=tokens, **conf)
+
+
+def test_the_blank_may_have_another_name():
+    assert build(kd=KD, tokens=["<pad>", *TOKENS[1:]], sym_blank="<pad>").blank_id == 0
+
+
+def test_an_utterance_of_other_frames_is_named(batch, teacher):
+    model = build(kd=KD)
+    short = {**teacher, "teacher_lengths": torch.tensor([24, 9, 15])}
+    with pytest.raises(InputError, match=r"^utterance b: an utterance has 9 frames"):
+        model(**batch, **short, utt_id=["a", "b", "c"])
+
+
 # Intermediate layers
 
 
@@ -330,6 +364,8 @@ def test_without_labels_the_layers_learn_from_the_teacher_alone(batch, teacher):
             {"layers": ()},
             "kd.inter is given, but the encoder gives no intermediate",
         ),
+        ({}, {"layers": (0,)}, r"is \[0\], and the encoder has 3 layers: give numbers"),
+        ({}, {"layers": (3,)}, r"is \[3\], .* give numbers from 1 to 2"),
         ({}, {"interctc_weight": 0.3}, "interctc_weight is 0.3 beside kd.inter"),
         ({"head": "own"}, {}, "unknown kd.inter.head 'own'; choose one of: separate"),
         ({"target": "x"}, {}, "unknown kd.inter.target 'x'; choose one of: teacher"),

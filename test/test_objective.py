@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from espnet_ctckd.align import FrameMismatchError
 from espnet_ctckd.choices import Choice, InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.losses import LOSS_CHOICES
@@ -105,6 +106,7 @@ def run(batch, **changes):
             "selector 'all' takes all frames: remove kd.prior_file",
         ),
         ({"delay": -1}, "kd.delay is -1; give a whole number >= 0"),
+        ({"delay_choice": "soft"}, "there is no delay to choose: set kd.delay"),
         ({"delay_choice": "best"}, "unknown kd.delay_choice 'best'; choose one of: f"),
         ({"delay_softness": 0}, "kd.delay_softness is 0"),
         ({"frame_ratio": 0}, "kd.frame_ratio is 0; give the teacher's frames"),
@@ -425,9 +427,10 @@ def test_a_few_frames_too_many_are_cut(difference, longer, kept):
 def test_more_frames_than_that_are_refused(change):
     batch = make_batch((70, 65), extra=70)
     lengths = batch.lengths + torch.tensor([0, change])
-    message = f"utterance 1 of the batch has 65 frames of the teacher and {65 + change}"
-    with pytest.raises(InputError, match=message):
+    message = f"65 frames of the teacher, where {65 + change} were expected"
+    with pytest.raises(FrameMismatchError, match=message) as error:
         objective()(batch.logits, lengths, batch.teacher)
+    assert error.value.utterance == 1
 
 
 # Number types

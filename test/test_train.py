@@ -17,7 +17,7 @@ import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_ctckd.task import CTCKDTask, restore_checkpoint
+from espnet_ctckd.task import CTCKDTask, read_kd_file, restore_checkpoint
 
 CTCKD_PYTHON = str(Path(sys.executable).with_name("ctckd-python"))
 
@@ -216,6 +216,29 @@ def test_a_student_of_half_the_rate_learns_from_the_mean_of_two_frames(
     ]
     assert len(found) == 8
     assert found[-1] < 0.8 * found[0]
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ({"weight": 1}, {"weight": 1}),
+        ({"selector_conf": {"n": 3}}, {"selector_conf": {"n": 3, "grow_every": 5}}),
+        ({"selector": "trim"}, {"selector": "trim", "selector_conf": None}),
+        (
+            {"selector": "window", "selector_conf": {"before": 0, "after": 1}},
+            {"selector": "window", "selector_conf": {"before": 0, "after": 1}},
+        ),
+        ({"inter": {"weight": 2}}, {"inter": {"weight": 2, "loss": "l2"}}),
+    ],
+)
+def test_a_method_s_file_is_changed_key_by_key(tmp_path, own, expected):
+    path = tmp_path / "method.yaml"
+    base = {**tiny.KD, "selector": "symmetric", "inter": {"weight": 1, "loss": "l2"}}
+    base["selector_conf"] = {"n": 1, "grow_every": 5}
+    path.write_text(yaml.safe_dump(base))
+    found = read_kd_file({"base": str(path), **own})
+    wanted = {**base, **expected}
+    assert found == {key: value for key, value in wanted.items() if value is not None}
 
 
 def test_a_method_s_file_and_what_wins_over_it(tmp_path, tiny_data, tiny_cache):

@@ -16,7 +16,7 @@ from espnet_ctckd.bin import parser, run
 from espnet_ctckd.task import CTCKDTask, read_kd_config
 
 # Enough to build any model; its own list comes later in a recipe.
-_TOKENS = ["<blank>", "<unk>", "<sos/eos>"]
+_TOKENS = ["<unk>", "<sos/eos>"]
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -26,7 +26,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     ours, theirs = p.parse_known_args(cmd)
     with contextlib.redirect_stdout(sys.stderr):
         args = CTCKDTask.get_parser().parse_args(["--config", ours.config, *theirs])
-        args.token_list = _TOKENS
+        blank = (args.model_conf or {}).get("sym_blank", "<blank>")
+        args.token_list = [blank, *_TOKENS]
         args.normalize = None
         text, teacher = True, False
         if args.model == MODEL_NAME:

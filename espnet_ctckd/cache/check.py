@@ -82,7 +82,7 @@ def check_cache(
             student.blank,
             f"cache {meta.folder}",
         )
-        _check_rate(meta, student)
+        check_frame_ratio(meta, student.frame_shift, student.frame_ratio)
     if text is not None:
         _check_text(text, wavs, frames, student)
     return meta
@@ -165,16 +165,26 @@ def _check_audio(
             )
 
 
-def _check_rate(meta: CacheMeta, student: Student) -> None:
-    ratio = student.frame_shift / meta.frame_shift
-    if ratio != student.frame_ratio:
-        ours = float(student.frame_shift / meta.rate) * 1000
+def check_frame_ratio(meta: CacheMeta, shift: Fraction, asked: Fraction) -> None:
+    """Refuse a cache of another frame rate than the student asks for.
+
+    Args:
+        meta: what the cache says of itself.
+        shift: samples from one frame of the student to the next.
+        asked: ``frame_ratio``, the teacher's frames to one of the student's.
+
+    Raises:
+        InputError: the rates are others, or top-K posteriors would be averaged.
+    """
+    ratio = shift / meta.frame_shift
+    if ratio != asked:
+        ours = float(shift / meta.rate) * 1000
         theirs = float(meta.frame_shift / meta.rate) * 1000
         raise InputError(
             f"the cache {meta.folder} has a frame every {theirs:g} ms, the student "
-            f"one every {ours:g} ms, and model_conf.kd.frame_ratio is "
-            f"{student.frame_ratio}: set it to {ratio}, or change the student's "
-            "subsampling (encoder_conf.input_layer, frontend_conf.hop_length)"
+            f"one every {ours:g} ms, and model_conf.kd.frame_ratio is {asked}: set it "
+            f"to {ratio}, or change the student's subsampling "
+            "(encoder_conf.input_layer, frontend_conf.hop_length)"
         )
     if ratio > 1 and meta.codec.kept is not None:
         raise InputError(

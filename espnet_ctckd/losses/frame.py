@@ -296,7 +296,7 @@ def _soften(
         )
     if not temperature > 0 or math.isinf(temperature):
         raise InputError(
-            f"loss {name!r} got temperature = {temperature}; give one above 0"
+            f"loss {name!r} got temperature = {temperature}; give a finite one above 0"
         )
     if teacher.ids is None:
         log_p = (teacher.log_probs / temperature).log_softmax(-1)  # (B, T, V)
