@@ -482,8 +482,8 @@ def test_the_gradient_of_two_views_stops_at_the_targets(batch):
         ({"views": {**VIEWS, "weight": -1}}, "kd.views.weight is -1"),
         ({"views": {**VIEWS, "frame_ratio": 2}}, "both views are of the student"),
         (
-            {"views": {**VIEWS, "slector": 1}},
-            "unknown key 'slector' in model_conf.kd.v",
+            {"views": {**VIEWS, "selectro": 1}},
+            "unknown key 'selectro' in model_conf.kd.v",
         ),
         ({"views": "cr_ctc"}, "model_conf.kd.views is 'cr_ctc'; give a mapping"),
         ({"target": "hard"}, "unknown kd.target 'hard'; choose one of: posteriors"),
