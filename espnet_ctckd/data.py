@@ -1,6 +1,7 @@
 """Kaldi files and audio, read with errors that name the line or the file."""
 
 import contextlib
+import math
 import os
 import struct
 import zlib
@@ -227,6 +228,10 @@ def read_token_list(path: Pathlike) -> List[str]:
     return tokens
 
 
+# Priors are written to the last digit, and float posteriors add up to nearly 1.
+_PRIOR_ROOM = 0.01
+
+
 def read_prior(path: Pathlike, tokens: Sequence[str], blank: str) -> List[float]:
     """Read token priors as ``espnet_ctckd.bin.estimate_prior`` writes them.
 
@@ -260,6 +265,13 @@ def read_prior(path: Pathlike, tokens: Sequence[str], blank: str) -> List[float]
         ) from None
     if not pairs or not all(value <= 0.0 for value in priors.values()):
         raise InputError(f"{path} is no list of priors: give logarithms, at most 0")
+    mass = math.fsum(math.exp(value) for value in priors.values())
+    if len(priors) != len(pairs) or abs(mass - 1.0) > _PRIOR_ROOM:
+        raise InputError(
+            f"{path} is no list of priors: its {len(pairs)} lines have {len(priors)} "
+            f"tokens and add up to {mass:.3f}, not 1. Make it with "
+            "`python -m espnet_ctckd.bin.estimate_prior`"
+        )
     priors[blank] = priors.pop(pairs[0][0])
     special = [t for t in tokens if t.startswith("<") and t.endswith(">")]
     lacks = [t for t in tokens if t not in priors and t not in special]

@@ -21,7 +21,7 @@ from espnet2.train.trainer import Trainer
 
 from espnet_ctckd import MODEL_NAME, register
 from espnet_ctckd.align import map_tokens
-from espnet_ctckd.cache.check import check_frame_ratio
+from espnet_ctckd.cache.check import check_dense, check_frame_ratio
 from espnet_ctckd.cache.codec import Codec, rename_tokens
 from espnet_ctckd.cache.reader import CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
@@ -267,7 +267,8 @@ def read_kd_file(conf: object) -> object:
         ) from None
     if not isinstance(base, dict) or "base" in base:
         raise InputError(
-            f"{path} holds no mapping of kd's keys: give a file like those of conf/kd"
+            f"{path} holds no mapping of kd's keys: give a file like those of conf/kd, "
+            "which names no other (base)"
         )
     own = {key: value for key, value in conf.items() if key != "base"}
     if {"weight", "selector", "loss", "reduction"} <= own.keys():
@@ -413,12 +414,8 @@ def check_rate(args: argparse.Namespace, config: KDConfig) -> None:
     meta = read_meta(path)
     shift = measure_frame_shift(CTCKDTask.build_model(args).eval())
     check_frame_ratio(meta, shift, config.ratio)
-    if config.target == "occupancies" and meta.codec.kept is not None:
-        raise InputError(
-            f"kd.target is 'occupancies', which need the posteriors of all tokens, and "
-            f"the cache {meta.folder} keeps {meta.codec.kept} of a frame: dump the "
-            "teacher without --top_k"
-        )
+    if config.target == "occupancies":
+        check_dense(meta)
 
 
 def match_tokens(

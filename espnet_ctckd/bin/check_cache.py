@@ -33,6 +33,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     args = p.parse_args(cmd)
     student = None
+    if args.token_list and not args.asr_config:
+        p.error("--token_list is read with --asr_config only: give both")
     if args.asr_config:
         if not args.token_list:
             p.error("--asr_config needs --token_list")
@@ -69,7 +71,8 @@ def build_student(flags: List[str]) -> Student:
         token_list=tokens,
         blank=model.blank_id,
         frame_shift=measure_frame_shift(model),
-        frame_ratio=model.kd.config.ratio if is_student else Fraction(1),
+        frame_ratio=model.kd_config.ratio if is_student else Fraction(1),
+        needs_dense=is_student and model.kd_config.target == "occupancies",
         labels=labels,
         unknown=tokens.index("<unk>") if "<unk>" in tokens else None,
     )

@@ -34,6 +34,7 @@ class Student:
         frame_ratio: frames of the teacher to one of its own that it asks for.
         labels: from a transcript to token ids.
         unknown: id of what the tokens cannot spell, None where there is none.
+        needs_dense: whether its target needs the posteriors of all tokens.
     """
 
     token_list: Sequence[str]
@@ -42,6 +43,7 @@ class Student:
     frame_ratio: Fraction
     labels: Callable[[str], Sequence[int]]
     unknown: Optional[int] = None
+    needs_dense: bool = False
 
 
 def check_cache(
@@ -83,6 +85,8 @@ def check_cache(
             f"cache {meta.folder}",
         )
         check_frame_ratio(meta, student.frame_shift, student.frame_ratio)
+        if student.needs_dense:
+            check_dense(meta)
     if text is not None:
         _check_text(text, wavs, frames, student)
     return meta
@@ -191,6 +195,23 @@ def check_frame_ratio(meta: CacheMeta, shift: Fraction, asked: Fraction) -> None
             f"the cache {meta.folder} keeps the best {meta.codec.kept} tokens of a "
             f"frame, and {ratio} of its frames make one of the student's: what is not "
             "kept cannot be averaged. Dump the teacher without --top_k"
+        )
+
+
+def check_dense(meta: CacheMeta) -> None:
+    """Refuse a top-K cache for a target that needs the posteriors of all tokens.
+
+    Args:
+        meta: what the cache says of itself.
+
+    Raises:
+        InputError: the cache keeps the best tokens only.
+    """
+    if meta.codec.kept is not None:
+        raise InputError(
+            "kd.target is 'occupancies', which need the posteriors of all tokens, and "
+            f"the cache {meta.folder} keeps {meta.codec.kept} of a frame: dump the "
+            "teacher without --top_k"
         )
 
 
