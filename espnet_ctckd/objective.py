@@ -91,6 +91,7 @@ class KDObjective(nn.Module):
         student = student[:, :frames]
         chosen = weights.flatten().nonzero().squeeze(1)  # (M,)
         factors = factors.flatten().index_select(0, chosen)  # (M,)
+        teacher = _teacher_rows(teacher, chosen)  # (1, M, K)
         if self.config.delay:
             late = _Late(chosen, lengths, frames, self.config.delay)
             values, factors, delay = self._delayed(
@@ -99,7 +100,7 @@ class KDObjective(nn.Module):
         else:
             logits = _rows(student, chosen)  # (1, M, V or dim)
             logits = logits if head is None else head(logits)  # (1, M, V)
-            values = self._compare(logits, teacher, chosen)  # (M,)
+            values = self._compare(logits, teacher)  # (M,)
             delay = None
         loss = (values * factors.to(values)).sum()
         loss = loss * (totals.share * self._warmth()).to(loss)
@@ -111,14 +112,12 @@ class KDObjective(nn.Module):
             stats["blank_student"] = _blank_rate(student, valid, teacher.blank, head)
         return loss, stats
 
-    def _compare(
-        self, logits: Tensor, teacher: FramePosteriors, chosen: Tensor
-    ) -> Tensor:
-        """The loss (M,) of logits (1, M, V) at the chosen frames of the teacher."""
+    def _compare(self, logits: Tensor, teacher: FramePosteriors) -> Tensor:
+        """The loss (M,) of logits (1, M, V) and as many frames of the teacher."""
         with torch.autocast(logits.device.type, enabled=False):
             values: Tensor = self._loss(
                 at_least_float32(logits),
-                _teacher_rows(teacher, chosen),
+                teacher,
                 **self.config.loss_conf,
             )  # (1, M)
         return values.squeeze(0)
@@ -140,7 +139,7 @@ class KDObjective(nn.Module):
         logits = _rows(student, late.read)
         logits = logits if head is None else head(logits)  # (1, R, V)
         each = [
-            self._compare(logits[:, late.place[:, d]], teacher, late.chosen)
+            self._compare(logits[:, late.place[:, d]], teacher)
             for d in range(late.place.size(1))
         ]
         values = torch.stack(each, -1)  # (M, d + 1)

@@ -330,7 +330,7 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
         if path is None:
             if config.needs_teacher:
                 raise InputError(
-                    f"kd.weight is {config.weight}, but {flag} has no 'teacher': give "
+                    f"kd learns from a teacher, but {flag} has no 'teacher': give "
                     f"the cache, e.g. {flag} <cache>/teacher.scp,teacher,kaldi_ark"
                 )
             continue
