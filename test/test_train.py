@@ -17,7 +17,8 @@ import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_ctckd.task import CTCKDTask, read_kd_file, restore_checkpoint
+from espnet_ctckd.task import CTCKDTask, read_kd_file
+from espnet_ctckd.trainer import restore_checkpoint
 
 CTCKD_PYTHON = str(Path(sys.executable).with_name("ctckd-python"))
 
