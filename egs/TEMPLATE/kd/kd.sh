@@ -588,10 +588,12 @@ if runs 13 && ! ${skip_eval}; then
         for model in "${asr_exp}" "${teacher_exp}"; do
             dir=${model}/${inference_tag}/${set}
             [ -f "${dir}/text" ] || continue
+            begin 13 "${dir}" "$(cat "${data}/org/${set}/text" "${dir}/text" | cksum)" >/dev/null || continue
             bpe=()
             [ ! -f "${token_dir}/bpe.model" ] || bpe=(--bpemodel "${token_dir}/bpe.model")
             echo "${dir}:"
             ${bin}.score --ref "${data}/org/${set}/text" --hyp "${dir}/text" "${bpe[@]}"
+            finish
         done
     done
     ${bin}.results --expdir "${expdir}" --command "$0 ${run_args[*]}"

@@ -4,9 +4,11 @@
 #                                             names one; the first has to be distilled
 #   distil <options of kd.sh> ...             trains, decodes and scores all of them
 # Data and teacher come first, then the trainings, as many at once as --nj says where
-# there is no GPU, then one decoding after the other, so that their speeds compare.
+# there is no GPU, then one decoding after the other, so that their speeds compare; with
+# decode_at_once=true each right after its training, which is faster.
 
 students=()
+decode_at_once=false
 student() {
     students+=("$1|$2|${3:-}|${4:-}")
 }
@@ -45,24 +47,25 @@ distil() {
     local at_once=1
     [ "${ngpu}" -ne 0 ] || at_once=${nj}
 
-    local entry pids=() tags=()
+    local entry pids=() tags=() last=11
+    ! ${decode_at_once} || last=13
     for entry in "${students[@]}"; do
         # Those with options of their own may want data of their own.
         [ "${entry}" != "${students[0]}" ] && [ -z "${entry##*|}" ] || phase 0 9 "${entry}"
     done
     for entry in "${students[@]}"; do
-        [ "${from}" -le 11 ] && [ "${to}" -ge 10 ] || break
+        [ "${from}" -le "${last}" ] && [ "${to}" -ge 10 ] || break
         while [ "$(jobs -rp | wc -l)" -ge "${at_once}" ]; do
             wait -n || break
         done
         mkdir -p log
         if [ "${at_once}" -gt 1 ]; then
             echo "Training ${entry%%|*}; see log/${entry%%|*}.log"
-            phase 10 11 "${entry}" >"log/${entry%%|*}.log" 2>&1 &
+            phase 10 "${last}" "${entry}" >"log/${entry%%|*}.log" 2>&1 &
             pids+=($!)
             tags+=("${entry%%|*}")
         else
-            phase 10 11 "${entry}"
+            phase 10 "${last}" "${entry}"
         fi
     done
     local i
@@ -74,7 +77,9 @@ distil() {
         fi
     done
     for entry in "${students[@]}"; do
+        ! ${decode_at_once} || entry=${students[0]} # for RESULTS.md, when all are there
         phase 12 13 "${entry}"
+        ! ${decode_at_once} || break
     done
     phase 14 14 "${students[0]}"
     for entry in "${students[@]}"; do

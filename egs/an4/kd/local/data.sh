@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# CMU AN4 -> data/{train,valid,test}/{wav.scp,text,utt2spk,spk2utt}
+# CMU AN4 -> data/{train,train_half,train_withheld,valid,test}/{wav.scp,text,utt2spk,spk2utt}
 set -euo pipefail
 
 log() {
@@ -53,7 +53,7 @@ if [ "${stage}" -le 1 ] && [ "${stop_stage}" -ge 1 ]; then
 fi
 
 if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
-    log "Stage 2: Prepare data/train, data/valid and data/test"
+    log "Stage 2: Prepare the sets below data"
     python3 local/prepare_an4.py "${opts[@]}"
 fi
 

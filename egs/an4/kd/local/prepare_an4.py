@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Makes the data directories train, valid and test of CMU AN4.
+"""Makes the data directories of CMU AN4: train, valid, test, and two halves of train.
 
 Takes the tree of .wav files and the one of .sph files, and fetches CMU's archive of
 the latter where no folder is given. The set valid is some of the training speakers,
-women and men by turns; the others are train.
+women and men by turns; the others are train. Every other speaker of train is
+train_half; the rest is train_withheld, which has no transcripts: for what audio without
+them is worth.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import tarfile
 import urllib.request
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from http.client import HTTPException
 from itertools import chain, groupby, zip_longest
 from pathlib import Path
@@ -205,7 +208,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--data_dir",
         type=Path,
         default=Path("data"),
-        help="where train, valid and test are written",
+        help="where the sets are written",
     )
     return parser
 
@@ -218,10 +221,16 @@ def main() -> None:
         return
     train, test = read_set(root, "train"), read_set(root, "test")
     held_out = choose_dev_speakers({utt.speaker for utt in train}, args.dev_speakers)
+    valid = [utt for utt in train if utt.speaker in held_out]
+    train = [utt for utt in train if utt.speaker not in held_out]
+    half = set(sorted({utt.speaker for utt in train})[::2])
+    withheld = [replace(u, text=None) for u in train if u.speaker not in half]
     write_kaldi_dirs(
         {
-            args.data_dir / "train": [u for u in train if u.speaker not in held_out],
-            args.data_dir / "valid": [u for u in train if u.speaker in held_out],
+            args.data_dir / "train": train,
+            args.data_dir / "train_half": [u for u in train if u.speaker in half],
+            args.data_dir / "train_withheld": withheld,
+            args.data_dir / "valid": valid,
             args.data_dir / "test": test,
         }
     )
