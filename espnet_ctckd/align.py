@@ -141,8 +141,9 @@ def _cut(teacher: FramePosteriors, frames: int, lengths: Tensor) -> FramePosteri
         return replace(teacher, lengths=lengths)
     ids = None if teacher.ids is None else teacher.ids[:, :frames]
     best = None if teacher.best is None else teacher.best[:, :frames]
+    states = None if teacher.states is None else teacher.states[:, :frames]
     log_probs = teacher.log_probs[:, :frames]
-    return replace(teacher, log_probs=log_probs, lengths=lengths, ids=ids, best=best)
+    return FramePosteriors(log_probs, lengths, teacher.blank, ids, best, states)
 
 
 def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
@@ -160,6 +161,7 @@ def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors
         teacher.blank,
         None if teacher.ids is None else teacher.ids[:, source],
         None if teacher.best is None else teacher.best[:, source],
+        None if teacher.states is None else teacher.states[:, source],
     )
 
 
@@ -177,12 +179,17 @@ def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
     target = centres * below // (2 * above)  # (U,)
     frames = int(target[-1]) + 1 if size else 0
     valid = teacher.valid()  # (B, U)
-    probs = log_probs.exp().masked_fill(~valid.unsqueeze(-1), 0.0)  # (B, U, V)
-    merged = probs.new_zeros(probs.size(0), frames, probs.size(-1))  # (B, T, V)
-    merged = merged.index_add(1, target, probs)
-    counts = merged.new_zeros(probs.size(0), frames)  # (B, T)
+    probs = log_probs.exp()  # (B, U, V)
+    counts = probs.new_zeros(probs.size(0), frames)  # (B, T)
     counts = counts.index_add(1, target, valid.to(counts))
-    merged = merged / counts.clamp(min=1).unsqueeze(-1)
+
+    def mean(values: Tensor) -> Tensor:  # (B, U, ...) -> (B, T, ...)
+        values = values.masked_fill(~valid.unsqueeze(-1), 0.0)
+        total = values.new_zeros(values.size(0), frames, values.size(-1))
+        total = total.index_add(1, target, values)
+        return total / counts.clamp(min=1).unsqueeze(-1).to(total)
+
+    merged = mean(probs)
     # The strongest spike of each; those of equal strength do not matter.
     best = teacher.argmax()  # (B, U)
     said = probs.gather(-1, best.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, U)
@@ -195,4 +202,10 @@ def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
     stands = none.scatter_reduce(1, index, token, "amax")  # (B, T)
     stands = stands.masked_fill(stands < 0, teacher.blank)
     log_merged = merged.log().clamp(min=LOG_ZERO)
-    return FramePosteriors(log_merged, (counts > 0).sum(1), teacher.blank, best=stands)
+    return FramePosteriors(
+        log_merged,
+        (counts > 0).sum(1),
+        teacher.blank,
+        best=stands,
+        states=None if teacher.states is None else mean(teacher.states),
+    )

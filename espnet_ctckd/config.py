@@ -18,7 +18,7 @@ from typing import (
 import torch
 
 from espnet_ctckd.choices import Choice, InputError, check_options, look_up
-from espnet_ctckd.losses import LOSS_CHOICES
+from espnet_ctckd.losses import FEATURE_LOSS_CHOICES, LOSS_CHOICES
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.reduce import REDUCTION_CHOICES, count
 from espnet_ctckd.select import SELECTOR_CHOICES
@@ -28,14 +28,87 @@ HEADS = ("separate", "shared")
 INTER_TARGETS = ("teacher", "self")
 TARGETS = ("posteriors", "occupancies")
 COMBINATIONS = ("mean", "sum")
+NBEST_WEIGHTS = ("posterior", "uniform", "best", "accuracy")
 
 DELAYS = ("frame", "soft", "utterance", "fixed")
 
-_Config = TypeVar("_Config", bound="FrameConfig")
+_Config = TypeVar("_Config", bound="_Checked")
 
 
 @dataclass(frozen=True, kw_only=True)
-class FrameConfig:
+class _Checked:
+    """A mapping of the YAML, checked when it is read."""
+
+    # Where it stands in the YAML, for errors.
+    place: ClassVar[str]
+
+    def _check_number(
+        self, key: str, value: object, most: float = float("inf")
+    ) -> None:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InputError(f"{self.place}.{key} is {value!r}; give a number")
+        if not 0.0 <= value <= most or value == float("inf"):
+            wanted = "of at least 0" if most == float("inf") else f"in [0, {most:g}]"
+            raise InputError(f"{self.place}.{key} is {value}; give one {wanted}")
+
+    def _check_one_of(self, key: str, allowed: Any) -> None:
+        value = getattr(self, key)
+        if value not in allowed:
+            raise InputError(
+                f"unknown {self.place}.{key} {value!r}; choose one of: "
+                f"{', '.join(allowed)}"
+            )
+
+    def _check_whole(self, key: str, value: object, least: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise InputError(
+                f"{self.place}.{key} is {value!r}; give a whole number >= {least}"
+            )
+
+    def labels_for(self) -> Optional[str]:
+        """What of it reads the transcripts, or None."""
+        return None
+
+    @classmethod
+    def from_dict(cls: Type[_Config], conf: object) -> _Config:
+        """Read the mapping of the YAML.
+
+        Args:
+            conf: what stands there.
+
+        Returns:
+            The checked configuration.
+
+        Raises:
+            InputError: a key is unknown or missing, or a value makes no sense.
+        """
+        if not isinstance(conf, Mapping):
+            raise InputError(f"model_conf.{cls.place} is {conf!r}; give a mapping")
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        # What is its own comes first.
+        inherited = {f.name for f in dataclasses.fields(FrameConfig)}
+        listed = ", ".join(sorted(fields, key=lambda name: name in inherited))
+        for key in conf:
+            if key not in fields:
+                raise InputError(
+                    f"unknown key {key!r} in model_conf.{cls.place}; it takes: {listed}"
+                )
+        for name, entry in fields.items():
+            required = (
+                entry.default is dataclasses.MISSING
+                and entry.default_factory is dataclasses.MISSING
+            )
+            if required and name not in conf:
+                raise InputError(
+                    f"model_conf.{cls.place} lacks the key {name!r}; it takes: "
+                    f"{listed}. (On the command line a kd.<key> after kd=<file> "
+                    "replaces the file: write kd={base: <file>, <key>: <value>})"
+                )
+        return cls(**conf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameConfig(_Checked):
     """A distance between student and teacher, frame by frame.
 
     Attributes:
@@ -65,8 +138,8 @@ class FrameConfig:
         delay_softness: eta of the soft minimum -eta log sum exp(-loss / eta).
     """
 
-    # Where it stands in the YAML, for errors.
     place: ClassVar[str] = "kd"
+    losses: ClassVar[Mapping[str, Choice]] = LOSS_CHOICES
 
     selector: str
     loss: str
@@ -107,10 +180,7 @@ class FrameConfig:
             ("warmup_epochs", self.warmup_epochs, 0),
             ("delay", self.delay, 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(
-                    f"{self.place}.{key} is {value!r}; give a whole number >= {least}"
-                )
+            self._check_whole(key, value, least)
         if until is not None and until < self.from_epoch:
             raise InputError(
                 f"{self.place}.until_epoch is {until}, before {self.place}.from_epoch "
@@ -147,11 +217,11 @@ class FrameConfig:
     def _check_choices(self) -> None:
         # A tiny batch calls all three, so that values which they refuse are refused
         # here and not at the first batch of the training.
-        probe = FramePosteriors(torch.zeros(1, 1, 1), torch.ones(1).long(), blank=0)
+        one = torch.zeros(1, 1, 1)
+        probe = FramePosteriors(one, torch.ones(1).long(), blank=0, states=one)
         selector = self._choice("selector", SELECTOR_CHOICES)
         weights = selector(probe, 1, **self.selector_conf)  # (1, 1)
-        loss = self._choice("loss", LOSS_CHOICES)
-        loss(torch.zeros(1, 1, 1), probe, **self.loss_conf)
+        self._choice("loss", self.losses)(one, probe, **self.loss_conf)
         reduction = self._choice("reduction", REDUCTION_CHOICES)
         nonblank = probe.nonblank()
         totals = count(weights, nonblank, probe.lengths, None, everywhere=False)
@@ -174,71 +244,16 @@ class FrameConfig:
             ) from None
         return choice.fn
 
-    def _check_number(
-        self, key: str, value: object, most: float = float("inf")
-    ) -> None:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(f"{self.place}.{key} is {value!r}; give a number")
-        if not 0.0 <= value <= most or value == float("inf"):
-            wanted = "of at least 0" if most == float("inf") else f"in [0, {most:g}]"
-            raise InputError(f"{self.place}.{key} is {value}; give one {wanted}")
-
-    def _check_one_of(self, key: str, allowed: Any) -> None:
-        value = getattr(self, key)
-        if value not in allowed:
-            raise InputError(
-                f"unknown {self.place}.{key} {value!r}; choose one of: "
-                f"{', '.join(allowed)}"
-            )
-
     def labels_for(self) -> Optional[str]:
         """What of it reads the transcripts, or None."""
-        needs = REDUCTION_CHOICES[self.reduction].needs + LOSS_CHOICES[self.loss].needs
-        if "labels" not in needs:
-            return None
-        return f"reduction {self.reduction!r}"
+        if "labels" in REDUCTION_CHOICES[self.reduction].needs:
+            return f"reduction {self.reduction!r}"
+        return None
 
     @property
     def ratio(self) -> Fraction:
         """The teacher's frames to one of the student's, exact."""
         return Fraction(str(self.frame_ratio)).limit_denominator(1000)
-
-    @classmethod
-    def from_dict(cls: Type[_Config], conf: object) -> _Config:
-        """Read the mapping of the YAML.
-
-        Args:
-            conf: what stands there.
-
-        Returns:
-            The checked configuration.
-
-        Raises:
-            InputError: a key is unknown or missing, or a value makes no sense.
-        """
-        if not isinstance(conf, Mapping):
-            raise InputError(f"model_conf.{cls.place} is {conf!r}; give a mapping")
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        # What is its own comes first.
-        inherited = {f.name for f in dataclasses.fields(FrameConfig)}
-        listed = ", ".join(sorted(fields, key=lambda name: name in inherited))
-        for key in conf:
-            if key not in fields:
-                raise InputError(
-                    f"unknown key {key!r} in model_conf.{cls.place}; it takes: {listed}"
-                )
-        for name, entry in fields.items():
-            required = (
-                entry.default is dataclasses.MISSING
-                and entry.default_factory is dataclasses.MISSING
-            )
-            if required and name not in conf:
-                raise InputError(
-                    f"model_conf.{cls.place} lacks the key {name!r}; it takes: "
-                    f"{listed}. (On the command line a kd.<key> after kd=<file> "
-                    "replaces the file: write kd={base: <file>, <key>: <value>})"
-                )
-        return cls(**conf)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -343,25 +358,99 @@ class ViewsConfig(FrameConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureConfig(FrameConfig):
+    """``model_conf.kd.feature``: the student's hidden states against the teacher's.
+
+    A linear layer, dropped at export, takes the last layer's states to the teacher's
+    size; their distance is added to the other losses.
+
+    Attributes:
+        weight: of the distance; 0 after ``alone_epochs`` only.
+        size: of the teacher's states, D.
+        alone_epochs: in as many first epochs it is the only loss, with weight 1.
+    """
+
+    place: ClassVar[str] = "kd.feature"
+    losses: ClassVar[Mapping[str, Choice]] = FEATURE_LOSS_CHOICES
+
+    weight: float
+    size: int
+    alone_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_number("weight", self.weight)
+        self._check_whole("size", self.size, 1)
+        self._check_whole("alone_epochs", self.alone_epochs, 0)
+        if self.weight == self.alone_epochs == 0:
+            raise InputError(
+                "kd.feature.weight and kd.feature.alone_epochs are both 0: give one "
+                "of them, or remove kd.feature"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NBestConfig(_Checked):
+    """``model_conf.kd.nbest``: the teacher's best hypotheses as transcripts.
+
+    The CTC losses of the hypotheses, weighted, are added to the other losses.
+
+    Attributes:
+        weight: of their sum.
+        hypotheses: N, at most so many of each list are used.
+        weights: of an utterance's hypotheses, adding up to 1: ``posterior``, the
+            teacher's probabilities p^scale; ``uniform``; ``best``, the first alone;
+            ``accuracy``, the softmax of scale times the share of right tokens, held
+            against the transcript.
+        scale: 0 makes the weights uniform, a large one takes the best.
+    """
+
+    place: ClassVar[str] = "kd.nbest"
+
+    weight: float
+    hypotheses: int
+    weights: str = "posterior"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        self._check_number("weight", self.weight)
+        self._check_number("scale", self.scale)
+        self._check_whole("hypotheses", self.hypotheses, 1)
+        self._check_one_of("weights", NBEST_WEIGHTS)
+        if self.weight == 0:
+            raise InputError("kd.nbest.weight is 0: give one above 0, or remove it")
+
+    def labels_for(self) -> Optional[str]:
+        """What of it reads the transcripts, or None."""
+        return "kd.nbest.weights 'accuracy'" if self.weights == "accuracy" else None
+
+
+@dataclass(frozen=True, kw_only=True)
 class KDConfig(FrameConfig):
     """``model_conf.kd``.
 
     Attributes:
         weight: lambda in [0, 1]: loss = (1 - lambda) CTC + lambda distance. At 1 there
             is no CTC and nothing reads ``text``.
+        ctc_weight: of CTC, where it is not 1 - lambda.
         ctc_norm: ``batch`` divides the CTC loss by the utterances, as ESPnet does;
             ``token`` by the labels, as the paper's authors do. None is ``batch``.
         target: ``posteriors`` of the teacher, or ``occupancies``: these, given the
             transcript.
         inter: `InterConfig`, or the mapping that holds it; None is none.
         views: `ViewsConfig`, or the mapping that holds it; None is none.
+        feature: `FeatureConfig`, or the mapping that holds it; None is none.
+        nbest: `NBestConfig`, or the mapping that holds it; None is none.
     """
 
     weight: float
+    ctc_weight: Any = None
     ctc_norm: Optional[str] = None
     target: str = "posteriors"
     inter: Any = None
     views: Any = None
+    feature: Any = None
+    nbest: Any = None
 
     def __post_init__(self) -> None:
         weight = self.weight
@@ -369,31 +458,37 @@ class KDConfig(FrameConfig):
             raise InputError(f"kd.weight (lambda) is {weight!r}; give a number")
         if not 0.0 <= weight <= 1.0:
             raise InputError(f"kd.weight (lambda) is {weight}; give one in [0, 1]")
-        if self.ctc_norm is not None and weight == 1.0:
+        if self.ctc_weight is None:
+            # A frozen dataclass is completed once, here.
+            object.__setattr__(self, "ctc_weight", 1.0 - weight)
+        else:
+            self._check_number("ctc_weight", self.ctc_weight)
+        if self.ctc_norm is not None and not self.needs_labels:
             raise InputError(
-                f"kd.ctc_norm is {self.ctc_norm!r}, but with kd.weight 1 there is no "
-                "CTC loss to normalise: remove kd.ctc_norm"
+                f"kd.ctc_norm is {self.ctc_norm!r}, but with {self.ctc_key} there is "
+                "no CTC loss to normalise: remove kd.ctc_norm"
             )
         if self.ctc_norm is not None:
             self._check_one_of("ctc_norm", CTC_NORMS)
         super().__post_init__()
         self._check_one_of("target", TARGETS)
-        parts: Sequence[Tuple[str, Type[FrameConfig]]] = (
-            ("inter", InterConfig),
-            ("views", ViewsConfig),
-        )
-        for key, kind in parts:
+        for key, kind in _PARTS:
             part = getattr(self, key)
             if part is not None and not isinstance(part, kind):
-                # A frozen dataclass is completed once, here.
                 object.__setattr__(self, key, kind.from_dict(part))
+        parts = [getattr(self, key) for key, _ in _PARTS]
+        if weight == self.ctc_weight == 0 and not any(parts):
+            raise InputError(
+                "kd.weight and kd.ctc_weight are both 0, and nothing else is to be "
+                "learned: give one of them"
+            )
         if self.needs_labels:
             return
-        for config in (self, self.inter, self.views):
+        for config in (self, *parts):
             reader = config.labels_for() if config else None
             if reader:
                 raise InputError(
-                    f"{reader} needs labels, but kd.weight 1 trains without them: "
+                    f"{reader} needs labels, but {self.ctc_key} trains without them: "
                     "remove it, or choose kd.weight below 1"
                 )
 
@@ -406,11 +501,26 @@ class KDConfig(FrameConfig):
     @property
     def needs_labels(self) -> bool:
         """Whether training reads ``text``."""
-        return self.weight < 1.0
+        return bool(self.ctc_weight > 0)
+
+    @property
+    def ctc_key(self) -> str:
+        """The key that says whether there is CTC, and its value, for errors."""
+        if self.ctc_weight == 1.0 - self.weight:
+            return f"kd.weight {self.weight}"
+        return f"kd.ctc_weight {self.ctc_weight}"
 
     @property
     def needs_teacher(self) -> bool:
         """Whether training reads cached posteriors."""
-        if self.weight > 0:
+        if self.weight > 0 or self.feature is not None:
             return True
         return self.inter is not None and self.inter.target == "teacher"
+
+
+_PARTS: Sequence[Tuple[str, Type[_Checked]]] = (
+    ("inter", InterConfig),
+    ("views", ViewsConfig),
+    ("feature", FeatureConfig),
+    ("nbest", NBestConfig),
+)

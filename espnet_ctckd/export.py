@@ -12,14 +12,14 @@ from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, beside, write_beside
-from espnet_ctckd.model import INTER_HEADS
+from espnet_ctckd.model import OWN_PARAMETERS
 from espnet_ctckd.teachers.espnet import load_espnet_model
 
 
 def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> None:
     """Write config.yaml (``model: espnet``) and model.pth, ready for any ESPnet.
 
-    The weights are the same, without the heads of intermediate layers; of the
+    The weights are the same, without what only the training needed; of the
     configuration only what names this package is changed, and the files that it names
     are copied beside it.
 
@@ -45,7 +45,7 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
     states = {
         name: value
         for name, value in load_weights(model_file).items()
-        if not name.startswith(INTER_HEADS)
+        if not name.startswith(OWN_PARAMETERS)
     }
     folder.mkdir(parents=True, exist_ok=True)
     plain = plain_config(conf)

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
@@ -14,21 +14,21 @@ from espnet_ctckd.align import FrameMismatchError
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import FrameConfig, KDConfig
 from espnet_ctckd.data import read_prior
-from espnet_ctckd.losses.sequence import occupancies
+from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss, occupancies
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.reduce import sum_over_processes
 
-# Prefix of the parameters that the plain model has not.
-INTER_HEADS = "inter_heads."
+# Prefixes of the parameters that the plain model has not.
+OWN_PARAMETERS = ("inter_heads.", "feature_projection.")
 
 
 class ESPnetCTCKDModel(ESPnetASRModel):
     """loss = (1 - lambda) CTC + lambda distillation, on an encoder with a CTC head.
 
-    Parameters and their names are those of the plain model, but for separate heads of
-    intermediate layers; without these, its checkpoints are loaded by ``model: espnet``
-    and the other way round. Everything but ``kd`` is an argument of `ESPnetASRModel`;
+    Parameters and their names are those of the plain model, but for `OWN_PARAMETERS`;
+    without these, its checkpoints are loaded by ``model: espnet`` and the other way
+    round. Everything but ``kd`` is an argument of `ESPnetASRModel`;
     ``ctc_weight`` is 1.
 
     Args:
@@ -47,6 +47,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         _check_model(config, kwargs)
         super().__init__(*args, **{"ctc_weight": 1.0, **kwargs})
         self.kd_config = config
+        self.epoch = 1
         self.progress = 0.0
         self.kd = self._objective(config)
         if config.views is not None:
@@ -61,6 +62,11 @@ class ESPnetCTCKDModel(ESPnetASRModel):
                         for layer in self.encoder.interctc_layer_idx
                     }
                 )
+        if config.feature is not None:
+            self.kd_feature = self._objective(config.feature)
+            self.feature_projection = torch.nn.Linear(
+                self.encoder.output_size(), config.feature.size
+            )
         self._encoded: Optional[Tuple[Any, Tensor]] = None
 
     def _objective(self, config: FrameConfig) -> KDObjective:
@@ -77,6 +83,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             epoch: the current one, from 1.
             last: the last one.
         """
+        self.epoch = epoch
         self.progress = (epoch - 1) / max(last - 1, 1)
         for objective in self.modules():
             if isinstance(objective, KDObjective):
@@ -105,6 +112,10 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         teacher: Optional[Tensor] = None,
         teacher_lengths: Optional[Tensor] = None,
         teacher_ids: Optional[Tensor] = None,
+        teacher_states: Optional[Tensor] = None,
+        nbest: Optional[Tensor] = None,
+        nbest_sizes: Optional[Tensor] = None,
+        nbest_weights: Optional[Tensor] = None,
         **kwargs: Any,
     ) -> Tuple[Tensor, Dict[str, Tensor], Tensor]:
         """Compute the loss of a batch.
@@ -118,6 +129,10 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             teacher: the teacher's log-probabilities (B, U, K).
             teacher_lengths: (B,).
             teacher_ids: the tokens that they belong to (B, U, K); None when dense.
+            teacher_states: hidden states of the teacher (B, U, D).
+            nbest: tokens of its hypotheses of each utterance, end to end (B, L).
+            nbest_sizes: tokens of each hypothesis (B, N), negative where there is none.
+            nbest_weights: (B, N), 0 where there is none.
             **kwargs: ``utt_id`` and what else ESPnet's trainer hands on.
 
         Returns:
@@ -130,25 +145,27 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         posteriors = None
         if teacher is not None and teacher_lengths is not None:
             posteriors = FramePosteriors(
-                teacher, teacher_lengths, self.blank_id, teacher_ids
+                teacher,
+                teacher_lengths,
+                self.blank_id,
+                teacher_ids,
+                states=teacher_states,
             )
-        batch = _Batch(speech, speech_lengths, text, text_lengths, posteriors)
+        hypotheses = None
+        if nbest is not None and nbest_sizes is not None and nbest_weights is not None:
+            hypotheses = Hypotheses(nbest, nbest_sizes, nbest_weights)
+        batch = _Batch(
+            speech, speech_lengths, text, text_lengths, posteriors, hypotheses
+        )
         self._check_batch(batch)
-        config, views = self.kd_config, self.training and self.kd_config.views
-        if views:
-            batch = batch.twice()
+        feature = self.kd_config.feature
+        alone = feature is not None and self.epoch <= feature.alone_epochs
         stats: Dict[str, Any] = {}
-        seen = self._see(batch, stats, kwargs)
-        loss = (1.0 - config.weight) * seen.ctc
         try:
-            if batch.teacher is not None:
-                loss = loss + config.weight * self._distance(batch, seen, stats)
-            if config.inter is not None:
-                weight = config.inter.weight_at(self.progress)
-                loss = (1.0 - weight if config.inter.convex else 1.0) * loss
-                loss = loss + weight * self._inter_loss(batch, seen, stats)
-            if views:
-                loss = loss + views.weight * self._views_distance(batch, seen, stats)
+            if self.training and alone:
+                loss = self._feature_alone(batch, stats)
+            else:
+                loss = self._all_losses(batch, stats, kwargs)
         except FrameMismatchError as error:
             names = kwargs.get("utt_id") or [
                 f"{i} of the batch" for i in range(utterances)
@@ -161,18 +178,70 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         )
         return gathered
 
+    def _all_losses(
+        self, batch: "_Batch", stats: Dict[str, Any], more: Dict[str, Any]
+    ) -> Tensor:
+        config, views = self.kd_config, self.training and self.kd_config.views
+        if views:
+            batch = batch.twice()
+        seen = self._see(batch, stats, more)
+        loss = config.ctc_weight * seen.ctc
+        if batch.teacher is not None:
+            loss = loss + config.weight * self._distance(batch, seen, stats)
+        if config.feature is not None:
+            distance = self._feature_distance(batch, seen, stats)
+            loss = loss + config.feature.weight * distance
+        if config.nbest is not None:
+            loss = loss + config.nbest.weight * self._nbest_loss(batch, seen, stats)
+        if config.inter is not None:
+            weight = config.inter.weight_at(self.progress)
+            loss = (1.0 - weight if config.inter.convex else 1.0) * loss
+            loss = loss + weight * self._inter_loss(batch, seen, stats)
+        if views:
+            loss = loss + views.weight * self._views_distance(batch, seen, stats)
+        return loss
+
+    def _feature_alone(self, batch: "_Batch", stats: Dict[str, Any]) -> Tensor:
+        """The loss of the epochs in which only hidden states are learned."""
+        self.encode(batch.speech, batch.speech_lengths)
+        seen = self._take_encoded(batch.speech.new_zeros(()), None)
+        loss = self._feature_distance(batch, seen, stats)
+        # What the other losses train has a gradient of 0 and not none, for processes
+        # that wait for each other's.
+        idle = [
+            p
+            for m in (self.ctc, getattr(self, "inter_heads", None))
+            if m
+            for p in m.parameters()
+        ]
+        return loss + 0.0 * torch.stack([p.sum() for p in idle]).sum()
+
     def _check_batch(self, batch: "_Batch") -> None:
         config = self.kd_config
         if config.needs_labels and batch.text is None:
             raise InputError(
-                f"the batch has no text, and kd.weight {config.weight} keeps the CTC "
-                "loss: give the transcripts, or set kd.weight: 1"
+                f"the batch has no text, and {config.ctc_key} keeps the CTC loss: give "
+                "the transcripts, or set kd.weight: 1"
             )
         if config.needs_teacher and batch.teacher is None:
             raise InputError(
                 "the batch has no teacher: give the cache, e.g. "
                 "--train_data_path_and_name_and_type <cache>/teacher.scp,teacher,"
                 "kaldi_ark, and the same for --valid_data_path_and_name_and_type"
+            )
+        if config.feature is not None:
+            states = batch.teacher.states if batch.teacher is not None else None
+            size = 0 if states is None else states.size(-1)
+            if size != config.feature.size:
+                raise InputError(
+                    f"the teacher's states have {size} dimensions, and "
+                    f"kd.feature.size is {config.feature.size}"
+                )
+        if config.nbest is not None and batch.hypotheses is None:
+            raise InputError(
+                "the batch has no nbest, and kd.nbest learns from it: give e.g. "
+                "--train_data_path_and_name_and_type <folder>/nbest,nbest,text, and "
+                "the same for --valid_data_path_and_name_and_type"
             )
 
     def _see(
@@ -193,17 +262,22 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             stats.update(of_ctc, loss_ctc=ctc.detach())
         else:
             self.encode(batch.speech, batch.speech_lengths)
+        # ESPnet drops out the input of the CTC loss, even in evaluation.
+        shared = bool(projected) and self.ctc.dropout_rate == 0.0
+        seen = self._take_encoded(ctc, projected[0] if shared else None)
+        without_ctc = not self.kd_config.needs_labels and not self.training
+        if without_ctc and batch.text is not None:
+            stats["cer_ctc"] = self._error_rate(seen.states, batch.text)
+        return seen
+
+    def _take_encoded(self, ctc: Tensor, logits: Optional[Tensor]) -> "_Seen":
+        """What `encode` has kept."""
         assert self._encoded is not None
         (states, lengths), self._encoded = self._encoded, None
         layers: List[Tuple[int, Tensor]] = []
         if isinstance(states, tuple):
             states, layers = states
-        without_ctc = not self.kd_config.needs_labels and not self.training
-        if without_ctc and batch.text is not None:
-            stats["cer_ctc"] = self._error_rate(states, batch.text)
-        # ESPnet drops out the input of the CTC loss, even in evaluation.
-        shared = bool(projected) and self.ctc.dropout_rate == 0.0
-        return _Seen(states, lengths, layers, ctc, projected[0] if shared else None)
+        return _Seen(states, lengths, layers, ctc, logits)
 
     def _norm_ctc(self, ctc: Tensor, batch: "_Batch") -> Tensor:
         """From the mean over utterances to what ``ctc_norm`` asks for."""
@@ -236,6 +310,33 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         )
         stats.update(kd_stats, loss_kd=distance.detach())
         return distance
+
+    def _feature_distance(
+        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
+    ) -> Tensor:
+        """The distance of the last layer's states to the teacher's."""
+        assert batch.teacher is not None
+        distance: Tensor
+        distance, _ = self.kd_feature(
+            seen.states,
+            seen.lengths,
+            batch.teacher,
+            labels=batch.text_lengths,
+            head=self.feature_projection,
+        )
+        stats["loss_feature"] = distance.detach()
+        return distance
+
+    def _nbest_loss(
+        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
+    ) -> Tensor:
+        """The weighted CTC losses of the teacher's hypotheses."""
+        assert batch.hypotheses is not None
+        with torch.autocast(seen.states.device.type, enabled=False):
+            log_probs = self._logits(seen).float().log_softmax(-1)  # (B, T, V)
+            loss = hypotheses_loss(log_probs, seen.lengths, batch.hypotheses, 0)
+        stats["loss_nbest"] = loss.detach()
+        return loss
 
     def _logits(self, seen: "_Seen") -> Tensor:
         """The last layer's logits of all frames (B, T, V)."""
@@ -342,24 +443,21 @@ class _Batch:
     text: Optional[Tensor]
     text_lengths: Optional[Tensor]
     teacher: Optional[FramePosteriors]
+    hypotheses: Optional[Hypotheses]
 
     def twice(self) -> "_Batch":
         """All utterances, and then all again."""
-        teacher = self.teacher
-        if teacher is not None:
-            teacher = FramePosteriors(
-                torch.cat([teacher.log_probs] * 2),
-                torch.cat([teacher.lengths] * 2),
-                teacher.blank,
-                None if teacher.ids is None else torch.cat([teacher.ids] * 2),
-            )
-        return _Batch(
-            torch.cat([self.speech] * 2),
-            torch.cat([self.speech_lengths] * 2),
-            None if self.text is None else torch.cat([self.text] * 2),
-            None if self.text_lengths is None else torch.cat([self.text_lengths] * 2),
-            teacher,
-        )
+        return _Batch(*(_twice(getattr(self, f.name)) for f in fields(self)))
+
+
+def _twice(value: Any) -> Any:
+    """A tensor, or all tensors of a dataclass, doubled along the batch."""
+    if isinstance(value, Tensor):
+        return torch.cat([value] * 2)
+    if is_dataclass(value) and not isinstance(value, type):
+        doubled = {f.name: _twice(getattr(value, f.name)) for f in fields(value)}
+        return replace(value, **doubled)
+    return value
 
 
 @dataclass(frozen=True)

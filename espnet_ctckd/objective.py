@@ -46,7 +46,7 @@ class KDObjective(nn.Module):
         self.config = config
         self.epoch = 1
         self._select = SELECTOR_CHOICES[config.selector].fn
-        self._loss = LOSS_CHOICES[config.loss].fn
+        self._loss = config.losses[config.loss].fn
         self._reduce = REDUCTION_CHOICES[config.reduction].fn
         self.register_buffer("log_prior", log_prior, persistent=False)
 
@@ -72,7 +72,8 @@ class KDObjective(nn.Module):
             and statistics: ``kd_selected`` (share of the valid frames),
             ``kd_empty`` (utterances without a selected frame), ``kd_delay`` where the
             student may lag (mean delay in frames), ``blank_teacher`` and, in
-            evaluation, ``blank_student`` (share of frames that stand for blank).
+            evaluation, ``blank_student`` (share of frames that stand for blank), where
+            the student's outputs are tokens.
 
         Raises:
             InputError: teacher and student disagree on the number of frames.
@@ -107,7 +108,7 @@ class KDObjective(nn.Module):
         stats = _statistics(weights, nonblank, lengths)
         if delay is not None:
             stats["kd_delay"] = delay
-        if not self.training:
+        if not self.training and self.config.losses is LOSS_CHOICES:
             valid = length_mask(lengths, frames)  # (B, T)
             stats["blank_student"] = _blank_rate(student, valid, teacher.blank, head)
         return loss, stats
@@ -234,13 +235,14 @@ def _rows(x: Tensor, chosen: Tensor) -> Tensor:
 
 def _teacher_rows(teacher: FramePosteriors, chosen: Tensor) -> FramePosteriors:
     """The chosen frames as one utterance (1, M, K); what is impossible is finite."""
-    ids, best = teacher.ids, teacher.best
+    ids, best, states = teacher.ids, teacher.best, teacher.states
     return FramePosteriors(
         _rows(teacher.log_probs, chosen).clamp_(min=LOG_ZERO),
         chosen.new_tensor([chosen.numel()]),
         teacher.blank,
         None if ids is None else _rows(ids, chosen),
         None if best is None else _rows(best, chosen),
+        None if states is None else _rows(states, chosen),
     )
 
 

@@ -26,6 +26,8 @@ class FramePosteriors:
             and always with the blank among them; None when dense.
         best: the token that each frame stands for (B, U), where that is not the most
             probable one: frames were merged, or a prior was taken out.
+        states: the hidden states that they were computed from (B, U, D), where the
+            student learns these, too.
     """
 
     log_probs: Tensor
@@ -33,6 +35,7 @@ class FramePosteriors:
     blank: int
     ids: Optional[Tensor] = None
     best: Optional[Tensor] = None
+    states: Optional[Tensor] = None
 
     def argmax(self) -> Tensor:
         """The token that each frame stands for (B, U)."""

@@ -5,6 +5,7 @@ Any other configuration is handed to the stock task unchanged.
 
 import argparse
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -21,17 +22,20 @@ from espnet_ctckd.cache.reader import CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_scp, shorten
+from espnet_ctckd.nbest import NBEST, NBestReader, read_nbest_meta
 from espnet_ctckd.teachers.espnet import measure_frame_shift
 from espnet_ctckd.trainer import CTCKDTrainer
 
 TEACHER = "teacher"
+STATES = "teacher_states"
 
 
 class CTCKDTask(ASRTask):
     """ASR training with a cached teacher, with or without transcripts.
 
     Beside the data of the stock task, ``teacher`` names the posteriors:
-    ``<cache>/teacher.scp,teacher,kaldi_ark``. ``text`` is required as in the stock
+    ``<cache>/teacher.scp,teacher,kaldi_ark``, and ``nbest`` the teacher's hypotheses:
+    ``<folder>/nbest,nbest,text``. ``text`` is required as in the stock
     task, except where ``model_conf.kd.weight`` is 1.
     """
 
@@ -50,7 +54,7 @@ class CTCKDTask(ASRTask):
     ) -> Tuple[str, ...]:
         """Names that are understood where they are given."""
         stock = super().optional_data_names(train, inference)
-        return (*stock, "text", TEACHER)
+        return (*stock, "text", TEACHER, NBEST)
 
     @classmethod
     def get_parser(cls) -> argparse.ArgumentParser:
@@ -89,50 +93,71 @@ class CTCKDTask(ASRTask):
     def build_preprocess_fn(
         cls, args: argparse.Namespace, train: bool
     ) -> Optional[Callable[[str, Dict[str, Any]], Dict[str, np.ndarray]]]:
-        """Preprocess as the stock task does, and decode the cached posteriors."""
+        """Preprocess as the stock task does, and decode what the teacher said."""
         stock = super().build_preprocess_fn(args, train)
-        path = teacher_scp(args.train_data_path_and_name_and_type)
-        if path is None:
+        given = args.train_data_path_and_name_and_type
+        path, lists = path_of(given, TEACHER), path_of(given, NBEST)
+        if path is None and lists is None:
             return stock  # type: ignore[no-any-return]
-        meta = read_meta(path)
-        index, tokens = match_tokens(meta, args)
-        return TeacherDecoder(stock, meta.codec, index, tokens)
+        posteriors = nbest = None
+        if path is not None:
+            meta = read_meta(path)
+            posteriors = PosteriorReader(meta.codec, *match_tokens(meta, args))
+        config = read_kd_config(args).nbest if args.model == MODEL_NAME else None
+        if lists is not None and config is not None:
+            tokens = _token_list(args)
+            index = {token: i for i, token in enumerate(tokens)}
+            nbest = NBestReader(config, index)
+        return TeacherDecoder(stock, posteriors, nbest)
 
 
-class TeacherDecoder:
-    """Preprocessor that unpacks the posteriors of an utterance, in the data workers.
+@dataclass(frozen=True)
+class PosteriorReader:
+    """From a record of a cache to what the training reads, in the data workers.
 
     Args:
-        stock: what else is to be done, or None.
         codec: how the cache is packed.
         index: where the teacher's tokens stand in the student's list, as
             `map_tokens` gives it.
         tokens: V of the student.
     """
 
-    def __init__(
-        self,
-        stock: Optional[Callable[..., Any]],
-        codec: Codec,
-        index: Optional[List[int]],
-        tokens: int,
-    ) -> None:
-        self.stock = stock
-        self.codec = codec
-        self.index = index
-        self.tokens = tokens
+    codec: Codec
+    index: Optional[List[int]]
+    tokens: int
+
+    def read(self, packed: np.ndarray) -> Dict[str, np.ndarray]:
+        """Log-probabilities (U, K), and where there are some, ids and states."""
+        log_probs, ids, states = self.codec.decode(packed)
+        if self.index is not None:
+            log_probs, ids = rename_tokens(log_probs, ids, self.index, self.tokens)
+        found = {TEACHER: log_probs, f"{TEACHER}_ids": ids, STATES: states}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class TeacherDecoder:
+    """Preprocessor of what the teacher said of an utterance, in the data workers.
+
+    Args:
+        stock: what else is to be done, or None.
+        posteriors: reads the cache; None where there is none.
+        nbest: reads the n-best lists; None where nothing learns from them.
+    """
+
+    stock: Optional[Callable[..., Any]]
+    posteriors: Optional[PosteriorReader]
+    nbest: Optional[NBestReader]
 
     def __call__(self, uid: str, data: Dict[str, Any]) -> Dict[str, np.ndarray]:
         """Preprocess one utterance."""
-        packed = data.pop(TEACHER)
+        packed, line = data.pop(TEACHER, None), data.pop(NBEST, None)
         if self.stock is not None:
             data = self.stock(uid, data)
-        log_probs, ids = self.codec.decode(packed)
-        if self.index is not None:
-            log_probs, ids = rename_tokens(log_probs, ids, self.index, self.tokens)
-        data[TEACHER] = log_probs
-        if ids is not None:
-            data[f"{TEACHER}_ids"] = ids
+        if packed is not None and self.posteriors is not None:
+            data.update(self.posteriors.read(packed))
+        if line is not None and self.nbest is not None:
+            data.update(self.nbest.read(uid, line, data.get("text")))
         return data
 
 
@@ -211,9 +236,9 @@ def _merge(base: Dict[str, Any], own: Mapping[str, Any]) -> Dict[str, Any]:
     return merged
 
 
-def teacher_scp(data: List[Tuple[str, str, str]]) -> Optional[str]:
-    """The path of the data that is named ``teacher``, if any."""
-    return next((path for path, name, _ in data if name == TEACHER), None)
+def path_of(data: List[Tuple[str, str, str]], wanted: str) -> Optional[str]:
+    """The path of the data of a name, if any."""
+    return next((path for path, name, _ in data if name == wanted), None)
 
 
 def check_data(args: argparse.Namespace, config: KDConfig) -> None:
@@ -237,15 +262,17 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
         data = getattr(args, f"{part}_data_path_and_name_and_type")
         shapes = getattr(args, f"{part}_shape_file")
         flag = f"--{part}_data_path_and_name_and_type"
-        if config.needs_labels and not any(name == "text" for _, name, _ in data):
+        if config.needs_labels and path_of(data, "text") is None:
             raise InputError(
-                f"kd.weight {config.weight} keeps the CTC loss, but {flag} has no "
-                "'text': give the transcripts, or set kd.weight: 1"
+                f"{config.ctc_key} keeps the CTC loss, but {flag} has no 'text': give "
+                "the transcripts, or set kd.weight: 1"
             )
         wanted = read_scp(shapes[0] if shapes else data[0][0])
         if config.needs_labels:
             _check_text(data, wanted, part)
-        path = teacher_scp(data)
+        if config.nbest is not None:
+            _check_nbest(path_of(data, NBEST), wanted, part)
+        path = path_of(data, TEACHER)
         if path is None:
             if config.needs_teacher:
                 raise InputError(
@@ -255,6 +282,7 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             continue
         meta = read_meta(path)
         match_tokens(meta, args)
+        check_states(meta, config)
         metas.append(meta)
         missing = sorted(set(wanted) - set(read_scp(path)))
         if missing:
@@ -276,6 +304,47 @@ def _check_alike(train: CacheMeta, valid: CacheMeta) -> None:
         raise InputError(
             f"the caches {train.folder} and {valid.folder} have different tokens: "
             "dump both with the same teacher"
+        )
+
+
+def check_states(meta: CacheMeta, config: KDConfig) -> None:
+    """Refuse a cache without the hidden states that a student learns.
+
+    Args:
+        meta: what the cache says of itself.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: it has none, or of another size.
+    """
+    if config.feature is None or meta.codec.states == config.feature.size:
+        return
+    if not meta.codec.states:
+        raise InputError(
+            f"kd.feature learns hidden states, and the cache {meta.folder} has none: "
+            "dump the teacher with --states"
+        )
+    raise InputError(
+        f"kd.feature.size is {config.feature.size}, and the states of the cache "
+        f"{meta.folder} have {meta.codec.states} dimensions: set kd.feature.size: "
+        f"{meta.codec.states}"
+    )
+
+
+def _check_nbest(path: Optional[str], wanted: Mapping[str, str], part: str) -> None:
+    if path is None:
+        flag = f"--{part}_data_path_and_name_and_type"
+        raise InputError(
+            f"kd.nbest learns from n-best lists, but {flag} has no 'nbest': give e.g. "
+            f"{flag} <folder>/nbest,nbest,text, as dump_nbest writes it"
+        )
+    read_nbest_meta(path)
+    lists = read_scp(path)
+    lacks = sorted(utt for utt in wanted if not lists.get(utt))
+    if lacks:
+        raise InputError(
+            f"{path} lacks {len(lacks)} of {len(wanted)} utterances of the {part} "
+            f"data: {shorten(lacks)}. Dump the n-best lists for this data"
         )
 
 
@@ -327,7 +396,7 @@ def check_rate(args: argparse.Namespace, config: KDConfig) -> None:
     Raises:
         InputError: the rates are not as ``frame_ratio`` says.
     """
-    path = teacher_scp(args.train_data_path_and_name_and_type)
+    path = path_of(args.train_data_path_and_name_and_type, TEACHER)
     if path is None or args.frontend is None:
         return
     meta = read_meta(path)
@@ -352,9 +421,7 @@ def match_tokens(
     Raises:
         InputError: tokens have no counterpart.
     """
-    tokens = args.token_list
-    if isinstance(tokens, str):
-        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
+    tokens = _token_list(args)
     symbol = (args.model_conf or {}).get("sym_blank", "<blank>")
     if symbol not in tokens:
         raise InputError(
@@ -369,3 +436,10 @@ def match_tokens(
         f"cache {meta.folder}",
     )
     return index, len(tokens)
+
+
+def _token_list(args: argparse.Namespace) -> List[str]:
+    tokens = args.token_list
+    if isinstance(tokens, str):
+        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
+    return list(tokens)

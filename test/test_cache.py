@@ -24,7 +24,7 @@ from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio, read_prior, read_scp, write_scp
-from espnet_ctckd.task import TeacherDecoder
+from espnet_ctckd.task import PosteriorReader, TeacherDecoder
 from espnet_ctckd.teachers import EspnetTeacher
 
 TOP_K = 3
@@ -61,14 +61,14 @@ def single(tmp_path_factory, tiny_model, tiny_data):
 def read_kaldi(cache):
     codec = read_meta(cache).codec
     matrices = kaldiio.load_scp(str(cache / "teacher.scp"))
-    return {utt: codec.decode(matrices[utt]) for utt in matrices}
+    return {utt: codec.decode(matrices[utt])[:2] for utt in matrices}
 
 
 def read_espnet(cache):
     """As a training reads it: ESPnet's data set, and the task's preprocessor."""
     scp = (str(cache / "teacher.scp"), "teacher", "kaldi_ark")
     codec = read_meta(cache).codec
-    decoder = TeacherDecoder(None, codec, None, codec.tokens)
+    decoder = TeacherDecoder(None, PosteriorReader(codec, None, codec.tokens), None)
     data = ESPnetDataset([scp], preprocess=decoder)
     found = {utt: data[utt][1] for utt in read_scp(cache / "teacher.scp")}
     return {utt: (d["teacher"], d.get("teacher_ids")) for utt, d in found.items()}

@@ -71,8 +71,7 @@ def build(
     return CTCKDTask.build_model(args)
 
 
-@pytest.fixture
-def batch():
+def make_batch():
     generator = torch.Generator().manual_seed(1)
     return {
         "speech": torch.randn(3, 16000, generator=generator),
@@ -82,14 +81,23 @@ def batch():
     }
 
 
-@pytest.fixture
-def teacher():
+def make_teacher():
     generator = torch.Generator().manual_seed(2)
     # 16000 samples at a hop of 160: 101 feature frames, 24 after subsampling.
     return {
         "teacher": torch.randn(3, 24, 7, generator=generator).log_softmax(-1),
         "teacher_lengths": torch.tensor([24, 19, 15]),
     }
+
+
+@pytest.fixture
+def batch():
+    return make_batch()
+
+
+@pytest.fixture
+def teacher():
+    return make_teacher()
 
 
 def gradients(model, **inputs):
@@ -466,7 +474,7 @@ def test_the_gradient_of_two_views_stops_at_the_targets(batch):
     logits = torch.randn(6, 5, 7, requires_grad=True)
     lengths = torch.tensor([5, 3, 4] * 2)
     seen = _Seen(logits, lengths, [], logits.new_zeros(()), logits)
-    given = _Batch(batch["speech"], batch["speech_lengths"], None, None, None)
+    given = _Batch(batch["speech"], batch["speech_lengths"], *[None] * 4)
     distance = model._views_distance(given, seen, {})
     (gradient,) = torch.autograd.grad(distance, logits)
     q = logits.detach().softmax(-1)
@@ -490,5 +498,181 @@ def test_the_gradient_of_two_views_stops_at_the_targets(batch):
     ],
 )
 def test_views_and_targets_without_sense_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        KDConfig.from_dict({**KD, **changes})
+
+
+# Hidden states and n-best lists
+
+
+FEATURE = {
+    "weight": 0.4,
+    "size": 5,
+    "selector": "all",
+    "loss": "cosine",
+    "reduction": "utt_sum",
+}
+NBEST = {"weight": 0.3, "hypotheses": 2}
+
+
+def make_states():
+    generator = torch.Generator().manual_seed(5)
+    return {
+        **make_teacher(),
+        "teacher_states": torch.randn(3, 24, 5, generator=generator),
+    }
+
+
+def make_lists():
+    return {
+        "nbest": torch.tensor([[3, 4, 3], [4, 4, -1], [5, -1, -1]]),
+        "nbest_sizes": torch.tensor([[2, 1], [2, 0], [1, -1]]),
+        "nbest_weights": torch.tensor([[0.7, 0.3], [0.6, 0.4], [1.0, 0.0]]),
+    }
+
+
+@pytest.fixture
+def states():
+    return make_states()
+
+
+@pytest.fixture
+def lists():
+    return make_lists()
+
+
+def slow_feature(model, batch, states, loss):
+    hidden, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    projected = model.feature_projection(hidden)
+    total = 0.0
+    for b in range(3):
+        for t in range(min(int(lengths[b]), int(states["teacher_lengths"][b]))):
+            ours, theirs = projected[b, t], states["teacher_states"][b, t]
+            if loss == "cosine":
+                norms = ours.square().sum().sqrt() * theirs.square().sum().sqrt()
+                total += 1 - (ours * theirs).sum() / norms
+            else:
+                total += sum(abs(x - y) for x, y in zip(ours, theirs)) / 5
+    return total / 3
+
+
+@pytest.mark.parametrize("loss", ["cosine", "l1"])
+def test_the_student_learns_the_teacher_s_states(batch, states, loss):
+    model = build(kd={**KD, "feature": {**FEATURE, "loss": loss}}).eval()
+    found, stats, _ = model(**copy.deepcopy(batch), **states)
+    expected = slow_feature(model, batch, states, loss)
+    torch.testing.assert_close(stats["loss_feature"].squeeze(), expected)
+    others = 0.5 * stats["loss_ctc"] + 0.5 * stats["loss_kd"]
+    torch.testing.assert_close(found, others + 0.4 * stats["loss_feature"])
+
+
+def test_states_are_learned_alone_in_the_first_epochs(batch, states):
+    model = build(kd={**KD, "feature": {**FEATURE, "weight": 0, "alone_epochs": 2}})
+    for epoch, alone in [(1, True), (2, True), (3, False)]:
+        model.set_epoch(epoch, 5)
+        loss, stats, _, grads = gradients(model, **copy.deepcopy(batch), **states)
+        assert ("loss_kd" in stats) is not alone
+        if alone:
+            torch.testing.assert_close(loss, stats["loss_feature"])
+        # Every parameter has a gradient, if only 0, as DDP wants it.
+        assert all(grad is not None for grad in grads.values())
+        assert bool(grads["ctc.ctc_lo.weight"].any()) is not alone
+        assert bool(grads["feature_projection.weight"].any()) is alone
+    # In evaluation all losses are told in every epoch.
+    model.set_epoch(1, 5)
+    _, stats, _ = model.eval()(**copy.deepcopy(batch), **states)
+    assert {"loss_kd", "loss_ctc", "loss_feature"} <= set(stats)
+
+
+def slow_nbest(model, batch, lists):
+    hidden, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    log_q = model.ctc.ctc_lo(hidden).log_softmax(-1)
+    total = 0.0
+    for b in range(3):
+        start = 0
+        for size, weight in zip(lists["nbest_sizes"][b], lists["nbest_weights"][b]):
+            if size >= 0:
+                tokens = lists["nbest"][b, start : start + int(size)]
+                start += int(size)
+                total += weight * torch.nn.functional.ctc_loss(
+                    log_q[b, : int(lengths[b])],
+                    tokens,
+                    lengths[b : b + 1],
+                    size[None],
+                    reduction="sum",
+                )
+    return total / 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "keys"),
+    [
+        ({}, {"loss_ctc": 0.5, "loss_kd": 0.5}),
+        ({"weight": 0.0, "ctc_weight": 0.2}, {"loss_ctc": 0.2}),
+        ({"weight": 1.0}, {"loss_kd": 1.0}),
+        ({"weight": 0.0, "ctc_weight": 0.0}, {}),
+        ({"weight": 0.7, "ctc_weight": 1.0}, {"loss_ctc": 1.0, "loss_kd": 0.7}),
+    ],
+)
+def test_losses_are_added_up_with_their_weights(batch, teacher, lists, changes, keys):
+    model = build(kd={**KD, "nbest": NBEST, **changes}).eval()
+    if not changes.get("weight", 0.5):
+        teacher = {}
+    loss, stats, _ = model(**copy.deepcopy(batch), **teacher, **lists)
+    nbest = stats["loss_nbest"].squeeze()
+    torch.testing.assert_close(nbest, slow_nbest(model, batch, lists))
+    expected = 0.3 * nbest + sum(w * stats[key].squeeze() for key, w in keys.items())
+    torch.testing.assert_close(loss.squeeze(), expected)
+    assert ("loss_ctc" in stats) is ("loss_ctc" in keys)
+
+
+def test_nbest_alone_needs_neither_transcripts_nor_posteriors(batch, lists):
+    model = build(kd={**KD, "weight": 0.0, "ctc_weight": 0.0, "nbest": NBEST})
+    speech = {k: v for k, v in batch.items() if k.startswith("speech")}
+    _, _, _, grads = gradients(model, **speech, **lists)
+    assert all(grad is not None for grad in grads.values())
+
+
+@pytest.mark.parametrize(
+    ("kd", "inputs", "message"),
+    [
+        ({"feature": FEATURE}, {}, "the teacher's states have 0 dim.*size is 5"),
+        ({"feature": {**FEATURE, "size": 4}}, {"states"}, "have 5 dim.*size is 4"),
+        ({"nbest": NBEST}, {}, "the batch has no nbest, and kd.nbest learns from it"),
+    ],
+)
+def test_a_batch_without_states_or_lists_is_refused(
+    batch, teacher, states, kd, inputs, message
+):
+    given = states if inputs else teacher
+    with pytest.raises(InputError, match=message):
+        build(kd={**KD, **kd})(**batch, **given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feature": {**FEATURE, "loss": "kl"}}, "unknown loss 'kl'; choose one of: c"),
+        ({"loss": "cosine"}, "unknown loss 'cosine'; choose one of: kl"),
+        ({"feature": {**FEATURE, "size": 0}}, "kd.feature.size is 0; give a whole"),
+        ({"feature": {**FEATURE, "alone_epochs": 1.5}}, "kd.feature.alone_epochs is"),
+        ({"feature": {**FEATURE, "weight": 0}}, "are both 0: give one of them"),
+        ({"nbest": {**NBEST, "hypotheses": 0}}, "kd.nbest.hypotheses is 0; give a"),
+        ({"nbest": {**NBEST, "weight": 0}}, "kd.nbest.weight is 0: give one above 0"),
+        ({"nbest": {**NBEST, "weights": "x"}}, "unknown kd.nbest.weights 'x'; choose"),
+        ({"nbest": {"weight": 1}}, "model_conf.kd.nbest lacks the key 'hypotheses'"),
+        (
+            {"nbest": {**NBEST, "weights": "accuracy"}, "weight": 1},
+            "kd.nbest.weights 'accuracy' needs labels, but kd.weight 1 trains without",
+        ),
+        (
+            {"nbest": {**NBEST, "weights": "accuracy"}, "ctc_weight": 0},
+            "needs labels, but kd.ctc_weight 0 trains without",
+        ),
+        ({"ctc_weight": -1}, "kd.ctc_weight is -1; give one of at least 0"),
+        ({"ctc_weight": 0, "weight": 0}, "are both 0, and nothing else"),
+    ],
+)
+def test_states_and_lists_without_sense_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         KDConfig.from_dict({**KD, **changes})

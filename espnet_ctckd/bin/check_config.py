@@ -1,6 +1,7 @@
 """Build the model of a training configuration, before hours are spent on its data.
 
-Prints what the training reads, a line each: `text=true teacher=true frontend=<hash>`.
+Prints what the training reads, a line each: `text=true teacher=true states=false
+nbest=0 frontend=<hash>`, and by which loss on the dev set a label-free one is chosen.
 Flags of asr_train may follow, as they will for the training.
 """
 
@@ -29,17 +30,26 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         blank = (args.model_conf or {}).get("sym_blank", "<blank>")
         args.token_list = [blank, *_TOKENS]
         args.normalize = None
-        text, teacher = True, False
+        reads = {"text": True, "teacher": False, "states": False, "nbest": 0}
+        loss = "loss_kd"
         if args.model == MODEL_NAME:
             kd = read_kd_config(args)
-            text, teacher = kd.needs_labels, kd.needs_teacher
+            reads = {
+                "text": kd.needs_labels,
+                "teacher": kd.needs_teacher,
+                "states": kd.feature is not None,
+                "nbest": kd.nbest.hypotheses if kd.nbest else 0,
+            }
+            if kd.weight == 0:
+                loss = "loss_nbest" if kd.nbest else "loss"
             # Its tokens are the student's, which are not known here.
             without = {"prior_file": None, "prior_scale": None}
             args.model_conf["kd"] = {**args.model_conf["kd"], **without}
         CTCKDTask.build_model(args)
     frontend = yaml.safe_dump([args.frontend, args.frontend_conf, args.input_size])
-    print(f"text={str(text).lower()}")
-    print(f"teacher={str(teacher).lower()}")
+    for name, value in reads.items():
+        print(f"{name}={str(value).lower()}")
+    print(f"loss={loss}")
     print(f"frontend={hashlib.sha256(frontend.encode()).hexdigest()[:8]}")
 
 

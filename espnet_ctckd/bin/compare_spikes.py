@@ -119,7 +119,7 @@ def read_spikes(
     for name in meta.arks:
         with open(meta.folder / name, "rb") as ark:
             for utt, packed in kaldiio.load_ark(ark):
-                log_probs, ids = meta.codec.decode(packed)
+                log_probs, ids, _ = meta.codec.decode(packed)
                 best = log_probs.argmax(1)  # (U,)
                 if ids is not None:
                     best = ids[range(len(ids)), best]

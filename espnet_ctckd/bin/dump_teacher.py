@@ -21,12 +21,19 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--teacher_type", default="espnet", help=f"one of {', '.join(TEACHER_CHOICES)}"
     )
-    p.add_argument("--teacher_config", required=True, help="config.yaml of the teacher")
-    p.add_argument("--teacher_model", required=True, help="weights of the teacher")
+    p.add_argument(
+        "--teacher_config",
+        required=True,
+        help="config.yaml of the teacher; of an ensemble, the YAML that lists them",
+    )
+    p.add_argument("--teacher_model", help="weights of the teacher")
     p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
     p.add_argument("--output_dir", required=True, help="folder of the cache")
     p.add_argument(
         "--top_k", type=int, default=0, help="keep the K best tokens a frame; 0: all"
+    )
+    p.add_argument(
+        "--states", action="store_true", help="keep the hidden states, for kd.feature"
     )
     p.add_argument("--job", type=positive, default=1, help="which job this is")
     p.add_argument("--num_jobs", type=positive, default=1, help="of how many")
@@ -40,7 +47,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         model_file=args.teacher_model,
         device=device(args),
     )
-    codec = Codec(len(teacher.token_list), args.top_k or None)
+    if args.states and not teacher.state_size:
+        raise InputError(f"a teacher of the type {args.teacher_type} has no states")
+    codec = Codec(
+        len(teacher.token_list),
+        args.top_k or None,
+        teacher.state_size if args.states else 0,
+    )
     plan = make_plan(args.wav_scp, teacher.rate, teacher.shortest, args.batch_seconds)
     _say_size(plan, teacher, codec)
     finished = dump(

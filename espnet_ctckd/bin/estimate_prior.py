@@ -72,7 +72,7 @@ def estimate(meta: CacheMeta) -> np.ndarray:
 
 def _sum_of(packed: np.ndarray, meta: CacheMeta) -> np.ndarray:
     """The posteriors of an utterance, added up over its frames (V,)."""
-    log_probs, ids = meta.codec.decode(packed)
+    log_probs, ids, _ = meta.codec.decode(packed)
     probs = np.exp(log_probs, dtype=np.float64)  # (U, K)
     if ids is None:
         return probs.sum(0)  # type: ignore[no-any-return]

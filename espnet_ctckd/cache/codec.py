@@ -1,7 +1,8 @@
 """How the posteriors of an utterance are packed into a Kaldi matrix.
 
 Any tool that reads Kaldi's ark reads these: a float32 matrix with a row a frame,
-holding all V log-probabilities, or K of them and then the K token ids.
+holding all V log-probabilities, or K of them and then the K token ids; then, where
+they were asked for, the D dimensions of the hidden state.
 """
 
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ class Codec:
     Attributes:
         tokens: V.
         kept: K, or None for all.
+        states: D, or 0 for none.
 
     Raises:
         InputError: K is not in [2, V).
@@ -32,6 +34,7 @@ class Codec:
 
     tokens: int
     kept: Optional[int] = None
+    states: int = 0
 
     def __post_init__(self) -> None:
         if self.tokens > _MOST_TOKENS:
@@ -46,35 +49,48 @@ class Codec:
     @property
     def columns(self) -> int:
         """Columns of a packed matrix."""
+        return self._said + self.states
+
+    @property
+    def _said(self) -> int:
         return self.tokens if self.kept is None else 2 * self.kept
 
-    def encode(self, log_probs: Tensor, blank: int) -> np.ndarray:
+    def encode(
+        self, log_probs: Tensor, blank: int, states: Optional[Tensor] = None
+    ) -> np.ndarray:
         """Pack an utterance.
 
         Args:
             log_probs: (U, V).
             blank: index of the blank, which is always kept.
+            states: (U, D), read where they are kept.
 
         Returns:
             (U, columns), float32.
         """
-        if self.kept is None:
-            return log_probs.float().cpu().numpy()
-        best, ids = log_probs.float().topk(self.kept)  # (U, K)
-        lacks = (ids != blank).all(-1)  # (U,)
-        ids[lacks, -1] = blank
-        best[lacks, -1] = log_probs[lacks, blank].float()
-        return torch.cat([best, ids.float()], dim=-1).cpu().numpy()
+        parts = [log_probs.float()]
+        if self.kept is not None:
+            best, ids = log_probs.float().topk(self.kept)  # (U, K)
+            lacks = (ids != blank).all(-1)  # (U,)
+            ids[lacks, -1] = blank
+            best[lacks, -1] = log_probs[lacks, blank].float()
+            parts = [best, ids.float()]
+        if self.states:
+            assert states is not None
+            parts.append(states.float())
+        return torch.cat(parts, dim=-1).cpu().numpy()
 
-    def decode(self, packed: np.ndarray) -> Tuple[np.ndarray, Optional[np.ndarray]]:
+    def decode(
+        self, packed: np.ndarray
+    ) -> Tuple[np.ndarray, Optional[np.ndarray], Optional[np.ndarray]]:
         """Unpack an utterance.
 
         Args:
             packed: (U, columns).
 
         Returns:
-            Log-probabilities (U, K) float32, and token ids (U, K) int64 or None where
-            all are kept.
+            Log-probabilities (U, K) float32, token ids (U, K) int64 or None where
+            all are kept, and hidden states (U, D) or None where they are not kept.
 
         Raises:
             InputError: the matrix has other columns.
@@ -84,9 +100,12 @@ class Codec:
                 f"a matrix of the cache has the shape {packed.shape}; expected "
                 f"{self.columns} columns. Dump the teacher again"
             )
+        said, states = packed[:, : self._said], None
+        if self.states:
+            states = packed[:, self._said :]
         if self.kept is None:
-            return packed, None
-        return packed[:, : self.kept], packed[:, self.kept :].astype(np.int64)
+            return said, None, states
+        return said[:, : self.kept], said[:, self.kept :].astype(np.int64), states
 
 
 def rename_tokens(

@@ -195,6 +195,7 @@ def _describe_plan(
         "utterances_crc32": zlib.crc32(listed.encode()),
         "tokens": codec.tokens,
         "top_k": codec.kept or 0,
+        "states": codec.states,
         "batch_seconds": batch_seconds,
         "version": __version__,
     }
@@ -209,7 +210,7 @@ def _claim(folder: Path, request: Mapping[str, object]) -> None:
         with write_beside(path) as f:
             json.dump(request, f, indent=1)
     begun = json.loads(path.read_text(encoding="utf-8"))
-    differs = [key for key in request if begun.get(key) != request[key]]
+    differs = [key for key in request if begun.get(key, 0) != request[key]]
     if differs:
         was = ", ".join(f"{key} {begun.get(key)} -> {request[key]}" for key in differs)
         raise InputError(
@@ -265,7 +266,8 @@ def _compute(
     said = teacher.posteriors(speech, lengths)
     for i, utterance in enumerate(batch):
         frames = int(said.lengths[i])
-        packed = codec.encode(said.log_probs[i, :frames], said.blank)
+        states = None if said.states is None else said.states[i, :frames]
+        packed = codec.encode(said.log_probs[i, :frames], said.blank, states)
         yield utterance, zlib.crc32(audio[i].tobytes()), packed
 
 

@@ -3,6 +3,7 @@
 from typing import Dict
 
 from espnet_ctckd.choices import Choice
+from espnet_ctckd.losses.feature import cosine, l1
 from espnet_ctckd.losses.frame import (
     blank_factorized_kl,
     cross_entropy,
@@ -45,5 +46,18 @@ LOSS_CHOICES: Dict[str, Choice] = {
         guided_ctc,
         "Kurata, Audhkhasi, Guiding CTC Posterior Spike Timings for Improved Posterior "
         "Fusion and Knowledge Distillation (2019), https://arxiv.org/abs/1904.08311",
+    ),
+}
+
+FEATURE_LOSS_CHOICES: Dict[str, Choice] = {
+    "cosine": Choice(
+        cosine,
+        "Hilmes, Rossenbach, Schlüter, Analyzing the Importance of Blank for CTC-Based "
+        "Knowledge Distillation (2025), https://arxiv.org/abs/2506.01503",
+    ),
+    "l1": Choice(
+        l1,
+        "Chang, Yang, Lee, DistilHuBERT: Speech Representation Learning by Layer-wise "
+        "Distillation of Hidden-unit BERT (2021), https://arxiv.org/abs/2110.01900",
     ),
 }

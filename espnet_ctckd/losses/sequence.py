@@ -1,6 +1,6 @@
 """What the teacher says of whole utterances."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -58,3 +58,61 @@ def occupancies(
     said = (log_probs.detach().exp() - gradient).clamp(min=0.0)
     said = said.log().clamp(min=LOG_ZERO).to(teacher.log_probs)
     return replace(teacher, log_probs=said, best=None)
+
+
+@dataclass(frozen=True)
+class Hypotheses:
+    """What the teacher takes the utterances of a batch to say.
+
+    Attributes:
+        tokens: of the hypotheses of each utterance, end to end (B, L).
+        sizes: tokens of each hypothesis (B, N), negative where there is none.
+        weights: of each hypothesis (B, N), 0 where there is none.
+    """
+
+    tokens: Tensor
+    sizes: Tensor
+    weights: Tensor
+
+
+def hypotheses_loss(
+    log_probs: Tensor, lengths: Tensor, hypotheses: Hypotheses, blank: int
+) -> Tensor:
+    """Cross-entropy of the student's sequences to the teacher's best ones.
+
+    -sum_h w_h log P(h), where CTC gives P(h), the mean of the utterances. A hypothesis
+    that does not fit into the student's frames counts 0.
+
+    Args:
+        log_probs: of the student (B, T, V).
+        lengths: (B,).
+        hypotheses: of the teacher.
+        blank: index of the blank.
+
+    Returns:
+        ().
+
+    References:
+        Takashima, Li, Kawai, An Investigation of a Knowledge Distillation Method for
+        CTC Acoustic Models (2018), https://doi.org/10.1109/ICASSP.2018.8461995
+    """
+    sizes = hypotheses.sizes.clamp(min=0)  # (B, N)
+    ends = sizes.cumsum(1)  # (B, N)
+    weights = hypotheses.weights.to(log_probs)
+    by_time = log_probs.transpose(0, 1)  # (T, B, V)
+    places = torch.arange(hypotheses.tokens.size(1), device=ends.device)
+    total = log_probs.new_zeros(log_probs.size(0))  # (B,)
+    for n in range(sizes.size(1)):
+        end = ends[:, n].unsqueeze(1)
+        inside = (places < end) & (places >= end - sizes[:, n].unsqueeze(1))  # (B, L)
+        losses = F.ctc_loss(
+            by_time,
+            hypotheses.tokens[inside],
+            lengths,
+            sizes[:, n],
+            blank=blank,
+            reduction="none",
+            zero_infinity=True,
+        )  # (B,)
+        total = total + weights[:, n] * losses
+    return total.mean()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from espnet_ctckd.choices import Choice
 from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.teachers.ensemble import EnsembleTeacher
 from espnet_ctckd.teachers.espnet import EspnetTeacher
 
 
@@ -16,6 +17,7 @@ class Teacher(Protocol):
     Attributes:
         token_list: V tokens in the order of its posteriors.
         blank: index of the blank among them.
+        state_size: D of its hidden states, 0 where it gives none.
         rate: samples per second of the audio that it expects.
         frame_shift: samples from one frame to the next, exact.
         shortest: the fewest samples that it makes a frame of.
@@ -23,12 +25,13 @@ class Teacher(Protocol):
 
     token_list: List[str]
     blank: int
+    state_size: int
     rate: int
     frame_shift: Fraction
     shortest: int
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
-        """Posteriors (B, U, V) of audio (B, S) with lengths (B,)."""
+        """Posteriors (B, U, V), and states, of audio (B, S) with lengths (B,)."""
         ...
 
     def describe(self) -> Mapping[str, str]:
@@ -36,4 +39,11 @@ class Teacher(Protocol):
         ...
 
 
-TEACHER_CHOICES: Dict[str, Choice] = {"espnet": Choice(EspnetTeacher, "baseline")}
+TEACHER_CHOICES: Dict[str, Choice] = {
+    "espnet": Choice(EspnetTeacher, "baseline"),
+    "ensemble": Choice(
+        EnsembleTeacher,
+        "Kurata, Audhkhasi, Guiding CTC Posterior Spike Timings for Improved Posterior "
+        "Fusion and Knowledge Distillation (2019), https://arxiv.org/abs/1904.08311",
+    ),
+}

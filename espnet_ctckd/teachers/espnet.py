@@ -4,7 +4,7 @@ import hashlib
 from argparse import Namespace
 from fractions import Fraction
 from importlib import metadata
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -148,8 +148,14 @@ class EspnetTeacher:
     """
 
     def __init__(
-        self, *, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
+        self,
+        *,
+        config_file: Pathlike,
+        model_file: Optional[Pathlike] = None,
+        device: str = "cpu",
     ) -> None:
+        if model_file is None:
+            raise InputError(f"give the weights of {config_file} with --teacher_model")
         self._model, args = load_espnet_model(config_file, model_file, device)
         self._device = device
         self._files: Dict[str, Pathlike] = {
@@ -167,6 +173,7 @@ class EspnetTeacher:
             parameter.requires_grad_(False)
         self.token_list: List[str] = list(self._model.token_list)
         self.blank: int = self._model.blank_id
+        self.state_size: int = self._model.encoder.output_size()
         self.rate = sample_rate(args)
         self.frame_shift = measure_frame_shift(self._model)
         self.shortest = shortest_input(self._model)
@@ -180,12 +187,12 @@ class EspnetTeacher:
             lengths: (B,).
 
         Returns:
-            log_probs (B, U, V), dense.
+            log_probs (B, U, V), dense, and the states (B, U, D) that they come from.
         """
         speech, lengths = speech.to(self._device), lengths.to(self._device)
         encoder_out, lengths = encode(self._model, speech, lengths)
         log_probs = self._model.ctc.ctc_lo(encoder_out).float().log_softmax(-1)
-        return FramePosteriors(log_probs, lengths, self.blank)
+        return FramePosteriors(log_probs, lengths, self.blank, states=encoder_out)
 
     def describe(self) -> Dict[str, str]:
         """Provenance: kind, files, hashes and the version of ESPnet."""

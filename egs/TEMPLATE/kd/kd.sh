@@ -152,7 +152,7 @@ Decoding
                             # For it.
     --inference_tag         # Name of the results' folder.
     --inference_asr_model   # Checkpoint (default: best by dev CER; label-free: by
-                            # dev distillation loss; each averaged).
+                            # the dev loss of what it learns from; each averaged).
     --download_model        # Tag of a model to decode instead of training one.
     --hf_repo               # Repository to upload to, e.g. "me/student".
 END
@@ -261,7 +261,9 @@ if [ "${stage}" -le 11 ] && [ -z "${download_model}" ]; then
     described=$(cat "${checked}")
 fi
 reads() { grep -q "^$1=true$" <<<"${described}"; }
-frontend=$(sed -n 's/^frontend=//p' <<<"${described}")
+says() { sed -n "s/^$1=//p" <<<"${described}"; }
+frontend=$(says frontend)
+nbest=$(says nbest)
 
 if [ -n "${unlabeled_set}" ] && reads text; then
     refuse "--unlabeled_set has no transcripts, but ${asr_config} trains with CTC: set kd.weight to 1"
@@ -288,6 +290,7 @@ token_list=${token_dir}/tokens.txt
 teacher_exp=${expdir}/teacher_${teacher_tag}
 cache=${dumpdir}/teacher/${teacher_tag}
 [ "${teacher_top_k}" -eq 0 ] || cache=${cache}_top${teacher_top_k}
+! reads states || cache=${cache}_states
 
 if [ -z "${asr_tag}" ]; then
     asr_tag=$(basename "${asr_config}" .yaml)_${lang}_$(basename "${token_dir}")
@@ -502,7 +505,7 @@ if runs 7 && ! ${skip_teacher}; then
             ${bin}.dump_teacher --teacher_type "${teacher_type}" --ngpu "${gpu}" \
             --teacher_config "${teacher_model[0]}" --teacher_model "${teacher_model[1]}" \
             --wav_scp "${data}/${set}/wav.scp" --output_dir "${cache}/${set}" \
-            --top_k "${teacher_top_k}" --job JOB --num_jobs "${jobs}"
+            --top_k "${teacher_top_k}" $(! reads states || echo --states) --job JOB --num_jobs "${jobs}"
         grep -h "the cache will take" "${cache}/${set}/logs/dump.1.log"
         finish
     done
@@ -516,6 +519,15 @@ if runs 8 && ! ${skip_teacher}; then
             ! reads text || text=(--text "${data}/${set}/text")
             ${bin}.check_cache --cache "${cache}/${set}" --wav_scp "${data}/${set}/wav.scp" "${text[@]}" \
                 --asr_config "${asr_config}" $(token_opts)
+        done
+    fi
+    if [ "${nbest:-0}" -gt 0 ]; then
+        for set in ${train} ${valid_set}; do
+            dir=${cache}/${set}/nbest${nbest}
+            begin 8 "${dir}" "$(cat "${cache}/${set}/.done.stage7")" || continue
+            log "Stage 8: N-best lists -> ${dir}"
+            ${bin}.dump_nbest --cache "${cache}/${set}" --output_dir "${dir}" --nbest "${nbest}"
+            finish
         done
     fi
     if begin 8 "${teacher_exp}" "${inference_tool} ${inference_args} ${valid_set} ${filter_opts} $(cksum <"${teacher_model[1]}")"; then
@@ -537,7 +549,7 @@ if runs 9 && ! ${skip_train} && begin 9 "${stats}" "${filter_opts} ${local_data_
 fi
 
 checkpoint=valid.cer_ctc.ave.pth
-reads text || checkpoint=valid.loss_kd.ave.pth
+reads text || checkpoint=valid.$(says loss).ave.pth
 if runs 10 && ! ${skip_train}; then
     options="$(sha256sum <"${asr_config}") ${asr_args} ${train} ${token_dir} ${cache} ${feats_normalize} ${pretrained_model}"
     if begin 10 "${asr_exp}" "${options}"; then
@@ -550,6 +562,10 @@ if runs 10 && ! ${skip_train}; then
         if reads teacher; then
             flags+=" --train_data_path_and_name_and_type ${cache}/${train}/teacher.scp,teacher,kaldi_ark"
             flags+=" --valid_data_path_and_name_and_type ${cache}/${valid_set}/teacher.scp,teacher,kaldi_ark"
+        fi
+        if [ "${nbest}" -gt 0 ]; then
+            flags+=" --train_data_path_and_name_and_type ${cache}/${train}/nbest${nbest}/nbest,nbest,text"
+            flags+=" --valid_data_path_and_name_and_type ${cache}/${valid_set}/nbest${nbest}/nbest,nbest,text"
         fi
         [ -z "${pretrained_model}" ] || flags+=" --init_param ${pretrained_model}"
         train_espnet "${asr_exp}" "${asr_config}" "${num_threads}" "${train}" ${flags}

@@ -1,0 +1,120 @@
+"""Search the cached posteriors of teachers for their n-best lists.
+
+Several caches of the same utterances make one list: a mixture of the teachers' own.
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+import kaldiio
+import torch
+
+from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp, shorten, write_beside
+from espnet_ctckd.nbest import FORMAT, META, NBEST, join, nbest_of, to_line
+from espnet_ctckd.posteriors import FramePosteriors
+
+_SAY_EVERY = 5.0  # seconds
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Dump n-best lists."""
+    p = parser(__doc__)
+    p.add_argument("--cache", action="append", required=True, help="folder of a cache")
+    p.add_argument(
+        "--weight", action="append", type=float, help="of each cache (default: equal)"
+    )
+    p.add_argument("--output_dir", required=True, help="folder to write")
+    p.add_argument(
+        "--nbest", type=positive, default=5, help="hypotheses of each teacher"
+    )
+    p.add_argument("--beam", type=positive, default=20, help="prefixes of the search")
+    args = p.parse_args(cmd)
+    if args.beam < args.nbest:
+        raise InputError(f"--beam {args.beam} finds no {args.nbest} hypotheses")
+    metas = [read_meta(cache) for cache in args.cache]
+    weights = _weights(args.weight, len(metas))
+    scps = [read_scp(meta.folder / SCP) for meta in metas]
+    _check_alike(metas, scps)
+    folder = Path(args.output_dir)
+    begun = told = time.monotonic()
+    known = best = 0.0
+    with write_beside(folder / NBEST) as f:
+        for done, utt in enumerate(scps[0], start=1):
+            lists = [
+                nbest_of(_read(meta, scp[utt]), meta.token_list, args.beam, args.nbest)
+                for meta, scp in zip(metas, scps)
+            ]
+            hypotheses = join(lists, weights)
+            f.write(f"{utt} {to_line(hypotheses)}\n")
+            known += len(hypotheses)
+            best += hypotheses[0][1]
+            if time.monotonic() - told > _SAY_EVERY:
+                told = time.monotonic()
+                left = (told - begun) / done * (len(scps[0]) - done)
+                logging.info(f"{done}/{len(scps[0])} utterances, {left:.0f} s left")
+    meta = {
+        "format": FORMAT,
+        "teachers": [
+            {"cache": str(m.folder), "weight": w, **m.teacher}
+            for m, w in zip(metas, weights)
+        ],
+        "utterances": len(scps[0]),
+        "nbest": args.nbest,
+        "beam": args.beam,
+    }
+    with write_beside(folder / META) as f:
+        json.dump(meta, f, indent=1, ensure_ascii=False)
+        f.write("\n")
+    total = len(scps[0])
+    print(
+        f"{folder / NBEST}: {total} utterances, {known / total:.1f} hypotheses each, "
+        f"of which the best has a share of {best / total:.2f}"
+    )
+
+
+def _weights(given: Optional[Sequence[float]], number: int) -> List[float]:
+    weights = list(given or [1.0] * number)
+    if len(weights) != number:
+        raise InputError(f"{len(weights)} --weight for {number} --cache; give each one")
+    total = sum(weights)
+    if min(weights) < 0 or not 0 < total < float("inf"):
+        raise InputError(f"--weight is {weights}; give numbers of at least 0")
+    return [weight / total for weight in weights]
+
+
+def _check_alike(metas: Sequence[CacheMeta], scps: Sequence[Dict[str, str]]) -> None:
+    for meta, scp in zip(metas[1:], scps[1:]):
+        apart = sorted(set(scp) ^ set(scps[0]))
+        if apart:
+            raise InputError(
+                f"{len(apart)} utterances are in one of the caches {metas[0].folder} "
+                f"and {meta.folder} only: {shorten(apart)}. Dump all teachers for the "
+                "same data"
+            )
+        apart = sorted(set(meta.token_list) ^ set(metas[0].token_list))
+        if apart:
+            raise InputError(
+                f"{len(apart)} tokens are in one of the caches {metas[0].folder} and "
+                f"{meta.folder} only: {shorten(apart)}. Take teachers of the same "
+                "tokens"
+            )
+
+
+def _read(meta: CacheMeta, place: str) -> FramePosteriors:
+    log_probs, ids, _ = meta.codec.decode(kaldiio.load_mat(place))
+    return FramePosteriors(
+        torch.from_numpy(log_probs.copy()).unsqueeze(0),
+        torch.tensor([len(log_probs)]),
+        meta.blank,
+        None if ids is None else torch.from_numpy(ids).unsqueeze(0),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,42 @@
+"""How far are the student's hidden states from the teacher's?"""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from espnet_ctckd.posteriors import FramePosteriors
+
+
+def cosine(student: Tensor, teacher: FramePosteriors) -> Tensor:
+    """1 - cos of the angle between the states of a frame.
+
+    Args:
+        student: projected states (B, T, D).
+        teacher: with states (B, T, D).
+
+    Returns:
+        (B, T), in [0, 2].
+
+    References:
+        The warm-up of Hilmes, Rossenbach, Schlüter, Analyzing the Importance of Blank
+        for CTC-Based Knowledge Distillation (2025), https://arxiv.org/abs/2506.01503
+    """
+    assert teacher.states is not None
+    return 1.0 - F.cosine_similarity(student, teacher.states.to(student), dim=-1)
+
+
+def l1(student: Tensor, teacher: FramePosteriors) -> Tensor:
+    """Mean distance of the dimensions of a frame's states.
+
+    Args:
+        student: projected states (B, T, D).
+        teacher: with states (B, T, D).
+
+    Returns:
+        (B, T).
+
+    References:
+        Chang, Yang, Lee, DistilHuBERT: Speech Representation Learning by Layer-wise
+        Distillation of Hidden-unit BERT (2021), https://arxiv.org/abs/2110.01900
+    """
+    assert teacher.states is not None
+    return (student - teacher.states.to(student)).abs().mean(-1)

@@ -1,0 +1,197 @@
+"""Several teachers as one, frame by frame."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
+
+import torch
+import yaml
+from torch import Tensor
+
+from espnet_ctckd.align import map_tokens
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import Pathlike
+from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
+from espnet_ctckd.teachers.espnet import EspnetTeacher, sha256
+
+# So many spikes say whether the teachers agree.
+_ENOUGH_SPIKES = 30
+_KEYS = ("teacher_config", "teacher_model", "weight")
+
+
+class EnsembleTeacher:
+    """The weighted mean of the posteriors of several ESPnet teachers.
+
+    Teachers that were trained apart spike at different frames, and the mean of two
+    spikes a frame apart is blank at both; so those whose spikes do not agree are
+    refused. What always works is to join their hypotheses (``dump_nbest``).
+
+    Args:
+        config_file: YAML: ``teachers``, a list of mappings with the keys
+            teacher_config, teacher_model and weight; and ``min_agreement``, the least
+            share of spikes that two teachers must have in common.
+        model_file: none; the weights stand in the YAML.
+        device: where it computes.
+
+    Raises:
+        InputError: the file is not such a one, or the teachers differ in tokens, frame
+            shift or sample rate.
+
+    References:
+        Kurata, Audhkhasi, Guiding CTC Posterior Spike Timings for Improved Posterior
+        Fusion and Knowledge Distillation (2019), https://arxiv.org/abs/1904.08311
+    """
+
+    state_size = 0
+
+    def __init__(
+        self,
+        *,
+        config_file: Pathlike,
+        model_file: Optional[Pathlike] = None,
+        device: str = "cpu",
+    ) -> None:
+        if model_file is not None:
+            raise InputError(
+                f"--teacher_model is {model_file}, but an ensemble's weights stand in "
+                f"{config_file}: remove the flag"
+            )
+        self._file = config_file
+        conf = _read(config_file)
+        total = sum(entry["weight"] for entry in conf["teachers"])
+        self._weights = [entry["weight"] / total for entry in conf["teachers"]]
+        self._least: float = conf["min_agreement"]
+        self._teachers = [
+            EspnetTeacher(
+                config_file=entry["teacher_config"],
+                model_file=entry["teacher_model"],
+                device=device,
+            )
+            for entry in conf["teachers"]
+        ]
+        first = self._teachers[0]
+        self._places = [self._place(teacher) for teacher in self._teachers]
+        self._spikes = torch.zeros(len(self._teachers), dtype=torch.long)
+        self._shared = torch.zeros(len(self._teachers), dtype=torch.long)
+        self.token_list, self.blank = first.token_list, first.blank
+        self.rate, self.frame_shift = first.rate, first.frame_shift
+        self.shortest = max(teacher.shortest for teacher in self._teachers)
+
+    def _place(self, teacher: EspnetTeacher) -> Optional[List[int]]:
+        """Where a teacher's tokens stand in the first one's list."""
+        first = self._teachers[0]
+        for key in ("rate", "frame_shift"):
+            ours, theirs = getattr(first, key), getattr(teacher, key)
+            if ours != theirs:
+                raise InputError(
+                    f"the teachers of {self._file} have the {key} {ours} and {theirs} "
+                    "(in samples): take teachers of one, or join their hypotheses "
+                    "with dump_nbest"
+                )
+        return map_tokens(
+            teacher.token_list,
+            teacher.blank,
+            first.token_list,
+            first.blank,
+            str(self._file),
+        )
+
+    @torch.no_grad()
+    def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
+        """Frame posteriors of a batch.
+
+        Args:
+            speech: (B, S), in [-1, 1].
+            lengths: (B,).
+
+        Returns:
+            log_probs (B, U, V), dense.
+
+        Raises:
+            InputError: the teachers' spikes do not agree.
+        """
+        said = [
+            _in_order(teacher.posteriors(speech, lengths), place, self.blank)
+            for teacher, place in zip(self._teachers, self._places)
+        ]
+        self._compare(said)
+        logs = [
+            posteriors.log_probs + (math.log(weight) if weight else LOG_ZERO)
+            for posteriors, weight in zip(said, self._weights)
+        ]
+        mean = torch.stack(logs).logsumexp(0)  # (B, U, V)
+        return FramePosteriors(mean, said[0].lengths, self.blank)
+
+    def _compare(self, said: List[FramePosteriors]) -> None:
+        """Count the spikes that each teacher shares with the first, or refuse."""
+        first = said[0]
+        for i, other in enumerate(said):
+            same = (other.argmax() == first.argmax()) & first.nonblank()
+            self._shared[i] += 2 * same.sum().cpu()
+            self._spikes[i] += (first.nonblank().sum() + other.nonblank().sum()).cpu()
+        agreement = self._shared / self._spikes.clamp(min=1)
+        worst = int(agreement.argmin())
+        if self._spikes[worst] >= 2 * _ENOUGH_SPIKES and agreement[worst] < self._least:
+            raise InputError(
+                f"the spikes of the teachers 1 and {worst + 1} of {self._file} agree "
+                f"in {100 * float(agreement[worst]):.0f} % of their frames, and "
+                f"min_agreement is {self._least}: the mean of spikes at different "
+                "frames is blank at both. Dump each teacher by itself and join their "
+                "hypotheses (dump_nbest --cache A --cache B), or train the teachers "
+                "with the spikes of one of them (loss guided_ctc)"
+            )
+
+    def describe(self) -> Dict[str, str]:
+        """Provenance: kind, and that of each teacher."""
+        described = {
+            "type": "ensemble",
+            "config": str(self._file),
+            "config_sha256": sha256(self._file),
+        }
+        for number, teacher in enumerate(self._teachers, start=1):
+            for key, value in teacher.describe().items():
+                described[f"teacher{number}_{key}"] = value
+        return described
+
+
+def _in_order(
+    said: FramePosteriors, place: Optional[List[int]], blank: int
+) -> FramePosteriors:
+    """The posteriors with the tokens at their places."""
+    if place is not None:
+        moved = torch.full_like(said.log_probs, LOG_ZERO)
+        moved[..., torch.tensor(place, device=moved.device)] = said.log_probs
+        said = replace(said, log_probs=moved, blank=blank)
+    return replace(said, states=None)
+
+
+def _read(path: Pathlike) -> Dict[str, Any]:
+    try:
+        conf = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+    wanted = (
+        f"{path} is no ensemble: give `teachers`, a list of mappings with the keys "
+        f"{', '.join(_KEYS)}, and `min_agreement`, a number in [0, 1]"
+    )
+    if not isinstance(conf, Mapping) or set(conf) != {"teachers", "min_agreement"}:
+        raise InputError(wanted)
+    teachers, least = conf["teachers"], conf["min_agreement"]
+    if not isinstance(teachers, list) or not teachers or not _number(least, 1.0):
+        raise InputError(wanted)
+    for entry in teachers:
+        if not isinstance(entry, Mapping) or set(entry) != set(_KEYS):
+            raise InputError(f"{wanted}; a teacher is {entry!r}")
+        if not _number(entry["weight"], float("inf")):
+            raise InputError(
+                f"{path}: the weight {entry['weight']!r} is no number >= 0"
+            )
+    if sum(entry["weight"] for entry in teachers) == 0:
+        raise InputError(f"{path}: all weights are 0")
+    return dict(conf)
+
+
+def _number(value: object, most: float) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and 0 <= value <= most and value != float("inf")  # type: ignore

@@ -1,0 +1,263 @@
+"""N-best lists: the search, the file and the loss, against an enumeration of all paths."""
+
+import itertools
+import json
+import math
+
+import kaldiio
+import numpy as np
+import pytest
+import torch
+from conftest import keep_top, make_batch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.config import NBestConfig
+from espnet_ctckd.decode.prefix_beam import prefix_beam_search
+from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss
+from espnet_ctckd.nbest import NBestReader, from_line, join, nbest_of, to_line
+from espnet_ctckd.posteriors import FramePosteriors
+
+TOKENS, BLANK = 4, 1
+NAMES = ("a", "<blank>", "b", "c")
+
+
+def enumerate_sequences(probs):
+    """Probability of every token sequence, from all alignments one by one."""
+    found = {}
+    for path in itertools.product(range(len(probs[0])), repeat=len(probs)):
+        sequence = tuple(c for c, _ in itertools.groupby(path) if c != BLANK)
+        weight = math.prod(row[token] for row, token in zip(probs, path))
+        found[sequence] = found.get(sequence, 0.0) + weight
+    return found
+
+
+# The search
+
+
+@given(st.integers(1, 6), st.integers(0, 999))
+def test_an_unlimited_beam_sums_all_alignments_of_all_sequences(frames, seed):
+    batch = make_batch((frames,), tokens=TOKENS, blank=BLANK, seed=seed, extra=0)
+    log_probs = batch.teacher.log_probs[0]
+    found = prefix_beam_search(log_probs.numpy(), BLANK, beam=10**6)
+    expected = enumerate_sequences(log_probs.exp().tolist())
+    assert {h.tokens for h in found} == set(expected)
+    for tokens, log_prob in found:
+        assert math.exp(log_prob) == pytest.approx(expected[tokens], rel=1e-9)
+    assert [h.log_prob for h in found] == sorted(h.log_prob for h in found)[::-1]
+
+
+@given(st.integers(1, 6), st.integers(0, 999), st.integers(1, 4))
+def test_a_narrow_beam_never_says_too_much(frames, seed, beam):
+    batch = make_batch((frames,), tokens=TOKENS, blank=BLANK, seed=seed, extra=0)
+    log_probs = batch.teacher.log_probs[0]
+    found = prefix_beam_search(log_probs.numpy(), BLANK, beam)
+    expected = enumerate_sequences(log_probs.exp().tolist())
+    assert 1 <= len(found) <= beam
+    assert len({h.tokens for h in found}) == len(found)
+    for tokens, log_prob in found:
+        assert math.exp(log_prob) <= expected[tokens] * (1 + 1e-9)
+
+
+def test_a_repeated_token_needs_a_blank_between():
+    # a a -> "a"; a blank a -> "a a".
+    sure = np.log(np.array([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.9, 0.05, 0.05]]))
+    assert prefix_beam_search(sure, 1, 5)[0].tokens == (0, 0)
+    assert prefix_beam_search(sure[[0, 2]], 1, 5)[0].tokens == (0,)
+
+
+def test_a_teacher_that_is_sure_has_one_hypothesis_and_silence_is_empty():
+    with np.errstate(divide="ignore"):
+        silence = np.log(np.array([[0.0, 1.0, 0.0]] * 3))
+    assert prefix_beam_search(silence, 1, 5) == [((), 0.0)]
+    assert prefix_beam_search(np.zeros((0, 3)), 1, 5) == [((), 0.0)]
+
+
+def test_top_k_posteriors_are_searched_among_their_tokens():
+    batch = make_batch((5,), tokens=TOKENS, blank=BLANK, seed=4, extra=0)
+    top = keep_top(batch.teacher, 3)
+    found = prefix_beam_search(
+        top.log_probs[0].numpy(), BLANK, 10**6, top.ids[0].numpy()
+    )
+    spread = torch.full((5, TOKENS), -math.inf, dtype=torch.float64)
+    spread.scatter_(1, top.ids[0], top.log_probs[0])
+    expected = enumerate_sequences(spread.exp().tolist())
+    for tokens, log_prob in found:
+        assert math.exp(log_prob) == pytest.approx(expected[tokens], rel=1e-9)
+
+
+# The lists
+
+
+def test_a_list_has_the_exact_probabilities_whatever_the_beam_lost():
+    batch = make_batch((6,), tokens=TOKENS, blank=BLANK, seed=7, extra=0)
+    teacher = batch.teacher
+    found = nbest_of(teacher, NAMES, beam=3, number=3)
+    expected = enumerate_sequences(teacher.log_probs[0].exp().tolist())
+    mass = [expected[tuple(NAMES.index(t) for t in tokens)] for tokens, _ in found]
+    assert [p for _, p in found] == pytest.approx([m / sum(mass) for m in mass])
+    assert sum(p for _, p in found) == pytest.approx(1.0)
+    assert mass == sorted(mass)[::-1]
+
+
+def test_lists_of_several_teachers_are_a_mixture():
+    one = [(("a",), 0.75), (("a", "b"), 0.25)]
+    two = [(("b",), 0.5), (("a",), 0.5)]
+    assert join([one, two], [0.5, 0.5]) == [
+        (("a",), 0.625), (("b",), 0.25), (("a", "b"), 0.125),
+    ]  # fmt: skip
+    assert join([one], [1.0]) == one
+
+
+def test_a_line_comes_back_as_it_was_written():
+    hypotheses = [(("▁so", "'s"), 0.75), ((), 0.25)]
+    assert from_line(to_line(hypotheses), "utt") == hypotheses
+    assert json.loads(to_line(hypotheses)) == [[0.75, "▁so", "'s"], [0.25]]
+    for bad in ("", "[1, 2]", "{", '[["a", "b"]]', "[[]]"):
+        with pytest.raises(InputError, match="utterance utt: the n-best list"):
+            from_line(bad, "utt")
+
+
+# What the data workers make of them
+
+
+def reader(**conf):
+    config = NBestConfig(weight=1.0, **{"hypotheses": 3, **conf})
+    return NBestReader(config, {"a": 0, "b": 2, "c": 3})
+
+
+LINE = to_line([(("a", "b"), 0.5), (("a",), 0.3), ((), 0.15), (("c",), 0.05)])
+
+
+@pytest.mark.parametrize(
+    ("conf", "expected"),
+    [
+        ({}, [0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95]),
+        ({"scale": 0.0}, [1 / 3] * 3),
+        ({"scale": 2.0}, [0.25 / 0.3625, 0.09 / 0.3625, 0.0225 / 0.3625]),
+        ({"weights": "uniform"}, [1 / 3] * 3),
+        ({"weights": "best"}, [1.0, 0.0, 0.0]),
+    ],
+)
+def test_the_first_hypotheses_get_weights_that_add_up_to_1(conf, expected):
+    found = reader(**conf).read("utt", LINE, None)
+    assert found["nbest"].tolist() == [0, 2, 0]
+    assert found["nbest_sizes"].tolist() == [2, 1, 0]
+    assert found["nbest_weights"].tolist() == pytest.approx(expected)
+
+
+def test_accuracy_weighs_by_the_right_tokens_of_each():
+    # The transcript is "a b c": one of three is missing, then two, then all.
+    found = reader(weights="accuracy").read("utt", LINE, np.array([0, 2, 3]))
+    shares = np.exp([2 / 3, 1 / 3, 0.0])
+    assert found["nbest_weights"] == pytest.approx(shares / shares.sum())
+
+
+def test_a_token_that_the_student_lacks_is_named():
+    with pytest.raises(InputError, match=r"utterance u7: .* lacks 'd' of the n-best"):
+        reader().read("u7", to_line([(("a", "d"), 1.0)]), None)
+
+
+# The loss
+
+
+@given(st.integers(0, 999), st.data())
+def test_the_loss_is_the_cross_entropy_of_all_alignments(seed, data):
+    lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    token = st.sampled_from([c for c in range(TOKENS) if c != BLANK])
+    lists = [
+        data.draw(st.lists(st.lists(token, max_size=3), min_size=1, max_size=3))
+        for _ in lengths
+    ]
+    batch = make_batch(lengths, tokens=TOKENS, blank=BLANK, seed=seed, extra=2)
+    log_probs = batch.logits.log_softmax(-1)
+    most = max(map(len, lists))
+    longest = max(sum(map(len, hypotheses)) for hypotheses in lists)
+    tokens = torch.full((len(lists), longest), -1)
+    sizes = torch.full((len(lists), most), -1)
+    weights = torch.zeros(len(lists), most)
+    for b, hypotheses in enumerate(lists):
+        flat = [i for hypothesis in hypotheses for i in hypothesis]
+        tokens[b, : len(flat)] = torch.tensor(flat, dtype=torch.long)
+        sizes[b, : len(hypotheses)] = torch.tensor([len(h) for h in hypotheses])
+        weights[b, : len(hypotheses)] = torch.rand(len(hypotheses))
+    found = hypotheses_loss(
+        log_probs, batch.lengths, Hypotheses(tokens, sizes, weights), BLANK
+    )
+    expected = 0.0
+    for b, hypotheses in enumerate(lists):
+        probs = enumerate_sequences(log_probs[b, : lengths[b]].exp().tolist())
+        for weight, hypothesis in zip(weights[b].tolist(), hypotheses):
+            if tuple(hypothesis) in probs:  # else it does not fit into the frames
+                expected -= weight * math.log(probs[tuple(hypothesis)])
+    assert float(found) == pytest.approx(expected / len(lists), rel=1e-6, abs=1e-6)
+
+
+def test_the_gradient_of_the_loss_is_right():
+    logits = torch.randn(2, 4, TOKENS, dtype=torch.float64, requires_grad=True)
+    given = Hypotheses(
+        torch.tensor([[0, 2, 0], [3, -1, -1]]),
+        torch.tensor([[2, 1], [1, -1]]),
+        torch.tensor([[0.6, 0.4], [1.0, 0.0]], dtype=torch.float64),
+    )
+
+    def loss(x):
+        lengths = torch.tensor([4, 3])
+        return hypotheses_loss(x.log_softmax(-1), lengths, given, BLANK)
+
+    assert torch.autograd.gradcheck(loss, logits)
+
+
+# From a cache to a file
+
+
+def test_the_file_is_that_of_the_search(tiny_cache, tiny_model, tmp_path):
+    import tiny
+
+    from espnet_ctckd.bin import dump_nbest
+
+    out = tmp_path / "nbest"
+    flags = ("--cache", tiny_cache, "--output_dir", out, "--nbest", 3, "--beam", 8)
+    status, stderr = tiny.call(dump_nbest, *flags)
+    assert status == 0, stderr
+    lines = dict(
+        line.split(maxsplit=1) for line in (out / "nbest").read_text().splitlines()
+    )
+    matrices = kaldiio.load_scp(str(tiny_cache / "teacher.scp"))
+    assert set(lines) == set(matrices)
+    for utt, line in lines.items():
+        found = from_line(line, utt)
+        assert 1 <= len(found) <= 3
+        said = torch.from_numpy(matrices[utt].copy()).unsqueeze(0)
+        one = FramePosteriors(said, torch.tensor([said.size(1)]), 0)
+        expected = nbest_of(one, tiny.TOKENS, 8, 3)
+        assert [tokens for tokens, _ in found] == [tokens for tokens, _ in expected]
+        # A mixture of a teacher with itself is the teacher.
+    both = ("--cache", tiny_cache, *flags[:2], "--output_dir", tmp_path / "two")
+    status, stderr = tiny.call(dump_nbest, *both, "--nbest", 3, "--beam", 8)
+    assert status == 0, stderr
+    assert (tmp_path / "two/nbest").read_text() == (out / "nbest").read_text()
+    assert json.loads((out / "nbest.json").read_text())["utterances"] == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--beam", 2, "--nbest", 3), "--beam 2 finds no 3 hypotheses"),
+        (("--weight", 1, "--weight", 2), "2 --weight for 1 --cache; give each one"),
+        (("--weight", 0), "give numbers of at least 0"),
+    ],
+)
+def test_flags_without_sense_are_refused(tiny_cache, tmp_path, flags, message):
+    import tiny
+
+    from espnet_ctckd.bin import dump_nbest
+
+    out = tmp_path / "nbest"
+    status, stderr = tiny.call(
+        dump_nbest, "--cache", tiny_cache, "--output_dir", out, *flags
+    )
+    assert status == 1
+    assert message in tiny.the_error(stderr)
+    assert not out.exists()
