@@ -458,39 +458,44 @@ class KDConfig(FrameConfig):
             raise InputError(f"kd.weight (lambda) is {weight!r}; give a number")
         if not 0.0 <= weight <= 1.0:
             raise InputError(f"kd.weight (lambda) is {weight}; give one in [0, 1]")
-        if self.ctc_weight is None:
-            # A frozen dataclass is completed once, here.
-            object.__setattr__(self, "ctc_weight", 1.0 - weight)
-        else:
-            self._check_number("ctc_weight", self.ctc_weight)
-        if self.ctc_norm is not None and not self.needs_labels:
-            raise InputError(
-                f"kd.ctc_norm is {self.ctc_norm!r}, but with {self.ctc_key} there is "
-                "no CTC loss to normalise: remove kd.ctc_norm"
-            )
-        if self.ctc_norm is not None:
-            self._check_one_of("ctc_norm", CTC_NORMS)
         super().__post_init__()
+        self._check_ctc()
         self._check_one_of("target", TARGETS)
         for key, kind in _PARTS:
             part = getattr(self, key)
             if part is not None and not isinstance(part, kind):
                 object.__setattr__(self, key, kind.from_dict(part))
-        parts = [getattr(self, key) for key, _ in _PARTS]
-        if weight == self.ctc_weight == 0 and not any(parts):
+        parts = [part for part in (getattr(self, key) for key, _ in _PARTS) if part]
+        if self.weight == self.ctc_weight == 0 and not parts:
             raise InputError(
                 "kd.weight and kd.ctc_weight are both 0, and nothing else is to be "
                 "learned: give one of them"
             )
-        if self.needs_labels:
+        self._check_labels([self, *parts])
+
+    def _check_ctc(self) -> None:
+        if self.ctc_weight is None:
+            # A frozen dataclass is completed here.
+            object.__setattr__(self, "ctc_weight", 1.0 - self.weight)
+        else:
+            self._check_number("ctc_weight", self.ctc_weight)
+        if self.ctc_norm is None:
             return
-        for config in (self, *parts):
-            reader = config.labels_for() if config else None
-            if reader:
-                raise InputError(
-                    f"{reader} needs labels, but {self.ctc_key} trains without them: "
-                    "remove it, or choose kd.weight below 1"
-                )
+        if not self.needs_labels:
+            raise InputError(
+                f"kd.ctc_norm is {self.ctc_norm!r}, but with {self.ctc_key} there is "
+                "no CTC loss to normalise: remove kd.ctc_norm"
+            )
+        self._check_one_of("ctc_norm", CTC_NORMS)
+
+    def _check_labels(self, parts: Sequence[_Checked]) -> None:
+        readers = [part.labels_for() for part in parts]
+        reader = next((reader for reader in readers if reader), None)
+        if reader and not self.needs_labels:
+            raise InputError(
+                f"{reader} needs labels, but {self.ctc_key} trains without them: "
+                "remove it, or choose kd.weight below 1"
+            )
 
     def labels_for(self) -> Optional[str]:
         """What of it reads the transcripts beside CTC, or None."""

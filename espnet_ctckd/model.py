@@ -185,7 +185,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         if views:
             batch = batch.twice()
         seen = self._see(batch, stats, more)
-        loss = config.ctc_weight * seen.ctc
+        loss: Tensor = config.ctc_weight * seen.ctc
         if batch.teacher is not None:
             loss = loss + config.weight * self._distance(batch, seen, stats)
         if config.feature is not None:

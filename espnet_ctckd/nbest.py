@@ -188,8 +188,8 @@ class NBestReader:
                 1 - edit_distance(text.tolist(), s) / max(len(text), 1) for s in ids
             ]
             scores = [scale * share for share in right]
-        said: np.ndarray = torch.tensor(scores, dtype=torch.float64).softmax(0).numpy()
-        return said
+        weights: np.ndarray = torch.tensor(scores).double().softmax(0).numpy()
+        return weights
 
 
 def read_nbest_meta(path: Pathlike) -> Dict[str, Any]:

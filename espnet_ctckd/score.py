@@ -184,26 +184,47 @@ def results_table(scores: Sequence[Tuple[str, Dict[str, Counts]]], unit: str) ->
     return "\n".join([*lines, ""])
 
 
-def bootstrap_interval(path: Pathlike, draws: int = 1000) -> Tuple[float, float]:
+def bootstrap_interval(
+    paths: Sequence[Pathlike],
+    others: Sequence[Pathlike] = (),
+    draws: int = 1000,
+) -> Tuple[float, float]:
     """95 % interval of an error rate over the choice of utterances.
 
     Args:
-        path: ``<unit>.tsv`` from `write_counts`.
+        paths: ``<unit>.tsv`` from `write_counts`; of several, e.g. one for each seed,
+            the mean rate.
+        others: of another system; the interval is then that of the first one's rate
+            less the other's, on the same utterances.
         draws: samples of as many utterances, with replacement; always the same.
 
     Returns:
         Bounds, in percent of the units.
 
+    Raises:
+        InputError: the files are of different utterances.
+
     References:
         Bisani, Ney, Bootstrap Estimates for Confidence Intervals in ASR Performance
         Evaluation (2004), https://doi.org/10.1109/ICASSP.2004.1326009
     """
-    with open(path, encoding="utf-8", newline="") as f:
-        rows = list(csv.DictReader(f, delimiter="\t"))
-    kinds = ("substitutions", "deletions", "insertions")
-    errors = np.array([sum(int(row[kind]) for kind in kinds) for row in rows])
-    units = np.array([int(row["units"]) for row in rows])
-    drawn = np.random.default_rng(0).integers(len(rows), size=(draws, len(rows)))
-    rates = 100.0 * errors[drawn].sum(1) / units[drawn].sum(1)
-    low, high = np.percentile(rates, [2.5, 97.5])
+    names: List[str] = []
+
+    def rates(path: Pathlike) -> np.ndarray:
+        with open(path, encoding="utf-8", newline="") as f:
+            rows = list(csv.DictReader(f, delimiter="\t"))
+        names[:] = names or [row["utterance"] for row in rows]
+        if [row["utterance"] for row in rows] != names:
+            raise InputError(f"{paths[0]} and {path} are not of the same utterances")
+        kinds = ("substitutions", "deletions", "insertions")
+        errors = np.array([sum(int(row[kind]) for kind in kinds) for row in rows])
+        units = np.array([int(row["units"]) for row in rows])
+        drawn = np.random.default_rng(0).integers(len(rows), size=(draws, len(rows)))
+        drawn_rates: np.ndarray = errors[drawn].sum(1) / units[drawn].sum(1)
+        return 100.0 * drawn_rates
+
+    mean = np.mean([rates(path) for path in paths], axis=0)
+    if others:
+        mean = mean - np.mean([rates(path) for path in others], axis=0)
+    low, high = np.percentile(mean, [2.5, 97.5])
     return float(low), float(high)

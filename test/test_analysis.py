@@ -9,9 +9,15 @@ from hypothesis import strategies as st
 
 from espnet_ctckd.analysis import blank_runs, find_spikes
 from espnet_ctckd.bin import compare_spikes, dump_teacher
-from espnet_ctckd.bin.compare_spikes import Comparison, _match, compare, read_spikes
-from espnet_ctckd.cache.reader import read_meta
+from espnet_ctckd.bin.compare_spikes import (
+    Comparison,
+    _match,
+    compare,
+    open_source,
+    read_spikes,
+)
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.export import export
 
 paths = st.lists(st.integers(0, 3), max_size=12)
 
@@ -77,8 +83,18 @@ def test_a_model_is_compared_with_its_teacher(tmp_path, tiny_model, tiny_data, c
     assert found["missed"] > 0
     matched = found["spikes"] - found["missed"]
     assert len(found["offsets"]) == matched
-    teacher, top = read_meta(caches["teacher"]), read_meta(caches["top"])
+    teacher, top = (open_source(caches[name]) for name in ("teacher", "top"))
     assert compare(dict(read_spikes(teacher, teacher)), teacher, top).missed == 0
+    # A model that is run now says the same, but for what padding did to its edges.
+    export(other.config, other.weights, tmp_path / "plain")
+    capsys.readouterr()
+    flags[1:] = [caches["student"], "--wav_scp", tiny_data.wav_scp, tmp_path / "plain"]
+    compare_spikes.main([str(flag) for flag in flags])
+    row = capsys.readouterr().out.splitlines()[2].split()
+    assert float(row[2]) < 20  # missed
+    assert float(row[4]) == pytest.approx(0.0, abs=20)  # offset
+    with pytest.raises(InputError, match="plain is a model: give the audio with"):
+        compare_spikes.main([flags[0], str(flags[1]), str(tmp_path / "plain")])
 
 
 def test_caches_of_other_audio_are_not_compared(tmp_path, tiny_model, tiny_data):

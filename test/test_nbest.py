@@ -1,4 +1,4 @@
-"""N-best lists: the search, the file and the loss, against an enumeration of all paths."""
+"""N-best lists: search, file and loss, against an enumeration of all alignments."""
 
 import itertools
 import json

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from espnet_ctckd.bin import check_config
 
@@ -22,6 +23,8 @@ conf=../../../conf
 student labels ${conf}/train_student_ctckd_small.yaml "--max_epoch 1"
 student free ${conf}/train_student_ctckd_small.yaml \\
     "--max_epoch 1 --model_conf kd.weight=1" "--unlabeled_set unlabeled"
+student lists ${conf}/train_student_ctckd_small.yaml \\
+    "--max_epoch 1 --model_conf kd=${conf}/lists.yaml"
 distil --train_set train --valid_set valid --test_sets test --lang en \\
     --token_type bpe --nbpe 30 --teacher_config ${conf}/train_teacher_ctc_small.yaml \\
     --teacher_args "--max_epoch 1" --speed_perturb_factors "1.0 1.1" \\
@@ -123,12 +126,19 @@ def test_the_demo_runs_to_its_table_and_does_nothing_twice(tmp_path):
         shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=skip)
     recipe = tmp_path / "egs/demo/kd"
     (recipe / "short.sh").write_text("set -euo pipefail\n" + SHORT)
+    lists = yaml.safe_load((ROOT / "conf/kd/nbest_label_free.yaml").read_text())
+    states = yaml.safe_load((ROOT / "conf/kd/feature_warmup.yaml").read_text())
+    lists["feature"] = {**states["feature"], "weight": 1.0, "alone_epochs": 0}
+    (tmp_path / "conf/lists.yaml").write_text(yaml.safe_dump(lists))
     done = shell(recipe, "short.sh")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    for system in ("asr_labels", "asr_free"):
+    for system in ("asr_labels", "asr_free", "asr_lists"):
         assert (recipe / f"exp/{system}/export/model.pth").exists()
         assert f"{system} " in done.stdout
     assert "sp1.1-" in (recipe / "dump/raw/train_sp/wav.scp").read_text()
+    told = (recipe / "exp/asr_lists/train.log").read_text()
+    assert "loss_nbest=" in told
+    assert "loss_feature=" in told
     free = (recipe / "exp/asr_free/config.yaml").read_text()
     assert "train_sp_unlabeled" in free
     assert "dump/raw/train_sp_unlabeled/text" not in free

@@ -249,10 +249,39 @@ def test_the_bootstrap_interval_is_that_of_a_loop_and_holds_the_rate(tmp_path):
         for i, (e, n) in enumerate(zip(errors, units))
     }
     total = write_counts(tmp_path, "wer", counted)
-    low, high = bootstrap_interval(tmp_path / "wer.tsv", draws=500)
+    low, high = bootstrap_interval([tmp_path / "wer.tsv"], draws=500)
     rates = []
     for row in np.random.default_rng(0).integers(6, size=(500, 6)):
         rates.append(100 * sum(errors[i] for i in row) / sum(units[i] for i in row))
     assert low == pytest.approx(np.percentile(rates, 2.5))
     assert high == pytest.approx(np.percentile(rates, 97.5))
     assert low < total.rate < high
+
+
+def test_the_interval_of_a_difference_is_that_of_the_same_utterances(tmp_path):
+    units = [5, 4, 6, 3, 5, 7]
+    wrong = {
+        "a": [0, 2, 1, 0, 3, 1], "b": [1, 2, 2, 0, 3, 4], "c": [0, 2, 1, 1, 3, 1],
+    }  # fmt: skip
+    paths = {}
+    for name, errors in wrong.items():
+        (tmp_path / name).mkdir()
+        counted = {
+            f"u{i}": Counts(1, int(e > 0), n, n - e, e, 0, 0)
+            for i, (e, n) in enumerate(zip(errors, units))
+        }
+        write_counts(tmp_path / name, "wer", counted)
+        paths[name] = tmp_path / name / "wer.tsv"
+    # Against itself there is no difference, in whatever utterances.
+    assert bootstrap_interval([paths["a"]], [paths["a"]]) == (0.0, 0.0)
+    low, high = bootstrap_interval([paths["a"], paths["c"]], [paths["b"]])
+    rates = []
+    for row in np.random.default_rng(0).integers(6, size=(1000, 6)):
+        total = sum(units[i] for i in row)
+        a, b, c = (100 * sum(wrong[n][i] for i in row) / total for n in "abc")
+        rates.append((a + c) / 2 - b)
+    assert low == pytest.approx(np.percentile(rates, 2.5))
+    assert high == pytest.approx(np.percentile(rates, 97.5))
+    write_counts(tmp_path, "wer", {"other": Counts(1, 0, 5, 5, 0, 0, 0)})
+    with pytest.raises(InputError, match="are not of the same utterances"):
+        bootstrap_interval([paths["a"]], [tmp_path / "wer.tsv"])

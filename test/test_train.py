@@ -17,7 +17,11 @@ import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
 
+from espnet_ctckd.bin import dump_nbest, dump_teacher
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.export import export
 from espnet_ctckd.task import CTCKDTask, read_kd_file
+from espnet_ctckd.teachers.espnet import load_espnet_model
 from espnet_ctckd.trainer import restore_checkpoint
 
 CTCKD_PYTHON = str(Path(sys.executable).with_name("ctckd-python"))
@@ -280,3 +284,97 @@ def test_a_kill_while_the_checkpoint_is_written_costs_one_epoch(
     assert "The training was resumed" in caplog.text
     assert "1/2epoch started" not in caplog.text
     assert_same(weights(tmp_path / "run"), last)
+
+
+NBEST = {"weight": 1.0, "hypotheses": 2}
+FEATURE = {
+    "weight": 0.5,
+    "size": 16,
+    "alone_epochs": 1,
+    "selector": "all",
+    "loss": "l1",
+    "reduction": "utt_sum",
+}
+
+
+def with_lists(command, lists):
+    more = [
+        f"--{part}_data_path_and_name_and_type={lists}/nbest,nbest,text"
+        for part in ("train", "valid")
+    ]
+    return [*command, *more]
+
+
+def test_hypotheses_alone_teach_without_posteriors_or_text(
+    tmp_path, tiny_data, tiny_cache
+):
+    lists = tmp_path / "lists"
+    done, stderr = tiny.call(dump_nbest, "--cache", tiny_cache, "--output_dir", lists)
+    assert done == 0, stderr
+    kd = {**tiny.KD, "weight": 0.0, "ctc_weight": 0.0, "nbest": NBEST}
+    best = [["valid", "loss_nbest", "min"]]
+    command = flags(
+        tmp_path / "free", tiny_data, None, kd, text=False, best_model_criterion=best
+    )
+    CTCKDTask.main(cmd=with_lists(command, lists))
+    first, last = (weights(tmp_path / "free", epoch) for epoch in (1, 2))
+    assert not torch.equal(first["ctc.ctc_lo.weight"], last["ctc.ctc_lo.weight"])
+    # The lists are of these utterances, or they are refused before it starts.
+    (lists / "nbest").write_text("other [[1.0]]\n")
+    with pytest.raises(InputError, match="nbest lacks 4 of 4 utterances of the train"):
+        CTCKDTask.main(cmd=with_lists(command, lists))
+    with pytest.raises(InputError, match="has no 'nbest'"):
+        CTCKDTask.main(cmd=command)
+
+
+def test_accuracy_needs_the_transcript_that_it_is_given(
+    tmp_path, tiny_data, tiny_cache
+):
+    lists = tmp_path / "lists"
+    done, stderr = tiny.call(dump_nbest, "--cache", tiny_cache, "--output_dir", lists)
+    assert done == 0, stderr
+    kd = {**tiny.KD, "nbest": {**NBEST, "weights": "accuracy"}}
+    command = flags(tmp_path / "all", tiny_data, tiny_cache, kd, max_epoch=1)
+    CTCKDTask.main(cmd=with_lists(command, lists))
+    log = json.dumps(yaml.safe_load((tmp_path / "all/exp/config.yaml").read_text()))
+    assert "nbest,nbest,text" in log.replace('", "', ",")
+
+
+def test_hidden_states_are_dumped_learned_and_left_behind(
+    tmp_path, tiny_model, tiny_data, tiny_cache
+):
+    cache = tmp_path / "cache"
+    arguments = tiny.dump_args(tiny_model, tiny_data, cache, "--states")
+    done, stderr = tiny.call(dump_teacher, *arguments)
+    assert done == 0, stderr
+    plain = kaldiio.load_scp(str(tiny_cache / "teacher.scp"))
+    both = kaldiio.load_scp(str(cache / "teacher.scp"))
+    model, _ = load_espnet_model(tiny_model.config, tiny_model.weights)
+    for utt, matrix in plain.items():
+        said, states = torch.from_numpy(both[utt].copy()).split([8, 16], dim=1)
+        assert said.numpy().tobytes() == matrix.tobytes()
+        # They are what the output layer makes the posteriors of.
+        again = model.ctc.ctc_lo(states).log_softmax(-1)
+        torch.testing.assert_close(again, said, rtol=1e-4, atol=1e-4)
+    kd = {**tiny.KD, "weight": 1.0, "feature": FEATURE}
+    command = flags(tmp_path / "free", tiny_data, cache, kd, text=False)
+    CTCKDTask.main(cmd=command)
+    exp = tmp_path / "free/exp"
+    states = weights(tmp_path / "free")
+    assert "feature_projection.weight" in states
+    export(exp / "config.yaml", exp / "valid.loss_kd.ave.pth", tmp_path / "plain")
+    plain = torch.load(tmp_path / "plain/model.pth", weights_only=True)
+    assert set(states) - set(plain) == {
+        "feature_projection.weight",
+        "feature_projection.bias",
+    }
+    load_espnet_model(tmp_path / "plain/config.yaml", tmp_path / "plain/model.pth")
+    # What has no states, or others, is refused before it starts.
+    for given, size, message in [
+        (tiny_cache, 16, "has none: dump the teacher with --states"),
+        (cache, 8, "size is 8, and the states of the cache .* have 16 dimensions"),
+    ]:
+        kd["feature"] = {**FEATURE, "size": size}
+        command = flags(tmp_path / "bad", tiny_data, given, kd, text=False)
+        with pytest.raises(InputError, match=message):
+            CTCKDTask.main(cmd=command)

@@ -1,7 +1,8 @@
 """Build the model of a training configuration, before hours are spent on its data.
 
 Prints what the training reads, a line each: `text=true teacher=true states=false
-nbest=0 frontend=<hash>`, and by which loss on the dev set a label-free one is chosen.
+nbest=0 shift=640 frontend=<hash>` (shift: samples from frame to frame), and by which loss
+on the dev set a label-free one is chosen.
 Flags of asr_train may follow, as they will for the training.
 """
 
@@ -15,6 +16,7 @@ import yaml
 from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.task import CTCKDTask, read_kd_config
+from espnet_ctckd.teachers.espnet import measure_frame_shift
 
 # Enough to build any model; its own list comes later in a recipe.
 _TOKENS = ["<unk>", "<sos/eos>"]
@@ -45,11 +47,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             # Its tokens are the student's, which are not known here.
             without = {"prior_file": None, "prior_scale": None}
             args.model_conf["kd"] = {**args.model_conf["kd"], **without}
-        CTCKDTask.build_model(args)
+        model = CTCKDTask.build_model(args).eval()
+        shift = measure_frame_shift(model) if args.frontend else 0
     frontend = yaml.safe_dump([args.frontend, args.frontend_conf, args.input_size])
     for name, value in reads.items():
         print(f"{name}={str(value).lower()}")
     print(f"loss={loss}")
+    print(f"shift={shift}")
     print(f"frontend={hashlib.sha256(frontend.encode()).hexdigest()[:8]}")
 
 

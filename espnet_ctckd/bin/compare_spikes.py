@@ -1,25 +1,28 @@
 """Compare the spikes of models with those of their teacher, and what the blank does.
 
-All are given as caches of posteriors of the same audio. Dump a student like a teacher:
-`dump_teacher --teacher_config <export>/config.yaml --teacher_model <export>/model.pth`.
-The spikes of an utterance are aligned by their tokens with fewest errors; the offset of
-a matched one is its first frame less the teacher's.
+Each is a cache of posteriors, or with --wav_scp a folder of config.yaml and model.pth,
+as export_student writes it; all of the same audio. The spikes of an utterance are
+aligned by their tokens with fewest errors; the offset of a matched one is its first
+frame less the teacher's.
 """
 
 import json
 import statistics
 from dataclasses import asdict, dataclass, field
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 import jiwer
 import kaldiio
+import torch
 
 from espnet_ctckd.align import map_tokens
 from espnet_ctckd.analysis import Spike, blank_runs, find_spikes
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.cache.reader import CacheMeta, read_meta
+from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import shorten, write_beside
+from espnet_ctckd.data import Pathlike, read_audio, read_scp, shorten, write_beside
+from espnet_ctckd.teachers.espnet import EspnetTeacher
 
 
 @dataclass
@@ -70,16 +73,17 @@ _COLUMNS = {
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Compare, and print a table."""
     p = parser(__doc__)
-    p.add_argument("--teacher", required=True, help="cache of the teacher")
+    p.add_argument("--teacher", required=True, help="cache or folder of the teacher")
+    p.add_argument("--wav_scp", help="Kaldi's list of audio files, for model folders")
     p.add_argument("--output", help="file to write the counts to (JSON)")
-    p.add_argument("caches", nargs="+", help="caches of the models")
+    p.add_argument("models", nargs="+", help="caches or folders of the models")
     args = p.parse_args(cmd)
-    teacher = read_meta(args.teacher)
+    teacher = open_source(args.teacher, args.wav_scp)
     expected = dict(read_spikes(teacher, teacher))
     found = {}
-    for cache in (args.teacher, *args.caches):
-        meta = read_meta(cache)
-        found[str(cache)] = compare(expected, teacher, meta)
+    for model in (args.teacher, *args.models):
+        source = open_source(model, args.wav_scp)
+        found[str(model)] = compare(expected, teacher, source)
     width = max(len(name) for name in found)
     print(" " * width + "".join(f"{column:>13}" for column in _COLUMNS.values()))
     for name, comparison in found.items():
@@ -94,13 +98,84 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             json.dump({name: asdict(c) for name, c in found.items()}, f)
 
 
-def read_spikes(
-    meta: CacheMeta, teacher: CacheMeta
-) -> Iterator[Tuple[str, Tuple[int, List[Spike]]]]:
-    """Read the spikes of a cache, in the teacher's tokens.
+class Model:
+    """A model that is run when its spikes are read.
 
     Args:
-        meta: of the cache.
+        folder: of config.yaml and model.pth.
+        wav_scp: Kaldi's list of audio files.
+    """
+
+    def __init__(self, folder: Path, wav_scp: str) -> None:
+        self.folder = folder
+        self.wav_scp = wav_scp
+        self._teacher = EspnetTeacher(
+            config_file=folder / "config.yaml", model_file=folder / "model.pth"
+        )
+        self.token_list, self.blank = self._teacher.token_list, self._teacher.blank
+        self.rate, self.frame_shift = self._teacher.rate, self._teacher.frame_shift
+
+    def best_tokens(self) -> Iterator[Tuple[str, List[int]]]:
+        """Utterance, and the most probable token of each frame."""
+        for utt, path in read_scp(self.wav_scp).items():
+            audio = torch.from_numpy(read_audio(utt, path, self.rate)).unsqueeze(0)
+            said = self._teacher.posteriors(audio, torch.tensor([audio.size(1)]))
+            yield utt, said.argmax()[0, : int(said.lengths)].tolist()
+
+
+class Cache:
+    """Posteriors that were dumped before.
+
+    Args:
+        folder: of the cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._meta = read_meta(folder)
+        self.token_list, self.blank = self._meta.token_list, self._meta.blank
+        self.rate, self.frame_shift = self._meta.rate, self._meta.frame_shift
+
+    def best_tokens(self) -> Iterator[Tuple[str, List[int]]]:
+        """Utterance, and the most probable token of each frame."""
+        for name in self._meta.arks:
+            with open(self.folder / name, "rb") as ark:
+                for utt, packed in kaldiio.load_ark(ark):
+                    log_probs, ids, _ = self._meta.codec.decode(packed)
+                    best = log_probs.argmax(1)  # (U,)
+                    if ids is not None:
+                        best = ids[range(len(ids)), best]
+                    yield utt, best.tolist()
+
+
+Source = Union[Cache, Model]
+
+
+def open_source(folder: Pathlike, wav_scp: Optional[str] = None) -> Source:
+    """Open a cache, or a model where there is none.
+
+    Args:
+        folder: of either.
+        wav_scp: the audio for a model.
+
+    Raises:
+        InputError: it is neither, or the audio is missing.
+    """
+    folder = Path(folder)
+    if not (folder / "model.pth").exists():
+        return Cache(folder)
+    if wav_scp is None:
+        raise InputError(f"{folder} is a model: give the audio with --wav_scp")
+    return Model(folder, wav_scp)
+
+
+def read_spikes(
+    source: Source, teacher: Source
+) -> Iterator[Tuple[str, Tuple[int, List[Spike]]]]:
+    """Read the spikes of a cache or model, in the teacher's tokens.
+
+    Args:
+        source: of them.
         teacher: whose token list is used.
 
     Yields:
@@ -110,51 +185,44 @@ def read_spikes(
         InputError: its tokens are not the teacher's.
     """
     index = map_tokens(
-        meta.token_list,
-        meta.blank,
+        source.token_list,
+        source.blank,
         teacher.token_list,
         teacher.blank,
-        f"cache {meta.folder}",
+        str(source.folder),
     )
-    for name in meta.arks:
-        with open(meta.folder / name, "rb") as ark:
-            for utt, packed in kaldiio.load_ark(ark):
-                log_probs, ids, _ = meta.codec.decode(packed)
-                best = log_probs.argmax(1)  # (U,)
-                if ids is not None:
-                    best = ids[range(len(ids)), best]
-                tokens = best.tolist()
-                if index is not None:
-                    tokens = [index[token] for token in tokens]
-                yield utt, (len(tokens), find_spikes(tokens, teacher.blank))
+    for utt, tokens in source.best_tokens():
+        if index is not None:
+            tokens = [index[token] for token in tokens]
+        yield utt, (len(tokens), find_spikes(tokens, teacher.blank))
 
 
 def compare(
-    expected: Dict[str, Tuple[int, List[Spike]]], teacher: CacheMeta, meta: CacheMeta
+    expected: Dict[str, Tuple[int, List[Spike]]], teacher: Source, source: Source
 ) -> Comparison:
     """Count what a model has of its teacher's spikes.
 
     Args:
         expected: the teacher's, as `read_spikes` gives them.
-        teacher: of the teacher's cache.
-        meta: of the model's cache.
+        teacher: where they come from.
+        source: of the model.
 
     Returns:
         The counts.
 
     Raises:
-        InputError: the caches are of other utterances.
+        InputError: they are of other utterances.
     """
-    found = dict(read_spikes(meta, teacher))
+    found = dict(read_spikes(source, teacher))
     differs = sorted(found.keys() ^ expected.keys())
     if differs:
         raise InputError(
-            f"{meta.folder} and {teacher.folder} are not of the same utterances: "
+            f"{source.folder} and {teacher.folder} are not of the same utterances: "
             f"{len(differs)} are in one alone: {shorten(differs)}. Dump both for one "
             "wav.scp"
         )
     total = Comparison()
-    ours, theirs = (1000 * float(m.frame_shift / m.rate) for m in (meta, teacher))
+    ours, theirs = (1000 * float(m.frame_shift / m.rate) for m in (source, teacher))
     for utt, (frames, spikes) in found.items():
         _, wanted = expected[utt]
         total.frames += frames

@@ -83,7 +83,7 @@ def systems_table(expdir: Path) -> str:
                 subset,
                 f"{totals['wer'].rate:.1f}",
                 "{:.1f} - {:.1f}".format(
-                    *bootstrap_interval(expdir / name / "wer.tsv")
+                    *bootstrap_interval([expdir / name / "wer.tsv"])
                 ),
                 f"{totals['cer'].rate:.1f}",
                 f"{speed['parameters'] / 1e6:.2f} M" if speed else "",

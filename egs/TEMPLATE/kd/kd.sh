@@ -512,15 +512,20 @@ if runs 7 && ! ${skip_teacher}; then
 fi
 
 if runs 8 && ! ${skip_teacher}; then
-    if reads teacher; then
-        log "Stage 8: Check the cache"
-        for set in ${train} ${valid_set}; do
-            text=()
-            ! reads text || text=(--text "${data}/${set}/text")
-            ${bin}.check_cache --cache "${cache}/${set}" --wav_scp "${data}/${set}/wav.scp" "${text[@]}" \
-                --asr_config "${asr_config}" $(token_opts)
-        done
-    fi
+    for set in $(! reads teacher || echo "${train}" "${valid_set}"); do
+        # Not again for a student that reads the same, while no file has changed.
+        files=("${data}/${set}/wav.scp" "${cache}/${set}/meta.json" "${token_list}")
+        ! reads text || files+=("${data}/${set}/text")
+        [ -f "${cache}/${set}/meta.json" ] || refuse "there is no cache ${cache}/${set}: run stage 7"
+        audio=$(cut -d' ' -f2- "${data}/${set}/wav.scp" | tr '\n' '\0' | xargs -0 stat -L -c '%n %s %Y' | cksum)
+        begin 8 "${cache}/${set}/checked/$(cksum <<<"${described}" | cut -d' ' -f1)" \
+            "${described} ${audio} $(cat "${files[@]}" | cksum)" >/dev/null || continue
+        log "Stage 8: Check the cache ${cache}/${set}"
+        ${bin}.check_cache --cache "${cache}/${set}" --wav_scp "${data}/${set}/wav.scp" \
+            $(! reads text || echo --text "${data}/${set}/text") \
+            --asr_config "${asr_config}" $(token_opts)
+        finish
+    done
     if [ "${nbest:-0}" -gt 0 ]; then
         for set in ${train} ${valid_set}; do
             dir=${cache}/${set}/nbest${nbest}

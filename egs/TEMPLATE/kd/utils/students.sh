@@ -61,10 +61,11 @@ distil() {
         mkdir -p log
         if [ "${at_once}" -gt 1 ]; then
             echo "Training ${entry%%|*}; see log/${entry%%|*}.log"
-            phase 10 "${last}" "${entry}" >"log/${entry%%|*}.log" 2>&1 &
+            { phase 7 8 "${entry}" && phase 10 "${last}" "${entry}"; } >"log/${entry%%|*}.log" 2>&1 &
             pids+=($!)
             tags+=("${entry%%|*}")
         else
+            phase 7 8 "${entry}"
             phase 10 "${last}" "${entry}"
         fi
     done
