@@ -67,6 +67,11 @@ def add_compute(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--batch_seconds", type=seconds, default=60.0, help="audio of a batch, padded"
     )
+    add_device(p)
+
+
+def add_device(p: argparse.ArgumentParser) -> None:
+    """Add the flags that say what computes."""
     p.add_argument("--num_threads", type=positive, default=1, help="threads of the CPU")
     p.add_argument(
         "--ngpu", type=int, default=0, choices=(0, 1), help="1: on a GPU (not tried)"

@@ -1,8 +1,8 @@
 """Build the model of a training configuration, before hours are spent on its data.
 
 Prints what the training reads, a line each: `text=true teacher=true states=false
-nbest=0 shift=640 frontend=<hash>` (shift: samples from frame to frame), and by which loss
-on the dev set a label-free one is chosen.
+nbest=0 shift=640 frontend=<hash>` (shift: samples from frame to frame), and by which
+loss on the dev set a label-free one is chosen.
 Flags of asr_train may follow, as they will for the training.
 """
 

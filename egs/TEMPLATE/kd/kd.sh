@@ -146,8 +146,8 @@ Student
     --pretrained_model      # Weights to start from (default="${pretrained_model}").
     --feats_normalize       # global_mvn or utterance_mvn (default="${feats_normalize}").
 Decoding
-    --inference_tool        # ctckd: batched greedy; espnet: espnet2.bin.asr_inference
-                            # (default="${inference_tool}").
+    --inference_tool        # ctckd: batched greedy; stream: greedy, piece by piece;
+                            # espnet: espnet2.bin.asr_inference (default="${inference_tool}").
     --inference_config, --inference_args
                             # For it.
     --inference_tag         # Name of the results' folder.
@@ -191,7 +191,7 @@ for name in train_set valid_set test_sets asr_config; do
 done
 [ -r "${asr_config}" ] || refuse "there is no --asr_config ${asr_config}"
 [ "${feats_type}" = raw ] || refuse "--feats_type is '${feats_type}'; only raw is there yet"
-[[ ${inference_tool} =~ ^(ctckd|espnet)$ ]] || refuse "unknown --inference_tool '${inference_tool}'; choose ctckd or espnet"
+[[ ${inference_tool} =~ ^(ctckd|stream|espnet)$ ]] || refuse "unknown --inference_tool '${inference_tool}'; choose ctckd, stream or espnet"
 [[ ${feats_normalize} =~ ^(global_mvn|utterance_mvn)$ ]] || refuse "unknown --feats_normalize '${feats_normalize}'; choose global_mvn or utterance_mvn"
 [ "${teacher_type}" = espnet ] || refuse "unknown --teacher_type '${teacher_type}'; choose espnet"
 if [ -n "${teacher}" ] && [ -n "${teacher_config}" ]; then
@@ -379,9 +379,11 @@ text_data() { # <train set>
 
 # Decode and score: decode <set> <scp> <folder> <configuration> <weights>
 decode() {
-    local gpu=0
+    local gpu=0 tool=${inference_tool}
     ! ${gpu_inference} || gpu=1
-    if [ "${inference_tool}" = espnet ]; then
+    # A teacher hears all of an utterance.
+    [ "${tool}" != stream ] || [ "$3" = "${asr_exp}/${inference_tag}/$1" ] || tool=ctckd
+    if [ "${tool}" = espnet ]; then
         local jobs
         jobs=$(lines "${inference_nj}" "$2")
         mkdir -p "$3/logdir"
@@ -396,7 +398,8 @@ decode() {
             --asr_train_config "$4" --asr_model_file "$5" ${inference_args}
         cat "$3"/logdir/output.*/1best_recog/text | sort >"$3/text"
     else
-        ${decode_cmd} --gpu "${gpu}" "$3/decode.log" ${bin}.decode \
+        [ "${tool}" != stream ] || tool=decode_stream
+        ${decode_cmd} --gpu "${gpu}" "$3/decode.log" ${bin}.${tool/ctckd/decode} \
             --ngpu "${gpu}" --asr_train_config "$4" --asr_model_file "$5" \
             --wav_scp "$2" --output_dir "$3" ${inference_args}
     fi

@@ -1,0 +1,96 @@
+"""Recognise audio piece by piece with a streaming ESPnet model, greedily.
+
+Writes <output_dir>/text, /token, /emissions (for each token: it, the second it was said
+at, and the second at which it was known) and /decode.json (real-time factor, latency).
+"""
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+import torch
+from espnet2.text.build_tokenizer import build_tokenizer
+
+from espnet_ctckd.bin import add_device, device, parser, positive, run
+from espnet_ctckd.checkpoint import load_config
+from espnet_ctckd.data import read_audio, read_scp, write_beside, write_scp
+from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
+
+_SAY_EVERY = 5.0  # seconds
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Decode a set."""
+    p = parser(__doc__)
+    p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
+    p.add_argument("--asr_model_file", required=True, help="weights of the model")
+    p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
+    p.add_argument("--output_dir", required=True, help="folder of the results")
+    p.add_argument(
+        "--chunk_ms", type=positive, default=40, help="audio that comes in at a time"
+    )
+    add_device(p)
+    args = p.parse_args(cmd)
+    decoder = StreamingDecoder(args.asr_train_config, args.asr_model_file, device(args))
+    chunk = max(args.chunk_ms * decoder.rate // 1000, 1)
+    found: Dict[str, List[Emission]] = {}
+    seconds, samples, told = 0.0, 0, time.monotonic()
+    wavs = read_scp(args.wav_scp)
+    for utt, path in wavs.items():
+        speech = torch.from_numpy(read_audio(utt, path, decoder.rate))
+        start = time.perf_counter()
+        found[utt] = list(decoder.decode(speech, chunk))
+        seconds += time.perf_counter() - start
+        samples += len(speech)
+        if time.monotonic() - told > _SAY_EVERY:
+            told = time.monotonic()
+            left = seconds / len(found) * (len(wavs) - len(found))
+            logging.info(f"{len(found)} of {len(wavs)} utterances, {left:.0f} s left")
+    _write(Path(args.output_dir), found, decoder, args.asr_train_config)
+    audio = samples / decoder.rate
+    wait = latency([emission for each in found.values() for emission in each])
+    summary = {
+        "audio_seconds": audio,
+        "compute_seconds": seconds,
+        "rtf": seconds / audio,
+        "utterances": len(found),
+        "parameters": decoder.parameters,
+        "chunk_ms": args.chunk_ms,
+        "latency_seconds": wait,
+    }
+    with write_beside(Path(args.output_dir) / "decode.json") as f:
+        json.dump(summary, f, indent=1)
+    print(
+        f"{len(found)} utterances, RTF {seconds / audio:.4f}, a token is known "
+        f"{1000 * wait:.0f} ms after its frame: {args.output_dir}/text"
+    )
+
+
+def _write(
+    folder: Path,
+    found: Dict[str, List[Emission]],
+    decoder: StreamingDecoder,
+    config_file: str,
+) -> None:
+    conf = load_config(config_file)
+    tokenizer = build_tokenizer(conf["token_type"], bpemodel=conf.get("bpemodel"))
+    said = {u: [decoder.token_list[e.token] for e in each] for u, each in found.items()}
+    times = {
+        utt: json.dumps(
+            [
+                [token, round(e.spoken, 3), round(e.heard, 3)]
+                for token, e in zip(said[utt], each)
+            ],
+            ensure_ascii=False,
+        )
+        for utt, each in found.items()
+    }
+    write_scp(folder / "token", ((u, " ".join(tokens)) for u, tokens in said.items()))
+    write_scp(folder / "emissions", times.items())
+    write_scp(folder / "text", ((u, tokenizer.tokens2text(t)) for u, t in said.items()))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,111 @@
+"""Decoding of audio that comes in piece by piece."""
+
+import json
+import math
+
+import pytest
+import tiny
+import torch
+
+from espnet_ctckd.bin import decode, decode_stream
+from espnet_ctckd.data import read_audio
+from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
+
+BLOCKS = {
+    "encoder": "contextual_block_conformer",
+    "encoder_conf": {"block_size": 8, "hop_size": 4, "look_ahead": 2},
+}
+# What the contextual-block encoder does not know of the tiny conformer.
+ONLY_WHOLE = ("rel_pos_type", "pos_enc_layer_type", "selfattention_layer_type")
+
+
+@pytest.fixture(scope="module")
+def streaming(tmp_path_factory):
+    conf = {k: v for k, v in tiny.CONF["encoder_conf"].items() if k not in ONLY_WHOLE}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny.CONF, "encoder_conf", conf)
+        return tiny.write_model(tmp_path_factory.mktemp("model") / "tiny", **BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny.write_data(tmp_path_factory.mktemp("data") / "tiny", (1.7, 2.3, 0.2))
+
+
+def emissions_of(decoder, data, chunk):
+    return {
+        utt: list(
+            decoder.decode(torch.from_numpy(read_audio(utt, path, tiny.RATE)), chunk)
+        )
+        for utt, path in data.wavs().items()
+    }
+
+
+def test_the_size_of_the_pieces_changes_when_but_not_what(streaming, data):
+    decoder = StreamingDecoder(streaming.config, streaming.weights)
+    whole = emissions_of(decoder, data, 10**9)
+    assert sum(map(len, whole.values())) > 10
+    for chunk in (640, 1000, 5120):
+        found = emissions_of(decoder, data, chunk)
+        for utt, path in data.wavs().items():
+            seconds = len(read_audio(utt, path, tiny.RATE)) / tiny.RATE
+            tokens = [(e.token, e.spoken) for e in found[utt]]
+            assert tokens == [(e.token, e.spoken) for e in whole[utt]]
+            assert {e.heard for e in whole[utt]} <= {seconds}
+            heard = [e.heard for e in found[utt]]
+            assert heard == sorted(heard)
+            for e in found[utt]:
+                assert e.spoken <= e.heard <= seconds
+                pieces = e.heard * tiny.RATE / chunk
+                assert e.heard == seconds or pieces == pytest.approx(round(pieces))
+
+
+def test_no_token_is_known_before_its_block_is_there(streaming, data):
+    decoder = StreamingDecoder(streaming.config, streaming.weights)
+    utt, path = next(iter(data.wavs().items()))
+    audio = torch.from_numpy(read_audio(utt, path, tiny.RATE))
+    end = len(audio) / tiny.RATE
+    emissions = list(decoder.decode(audio, 640))
+    early = [e for e in emissions if e.heard < end]
+    assert early
+    # At least the frames that lie ahead, of 40 ms each, must have come in.
+    assert all(e.heard >= e.spoken + 2 * 0.04 for e in early)
+    assert latency(emissions) > 0.08
+    assert latency([Emission(1, 0.5, 1.0), Emission(1, 1.0, 2.0)]) == 0.75
+    assert math.isnan(latency([]))
+
+
+def test_the_stream_says_what_the_batch_says(streaming, data, tmp_path):
+    flags = ["--asr_train_config", streaming.config]
+    flags += ["--asr_model_file", streaming.weights, "--wav_scp", data.wav_scp]
+    for module, more in ((decode, ()), (decode_stream, ("--chunk_ms", 100))):
+        name = module.__name__.rpartition(".")[2]
+        status, stderr = tiny.call(
+            module, *flags, "--output_dir", tmp_path / name, *more
+        )
+        assert status == 0, stderr
+    said = [
+        dict(
+            line.split(maxsplit=1)
+            for line in (tmp_path / name / "token").read_text().splitlines()
+        )
+        for name in ("decode", "decode_stream")
+    ]
+    # Alone in its batch, so that no padding comes between.
+    longest = max(data.wavs(), key=lambda u: len(read_audio(u, data.wavs()[u], 16000)))
+    assert said[0][longest] == said[1][longest]
+    times = (tmp_path / "decode_stream/emissions").read_text().splitlines()
+    for line in times:
+        utt, rest = line.split(maxsplit=1)
+        assert " ".join(token for token, *_ in json.loads(rest)) == said[1][utt]
+    summary = json.loads((tmp_path / "decode_stream/decode.json").read_text())
+    assert summary["chunk_ms"] == 100
+    assert 0.08 < summary["latency_seconds"] < 1
+
+
+def test_an_encoder_that_hears_all_is_refused(tiny_model, data, tmp_path):
+    flags = ["--asr_train_config", tiny_model.config]
+    flags += ["--asr_model_file", tiny_model.weights, "--wav_scp", data.wav_scp]
+    status, stderr = tiny.call(decode_stream, *flags, "--output_dir", tmp_path / "out")
+    assert status == 1
+    assert "'conformer', which hears all of an utterance" in tiny.the_error(stderr)
