@@ -177,8 +177,6 @@ class NBestReader:
         text: Optional[np.ndarray],
     ) -> np.ndarray:
         kind, scale = self.config.weights, self.config.scale
-        if kind == "best":
-            return np.eye(1, len(shares))[0]
         scores = [0.0] * len(shares)
         if kind == "posterior":
             scores = [scale * math.log(max(share, 1e-300)) for share in shares]
@@ -188,7 +186,10 @@ class NBestReader:
                 1 - edit_distance(text.tolist(), s) / max(len(text), 1) for s in ids
             ]
             scores = [scale * share for share in right]
-        weights: np.ndarray = torch.tensor(scores).double().softmax(0).numpy()
+        elif kind == "best":
+            scores[1:] = [-math.inf] * len(scores[1:])
+        likely = np.exp(np.array(scores) - max(scores))
+        weights: np.ndarray = likely / likely.sum()
         return weights
 
 

@@ -6,7 +6,7 @@
 # Takes the options of kd.sh; without --an4 the corpus is as db.sh says.
 set -euo pipefail
 
-# shellcheck source=local/distil.sh
+# shellcheck source=../../an4/kd/local/distil.sh
 . local/distil.sh || { echo "$0: run it in its own folder: cd egs/an4/kd" >&2; exit 1; }
 
 for weight in 0.5 1; do

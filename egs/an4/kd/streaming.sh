@@ -6,7 +6,7 @@
 # Takes the options of kd.sh, and shares data and teacher with run.sh.
 set -euo pipefail
 
-# shellcheck source=local/distil.sh
+# shellcheck source=../../an4/kd/local/distil.sh
 . local/distil.sh || { echo "$0: run it in its own folder: cd egs/an4/kd" >&2; exit 1; }
 # shellcheck disable=SC2034  # for distil
 decode_at_once=true

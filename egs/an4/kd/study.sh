@@ -6,7 +6,7 @@
 # and started again, it goes on.
 set -euo pipefail
 
-# shellcheck source=local/distil.sh
+# shellcheck source=../../an4/kd/local/distil.sh
 . local/distil.sh || { echo "$0: run it in its own folder: cd egs/an4/kd" >&2; exit 1; }
 # shellcheck disable=SC2034  # for distil
 decode_at_once=true
@@ -39,6 +39,11 @@ for seed in 0 1 2; do
 done
 distilled symmetric 0.5
 
+# Sequences and hidden states.
+for method in nbest nbest_label_free feature_warmup; do
+    student "${method}" "${kd}" "--model_conf kd=${conf}/kd/${method}.yaml"
+done
+
 # Half of the speakers' transcripts withheld, from the teacher, too. As many updates as
 # the others: twice the epochs of half of the data.
 half="--train_set train_half --teacher_tag half --teacher_args --max_epoch=48"
@@ -49,7 +54,12 @@ student half_all_lambda0.5 "${kd}" "--max_epoch 36 ${all}" "${half}"
 student half_label_free "${kd}" "${free}" "${half} --unlabeled_set train_withheld"
 distil_an4 "$@"
 
+# shellcheck disable=SC2034  # for distil
 students=()
 student half_then_label_free "${kd}" "${free}" "${half} --unlabeled_set train_withheld \
 --pretrained_model exp/asr_half_all_lambda0.5/export/model.pth"
 distil_an4 "$@"
+
+. ./path.sh
+python3 local/study_table.py --teacher teacher_train_teacher_ctc_small_char \
+    --wav_scp dump/raw/org/test/wav.scp

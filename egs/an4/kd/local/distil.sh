@@ -6,9 +6,10 @@
 #   distil_an4 <options of the recipe> ...        trains, decodes and scores all of them
 # --an4 <folder> is the corpus; the other options are those of kd.sh.
 
-# shellcheck source=../../../TEMPLATE/kd/utils/students.sh
+# shellcheck source=../../TEMPLATE/kd/utils/students.sh
 . utils/students.sh
 conf=../../../conf
+# shellcheck disable=SC2034  # for the recipes
 plain=${conf}/train_student_ctc_small.yaml
 kd=${conf}/train_student_ctckd_small.yaml
 

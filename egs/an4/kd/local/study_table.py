@@ -15,8 +15,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from espnet_ctckd.analysis import Spike
 from espnet_ctckd.bin.compare_spikes import (
     Comparison,
+    Source,
     compare,
     open_source,
     read_spikes,
@@ -118,13 +120,14 @@ class Spikes:
 
     def __init__(self, expdir: Path, teacher: str, wav_scp: str) -> None:
         self.expdir, self.wav_scp, self.name = expdir, wav_scp, teacher
-        self._crc = file_crc32(expdir / teacher / "export/model.pth")
-        self._teacher = None
+        self._teacher: Source | None = None
+        self._expected: dict[str, tuple[int, list[Spike]]] = {}
 
     def of(self, name: str) -> dict[str, float | None]:
         """The rates of a model."""
         folder = self.expdir / name
-        stamp = f"{self._crc:08x} {file_crc32(folder / 'export/model.pth'):08x}"
+        models = [self.expdir / self.name, folder]
+        stamp = " ".join(f"{file_crc32(m / 'export/model.pth'):08x}" for m in models)
         path = folder / "spikes.json"
         if not path.exists() or json.loads(path.read_text())["stamp"] != stamp:
             counts = self._compare(folder)
