@@ -17,8 +17,9 @@ from espnet2.tasks.asr import ASRTask, encoder_choices
 from espnet_ctckd import MODEL_NAME, register
 from espnet_ctckd.align import map_tokens
 from espnet_ctckd.cache.check import check_dense, check_frame_ratio
-from espnet_ctckd.cache.codec import Codec, rename_tokens
+from espnet_ctckd.cache.codec import rename_tokens
 from espnet_ctckd.cache.reader import CacheMeta, read_meta
+from espnet_ctckd.cache.record import Records, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_scp, shorten
@@ -102,7 +103,7 @@ class CTCKDTask(ASRTask):
         posteriors = nbest = None
         if path is not None:
             meta = read_meta(path)
-            posteriors = PosteriorReader(meta.codec, *match_tokens(meta, args))
+            posteriors = PosteriorReader(meta.records, *match_tokens(meta, args))
         config = read_kd_config(args).nbest if args.model == MODEL_NAME else None
         if lists is not None and config is not None:
             tokens = _token_list(args)
@@ -116,22 +117,42 @@ class PosteriorReader:
     """From a record of a cache to what the training reads, in the data workers.
 
     Args:
-        codec: how the cache is packed.
+        records: of the cache.
         index: where the teacher's tokens stand in the student's list, as
             `map_tokens` gives it.
         tokens: V of the student.
     """
 
-    codec: Codec
+    records: Records
     index: Optional[List[int]]
     tokens: int
 
-    def read(self, packed: np.ndarray) -> Dict[str, np.ndarray]:
-        """Log-probabilities (U, K), and where there are some, ids and states."""
-        log_probs, ids, states = self.codec.decode(packed)
+    def read(
+        self, utt: str, record: np.ndarray, speech: Optional[np.ndarray]
+    ) -> Dict[str, np.ndarray]:
+        """Log-probabilities (U, K), and where there are some, ids and states.
+
+        Args:
+            utt: the utterance.
+            record: from the cache.
+            speech: its audio (S,), to be held against what the teacher heard.
+
+        Raises:
+            InputError: the record is damaged, or not of this utterance and audio.
+        """
+        said = self.records.open(utt, record)
+        if speech is not None and speech.ndim == 1:
+            heard = fingerprint(speech)
+            if heard != said.audio:
+                raise InputError(
+                    f"utterance {utt}: its audio ({heard}) is not what the teacher of "
+                    f"{self.records.where} heard ({said.audio}): dump the teacher for "
+                    "this data"
+                )
+        log_probs, ids = said.log_probs, said.ids
         if self.index is not None:
             log_probs, ids = rename_tokens(log_probs, ids, self.index, self.tokens)
-        found = {TEACHER: log_probs, f"{TEACHER}_ids": ids, STATES: states}
+        found = {TEACHER: log_probs, f"{TEACHER}_ids": ids, STATES: said.states}
         return {name: value for name, value in found.items() if value is not None}
 
 
@@ -151,11 +172,12 @@ class TeacherDecoder:
 
     def __call__(self, uid: str, data: Dict[str, Any]) -> Dict[str, np.ndarray]:
         """Preprocess one utterance."""
-        packed, line = data.pop(TEACHER, None), data.pop(NBEST, None)
+        record, line = data.pop(TEACHER, None), data.pop(NBEST, None)
+        speech = data.get("speech")
         if self.stock is not None:
             data = self.stock(uid, data)
-        if packed is not None and self.posteriors is not None:
-            data.update(self.posteriors.read(packed))
+        if record is not None and self.posteriors is not None:
+            data.update(self.posteriors.read(uid, record, speech))
         if line is not None and self.nbest is not None:
             data.update(self.nbest.read(uid, line, data.get("text")))
         return data

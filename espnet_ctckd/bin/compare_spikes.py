@@ -140,11 +140,11 @@ class Cache:
         """Utterance, and the most probable token of each frame."""
         for name in self._meta.arks:
             with open(self.folder / name, "rb") as ark:
-                for utt, packed in kaldiio.load_ark(ark):
-                    log_probs, ids, _ = self._meta.codec.decode(packed)
-                    best = log_probs.argmax(1)  # (U,)
-                    if ids is not None:
-                        best = ids[range(len(ids)), best]
+                for utt, record in kaldiio.load_ark(ark):
+                    said = self._meta.records.open(utt, record)
+                    best = said.log_probs.argmax(1)  # (U,)
+                    if said.ids is not None:
+                        best = said.ids[range(len(best)), best]
                     yield utt, best.tolist()
 
 

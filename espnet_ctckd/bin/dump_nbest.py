@@ -47,7 +47,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     with write_beside(folder / NBEST) as f:
         for done, utt in enumerate(scps[0], start=1):
             lists = [
-                nbest_of(_read(meta, scp[utt]), meta.token_list, args.beam, args.nbest)
+                nbest_of(
+                    _read(meta, utt, scp[utt]), meta.token_list, args.beam, args.nbest
+                )
                 for meta, scp in zip(metas, scps)
             ]
             hypotheses = join(lists, weights)
@@ -106,13 +108,13 @@ def _check_alike(metas: Sequence[CacheMeta], scps: Sequence[Dict[str, str]]) -> 
             )
 
 
-def _read(meta: CacheMeta, place: str) -> FramePosteriors:
-    log_probs, ids, _ = meta.codec.decode(kaldiio.load_mat(place))
+def _read(meta: CacheMeta, utt: str, place: str) -> FramePosteriors:
+    said = meta.records.open(utt, kaldiio.load_mat(place))
     return FramePosteriors(
-        torch.from_numpy(log_probs.copy()).unsqueeze(0),
-        torch.tensor([len(log_probs)]),
+        torch.from_numpy(said.log_probs).unsqueeze(0),
+        torch.tensor([len(said.log_probs)]),
         meta.blank,
-        None if ids is None else torch.from_numpy(ids).unsqueeze(0),
+        None if said.ids is None else torch.from_numpy(said.ids).unsqueeze(0),
     )
 
 

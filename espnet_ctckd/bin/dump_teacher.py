@@ -5,14 +5,18 @@ it N times with --job 1 to N and --num_jobs N, on as many machines as see the fo
 the last to end finishes the cache. The result is the same, bit for bit.
 """
 
+import shutil
 from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet_ctckd.bin import add_compute, device, parser, positive, run
 from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.writer import dump, make_plan
+from espnet_ctckd.cache.writer import Plan, dump, forecast, make_plan
 from espnet_ctckd.choices import InputError, look_up
-from espnet_ctckd.teachers import TEACHER_CHOICES
+from espnet_ctckd.teachers import TEACHER_CHOICES, Teacher
+
+# Utterances that the size of a cache is forecast from.
+_FORECAST = 8
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -30,7 +34,16 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
     p.add_argument("--output_dir", required=True, help="folder of the cache")
     p.add_argument(
-        "--top_k", type=int, default=0, help="keep the K best tokens a frame; 0: all"
+        "--top_k", type=int, default=0, help="keep at most K tokens a frame; 0: all"
+    )
+    p.add_argument(
+        "--step", type=float, default=0.25, help="of --top_k: nats of a level"
+    )
+    p.add_argument(
+        "--worth",
+        type=float,
+        default=5e-4,
+        help="of --top_k: nats that a token must be worth to be kept",
     )
     p.add_argument(
         "--states", action="store_true", help="keep the hidden states, for kd.feature"
@@ -52,10 +65,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     codec = Codec(
         len(teacher.token_list),
         args.top_k or None,
-        teacher.state_size if args.states else 0,
+        step=args.step,
+        worth=args.worth,
+        states=teacher.state_size if args.states else 0,
     )
     plan = make_plan(args.wav_scp, teacher.rate, teacher.shortest, args.batch_seconds)
-    _say_size(plan, teacher, codec)
+    if args.job == 1:
+        _say_size(teacher, plan, codec, Path(args.output_dir))
     finished = dump(
         teacher,
         plan,
@@ -69,13 +85,27 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         print(f"finished: {args.output_dir}")
 
 
-def _say_size(plan, teacher, codec) -> None:  # type: ignore[no-untyped-def]
-    samples = sum(u.samples for u in plan.utterances)
-    size = samples / float(teacher.frame_shift) * codec.columns * 4
+def _say_size(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
+    """Forecast the size from some utterances, and hold it against the free disk."""
+    utterances = plan.utterances
+    step = max(1, len(utterances) // _FORECAST)
+    size = forecast(teacher, utterances[step // 2 :: step], codec)
+    samples = sum(u.samples for u in utterances)
+    hours = samples / plan.rate / 3600
+    total = size * samples
+    existing = next(f for f in (folder, *folder.resolve().parents) if f.exists())
+    free = shutil.disk_usage(existing).free
     print(
-        f"{len(plan.utterances)} utterances, {samples / plan.rate / 3600:.2f} hours: "
-        f"the cache will take {size / 2**20:.1f} MiB"
+        f"{len(utterances)} utterances, {hours:.2f} hours: the cache will take about "
+        f"{total / 2**20:.1f} MiB ({total / hours / 1e6:.2f} MB an hour); "
+        f"{free / 2**30:.1f} GiB are free"
     )
+    if total > free:
+        raise InputError(
+            f"the cache would take {total / 2**30:.1f} GiB, and {folder} has "
+            f"{free / 2**30:.1f} GiB free: choose another --output_dir, or a smaller "
+            "--top_k"
+        )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import numpy as np
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.cache.reader import CacheMeta, read_meta
+from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import write_beside
 
@@ -54,9 +55,10 @@ def estimate(meta: CacheMeta) -> np.ndarray:
     done, begun, told = 0, time.monotonic(), 0.0
     for index, name in enumerate(meta.arks, start=1):
         with open(meta.folder / name, "rb") as ark:
-            for _, packed in kaldiio.load_ark(ark):
-                total += _sum_of(packed, meta)
-                done += len(packed)
+            for utt, record in kaldiio.load_ark(ark):
+                said = meta.records.open(utt, record)
+                total += _sum_of(said, len(meta.token_list))
+                done += len(said.log_probs)
         spent = time.monotonic() - begun
         if spent - told > _SAY_EVERY:
             left = spent / index * (len(meta.arks) - index)
@@ -70,13 +72,11 @@ def estimate(meta: CacheMeta) -> np.ndarray:
     return total / meta.frames  # type: ignore[no-any-return]
 
 
-def _sum_of(packed: np.ndarray, meta: CacheMeta) -> np.ndarray:
+def _sum_of(said: Opened, tokens: int) -> np.ndarray:
     """The posteriors of an utterance, added up over its frames (V,)."""
-    log_probs, ids, _ = meta.codec.decode(packed)
-    probs = np.exp(log_probs, dtype=np.float64)  # (U, K)
+    probs, ids = np.exp(said.log_probs, dtype=np.float64), said.ids  # (U, K)
     if ids is None:
         return probs.sum(0)  # type: ignore[no-any-return]
-    tokens = len(meta.token_list)
     rest = (1.0 - probs.sum(1, keepdims=True)).clip(min=0.0)  # (U, 1)
     share = rest / (tokens - ids.shape[1])
     total = np.full(tokens, share.sum())

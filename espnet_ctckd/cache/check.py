@@ -1,14 +1,27 @@
 """Hold a cache against the audio, the transcripts and the student it is meant for."""
 
-import zlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Optional, Sequence
+from typing import (
+    Callable,
+    Iterable,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    TypeVar,
+)
+
+import kaldiio
 
 from espnet_ctckd.align import map_tokens
 from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, UTT2FRAMES, CacheMeta, read_meta
+from espnet_ctckd.cache.record import fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
     Pathlike,
@@ -21,6 +34,8 @@ from espnet_ctckd.data import (
 
 # A few odd characters do not spoil a corpus; a wrong case does.
 _MOST_UNKNOWN = 0.1
+
+_Entry = TypeVar("_Entry")
 
 
 @dataclass(frozen=True)
@@ -75,7 +90,9 @@ def check_cache(
     frames = {u: int(n) for u, n in read_scp(meta.folder / UTT2FRAMES).items()}
     wavs = read_scp(wav_scp)
     _check_utterances(meta, frames, wavs, wav_scp)
-    _check_audio(meta, wavs, audio_sample)
+    heard = read_scp(meta.folder / UTT2AUDIO)
+    _check_records(meta, heard)
+    _check_audio(meta, wavs, heard, audio_sample)
     if student is not None:
         map_tokens(
             meta.token_list,
@@ -93,19 +110,55 @@ def check_cache(
 
 
 def _check_files(meta: CacheMeta) -> None:
-    for name, (size, crc) in meta.arks.items():
+    def compare(entry: Tuple[str, Tuple[int, int]]) -> Optional[str]:
+        name, (size, crc) = entry
         path = meta.folder / name
         has = path.stat().st_size if path.exists() else 0
         if has != size:
-            raise InputError(
-                f"{path} has {has} bytes; {size} were written. Delete {meta.folder} "
-                "and dump the teacher again"
-            )
+            return f"{path} has {has} bytes; {size} were written"
         if file_crc32(path) != crc:
-            raise InputError(
-                f"{path} is damaged: it is not what was written (crc32). Delete "
-                f"{meta.folder} and dump the teacher again"
-            )
+            return f"{path} is damaged: it is not what was written (crc32)"
+        return None
+
+    _refuse_all(meta, _in_parallel(compare, {**meta.files, **meta.arks}.items()))
+
+
+def _check_records(meta: CacheMeta, audio: Mapping[str, str]) -> None:
+    """Open every record by the list that the training opens it by."""
+    records, frames = meta.records, read_scp(meta.folder / UTT2FRAMES)
+
+    def compare(entry: Tuple[str, str]) -> Optional[str]:
+        utt, place = entry
+        try:
+            said = records.open(utt, kaldiio.load_mat(place))
+        except InputError as error:
+            return str(error)
+        except Exception as error:  # whatever a wrong offset makes of other bytes
+            return f"utterance {utt}: {place} is no record ({error})"
+        heard = f"{said.audio.samples} {said.audio.crc32:08x}"
+        if (str(len(said.log_probs)), heard) != (frames.get(utt), audio.get(utt)):
+            return f"utterance {utt}: {place} is not of the frames or audio listed"
+        return None
+
+    scp = read_scp(meta.folder / SCP)
+    _refuse_all(meta, _in_parallel(compare, scp.items()))
+
+
+def _in_parallel(
+    compare: Callable[[_Entry], Optional[str]], entries: Iterable[_Entry]
+) -> List[str]:
+    """What is wrong, of many; checksums and decompression leave Python to others."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [wrong for wrong in pool.map(compare, entries) if wrong]
+
+
+def _refuse_all(meta: CacheMeta, wrong: Sequence[str], most: int = 3) -> None:
+    if wrong:
+        more = f"; and {len(wrong) - most} more" if len(wrong) > most else ""
+        raise InputError(
+            f"{'; '.join(wrong[:most])}{more}. Delete {meta.folder} and dump the "
+            "teacher again"
+        )
 
 
 def _check_utterances(
@@ -144,29 +197,41 @@ def _check_utterances(
 
 
 def _check_audio(
-    meta: CacheMeta, wavs: Mapping[str, str], sample: Optional[int]
+    meta: CacheMeta,
+    wavs: Mapping[str, str],
+    heard: Mapping[str, str],
+    sample: Optional[int],
 ) -> None:
-    heard: Dict[str, List[str]] = {
-        u: rest.split() for u, rest in read_scp(meta.folder / UTT2AUDIO).items()
-    }
-    for utt, path in wavs.items():
-        samples = audio_info(utt, path, meta.rate)
-        if samples != int(heard[utt][0]):
-            raise InputError(
-                f"utterance {utt}: {path} has {samples} samples; the teacher heard "
-                f"{heard[utt][0]}. The cache {meta.folder} belongs to other audio: "
-                "dump the teacher for this data"
-            )
     listed = list(wavs)
     step = 1 if sample is None else max(1, len(listed) // max(sample, 1))
-    for utt in listed[::step]:
-        crc = zlib.crc32(read_audio(utt, wavs[utt], meta.rate).tobytes())
-        if f"{crc:08x}" != heard[utt][1]:
-            raise InputError(
-                f"utterance {utt}: {wavs[utt]} is not what the teacher heard (crc32 "
-                f"{crc:08x}, not {heard[utt][1]}). The cache {meta.folder} belongs to "
-                "other audio: dump the teacher for this data"
+    read = set(listed[::step])
+
+    def compare(entry: Tuple[str, str]) -> Optional[str]:
+        utt, path = entry
+        theirs, crc = heard[utt].split()
+        samples = audio_info(utt, path, meta.rate)
+        if samples != int(theirs):
+            return (
+                f"utterance {utt}: {path} has {samples} samples; the teacher heard "
+                f"{theirs}"
             )
+        if utt not in read:
+            return None
+        ours = fingerprint(read_audio(utt, path, meta.rate))
+        if f"{ours.crc32:08x}" == crc:
+            return None
+        return (
+            f"utterance {utt}: {path} is not what the teacher heard (crc32 "
+            f"{ours.crc32:08x}, not {crc})"
+        )
+
+    wrong = _in_parallel(compare, wavs.items())
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(
+            f"{'; '.join(wrong[:3])}{more}. The cache {meta.folder} belongs to other "
+            "audio: dump the teacher for this data"
+        )
 
 
 def check_frame_ratio(meta: CacheMeta, shift: Fraction, asked: Fraction) -> None:

@@ -1,10 +1,13 @@
-"""How the posteriors of an utterance are packed into a Kaldi matrix.
+"""How the posteriors of an utterance are packed.
 
-Any tool that reads Kaldi's ark reads these: a float32 matrix with a row a frame,
-holding all V log-probabilities, or K of them and then the K token ids; then, where
-they were asked for, the D dimensions of the hidden state.
+Dense: all V log-probabilities of a frame, as float32. Packed: the probable tokens of
+each frame, as many as are worth their bytes, and the mass of all others. A frame that
+is almost surely blank takes two bytes before compression: that no token is kept, and
+that mass.
 """
 
+import struct
+import zlib
 from dataclasses import dataclass
 from typing import Optional, Sequence, Tuple
 
@@ -15,8 +18,13 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import LOG_ZERO
 
-# Ids are stored as float32, which is exact up to here.
-_MOST_TOKENS = 2**24
+# A count of kept tokens has seven bits; the eighth says that the blank is not the best.
+_MOST_KEPT = 127
+_SPIKE = 128
+# The last level of a quantised log-probability: nothing.
+_NONE = 255
+# Nats that the others are put below the best token, so that it stays the best.
+_BELOW = 1e-4
 
 
 @dataclass(frozen=True)
@@ -25,87 +33,200 @@ class Codec:
 
     Attributes:
         tokens: V.
-        kept: K, or None for all.
-        states: D, or 0 for none.
+        kept: K, the most tokens that are kept of a frame, with the blank; None for the
+            dense form.
+        step: of quantisation: nats from one level of log-probability to the next.
+        worth: nats of KL divergence by which a token must better a frame to be kept.
+        states: D of the hidden states, kept as float16; 0 for none.
 
     Raises:
-        InputError: K is not in [2, V).
+        InputError: K is not in [2, V), or the other numbers make no sense.
     """
 
     tokens: int
     kept: Optional[int] = None
+    step: float = 0.25
+    worth: float = 5e-4
     states: int = 0
 
     def __post_init__(self) -> None:
-        if self.tokens > _MOST_TOKENS:
-            raise InputError(f"{self.tokens} tokens; at most {_MOST_TOKENS} are packed")
+        if self.kept is None:
+            return
         # The blank is always kept, and says nothing without another beside it.
-        if self.kept is not None and not 1 < self.kept < self.tokens:
+        most = min(self.tokens - 1, _MOST_KEPT + 1)
+        if not 1 < self.kept <= most:
             raise InputError(
-                f"--top_k is {self.kept}; give one from 2 to {self.tokens - 1}, or 0 "
-                f"to keep all {self.tokens} tokens"
+                f"--top_k is {self.kept}; give one from 2 to {most}, or 0 to keep all "
+                f"{self.tokens} tokens"
             )
-
-    @property
-    def columns(self) -> int:
-        """Columns of a packed matrix."""
-        return self._said + self.states
-
-    @property
-    def _said(self) -> int:
-        return self.tokens if self.kept is None else 2 * self.kept
+        # Less would not reach down to what is improbable with 255 levels.
+        if not 0.1 <= self.step <= 1:
+            raise InputError(f"--step is {self.step}; give nats from 0.1 to 1")
+        if not 0 <= self.worth < 1:
+            raise InputError(f"--worth is {self.worth}; give nats from 0 to 1")
 
     def encode(
         self, log_probs: Tensor, blank: int, states: Optional[Tensor] = None
-    ) -> np.ndarray:
+    ) -> bytes:
         """Pack an utterance.
 
         Args:
             log_probs: (U, V).
-            blank: index of the blank, which is always kept.
+            blank: index of the blank.
             states: (U, D), read where they are kept.
 
         Returns:
-            (U, columns), float32.
+            What `decode` takes.
         """
-        parts = [log_probs.float()]
-        if self.kept is not None:
-            best, ids = log_probs.float().topk(self.kept)  # (U, K)
-            lacks = (ids != blank).all(-1)  # (U,)
-            ids[lacks, -1] = blank
-            best[lacks, -1] = log_probs[lacks, blank].float()
-            parts = [best, ids.float()]
-        if self.states:
-            assert states is not None
-            parts.append(states.float())
-        return torch.cat(parts, dim=-1).cpu().numpy()
+        if self.kept is None:
+            packed = log_probs.float().cpu().numpy().astype("<f4").tobytes()
+        else:
+            packed = self._pack(log_probs, blank)
+        if not self.states:
+            return packed
+        assert states is not None
+        hidden = states.cpu().numpy().astype("<f2").tobytes()
+        return struct.pack("<I", len(packed)) + packed + hidden
 
     def decode(
-        self, packed: np.ndarray
+        self, record: bytes, blank: int
     ) -> Tuple[np.ndarray, Optional[np.ndarray], Optional[np.ndarray]]:
         """Unpack an utterance.
 
         Args:
-            packed: (U, columns).
+            record: from `encode`.
+            blank: index of the blank.
 
         Returns:
-            Log-probabilities (U, K) float32, token ids (U, K) int64 or None where
-            all are kept, and hidden states (U, D) or None where they are not kept.
-
-        Raises:
-            InputError: the matrix has other columns.
+            Log-probabilities (U, K) float32; token ids (U, K) int64, distinct in a
+            frame, or None where all are kept; and hidden states (U, D) float32, or
+            None. A frame of which fewer than K tokens are kept is filled up with
+            others, which get their even share of the mass of all others.
         """
-        if packed.ndim != 2 or packed.shape[1] != self.columns:
-            raise InputError(
-                f"a matrix of the cache has the shape {packed.shape}; expected "
-                f"{self.columns} columns. Dump the teacher again"
-            )
-        said, states = packed[:, : self._said], None
+        states = None
         if self.states:
-            states = packed[:, self._said :]
+            (size,) = struct.unpack_from("<I", record)
+            hidden = np.frombuffer(record, "<f2", offset=4 + size)
+            states = hidden.reshape(-1, self.states).astype(np.float32)
+            record = record[4 : 4 + size]
         if self.kept is None:
-            return said, None, states
-        return said[:, : self.kept], said[:, self.kept :].astype(np.int64), states
+            said = np.frombuffer(record, "<f4").reshape(-1, self.tokens)
+            return said.astype(np.float32), None, states
+        log_probs, ids = self._unpack(record, blank)
+        return log_probs, ids, states
+
+    def _pack(self, log_probs: Tensor, blank: int) -> bytes:
+        """Kept tokens by frame: counts, levels, ids, each in a row, and compressed."""
+        assert self.kept is not None
+        said = log_probs.float()
+        others = said.clone()
+        others[:, blank] = -torch.inf
+        best, ids = others.topk(self.kept - 1)  # (U, K - 1)
+        counts, log_rest = self._worth_keeping(others, best)  # (U,), (U,)
+        log_blank = said[:, blank]
+        spike = best[:, 0] > log_blank
+        counts = torch.where(spike, counts.clamp(min=1), counts)
+        log_rest = log_rest.gather(1, counts.unsqueeze(1)).squeeze(1)
+        # Levels are relative to the best token, which needs none.
+        peak = torch.where(spike, best[:, 0], log_blank)
+        rows = torch.cat([log_rest.unsqueeze(1), best], 1)
+        rows[:, 1] = torch.where(spike, log_blank, best[:, 0])
+        levels = ((peak.unsqueeze(1) - rows) / self.step).round()
+        levels = torch.where(rows > -torch.inf, levels.clamp(0, _NONE - 1), _NONE)
+        levels = levels.to(torch.uint8)
+        column = torch.arange(self.kept, device=said.device)
+        used = column <= counts.unsqueeze(1)  # the rest, and each kept token
+        kept = (column[1:] <= counts.unsqueeze(1)).cpu().numpy()
+        chosen = ids.cpu().numpy()[kept].astype("<u4")
+        flags = (counts + _SPIKE * spike).to(torch.uint8).cpu().numpy()
+        # Bytes of one kind stand together, which compresses best.
+        planes = chosen.view(np.uint8).reshape(-1, 4).T[: self._id_bytes]
+        parts = [flags, levels[used].cpu().numpy(), planes.ravel()]
+        packed = zlib.compress(b"".join(p.tobytes() for p in parts), 9)
+        return struct.pack("<I", len(flags)) + packed
+
+    def _worth_keeping(self, others: Tensor, best: Tensor) -> Tuple[Tensor, Tensor]:
+        """How many tokens to keep of each frame (U,), and log of the rest (U, K).
+
+        The rest is taken as spread evenly. Keeping n tokens costs n times ``worth``,
+        and what they do not say: sum p log(p / even) over the rest.
+        """
+        tokens = self.tokens - 1
+        p = others.double().exp()  # (U, V)
+        plogp = torch.special.xlogy(p, p)
+        top = best.double().exp()  # (U, K - 1)
+        zero = top.new_zeros(len(top), 1)
+        mass = p.sum(1, keepdim=True) - torch.cat([zero, top.cumsum(1)], 1)  # (U, K)
+        mass = mass.clamp(min=0.0)
+        known = torch.special.xlogy(top, top).cumsum(1)
+        unsaid = plogp.sum(1, keepdim=True) - torch.cat([zero, known], 1)
+        kept = torch.arange(mass.size(1), device=p.device)
+        even = (tokens - kept).clamp(min=1)
+        loss = unsaid - torch.special.xlogy(mass, mass / even)  # (U, K)
+        counts = (loss + self.worth * kept).argmin(1)
+        return counts, mass.log().float()
+
+    def _unpack(self, record: bytes, blank: int) -> Tuple[np.ndarray, np.ndarray]:
+        assert self.kept is not None
+        (frames,) = struct.unpack_from("<I", record)
+        data = np.frombuffer(zlib.decompress(record[4:]), np.uint8)
+        flags, data = data[:frames], data[frames:]
+        spike, counts = flags >= _SPIKE, (flags % _SPIKE).astype(np.int64)
+        total = int(counts.sum())
+        levels, planes = data[: frames + total], data[frames + total :]
+        wide = np.zeros((total, 4), np.uint8)
+        wide[:, : self._id_bytes] = planes.reshape(self._id_bytes, total).T
+        chosen = wide.view("<u4").ravel().astype(np.int64)
+        column = np.arange(self.kept)
+        log = np.full((frames, self.kept), -np.inf)
+        log[column <= counts[:, None]] = np.where(
+            levels == _NONE, -np.inf, -self.step * levels.astype(np.float64) - _BELOW
+        )
+        log_rest = log[:, 0].copy()
+        # The blank takes the first column, the kept tokens the others.
+        log[:, 0] = 0.0
+        if self.kept > 1:
+            log[spike, 0], log[spike, 1] = log[spike, 1], 0.0
+        every = np.concatenate([log, log_rest[:, None]], 1)
+        norm = np.logaddexp.reduce(every, 1, keepdims=True)
+        ids = np.zeros((frames, self.kept), np.int64)
+        ids[:, 0] = blank
+        kept = column[1:] <= counts[:, None]
+        ids[:, 1:][kept] = chosen
+        self._fill(ids, kept, log, log_rest, counts)
+        return np.maximum(log - norm, LOG_ZERO).astype(np.float32), ids
+
+    def _fill(
+        self,
+        ids: np.ndarray,
+        kept: np.ndarray,
+        log: np.ndarray,
+        log_rest: np.ndarray,
+        counts: np.ndarray,
+    ) -> None:
+        """Put other tokens, with their share of the rest, where none is kept."""
+        assert self.kept is not None
+        pool = min(self.tokens, 2 * self.kept)
+        taken = np.zeros((len(ids), pool), bool)
+        rows = np.repeat(np.arange(len(ids)), self.kept)[
+            np.concatenate([np.ones((len(ids), 1), bool), kept], 1).ravel()
+        ]
+        named = ids[np.concatenate([np.ones((len(ids), 1), bool), kept], 1)]
+        inside = named < pool
+        taken[rows[inside], named[inside]] = True
+        free = np.argsort(
+            taken, axis=1, kind="stable"
+        )  # (U, pool), the free ones first
+        place = (~kept).cumsum(1) - 1  # (U, K - 1)
+        filler = np.take_along_axis(free, np.maximum(place, 0), 1)
+        ids[:, 1:][~kept] = filler[~kept]
+        with np.errstate(divide="ignore"):
+            share = log_rest - np.log(self.tokens - 1 - counts)  # (U,)
+        log[:, 1:][~kept] = np.broadcast_to(share[:, None], kept.shape)[~kept]
+
+    @property
+    def _id_bytes(self) -> int:
+        return max(1, (max(self.tokens - 1, 1).bit_length() + 7) // 8)
 
 
 def rename_tokens(

@@ -1,16 +1,19 @@
 """What a cache says of itself."""
 
+import hashlib
 import json
+import zlib
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.cache.record import Records
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_token_list
 
-FORMAT = 1
+FORMAT = 2
 META = "meta.json"
 SCP = "teacher.scp"
 TOKENS = "tokens.txt"
@@ -33,6 +36,7 @@ class CacheMeta:
         utterances: how many.
         frames: how many in all.
         arks: bytes and crc32 of each ark, by its path inside the folder.
+        files: the same of the other files, but those that name the folder.
     """
 
     folder: Path
@@ -45,10 +49,28 @@ class CacheMeta:
     utterances: int
     frames: int
     arks: Mapping[str, Tuple[int, int]]
+    files: Mapping[str, Tuple[int, int]]
+
+    @property
+    def records(self) -> Records:
+        """Reads and writes its records."""
+        return Records(
+            self.codec,
+            self.blank,
+            key_of(
+                self.teacher,
+                self.token_list,
+                self.blank,
+                self.rate,
+                self.frame_shift,
+                self.codec,
+            ),
+            str(self.folder),
+        )
 
     def to_json(self) -> Dict[str, Any]:
-        """What stands in the file; the tokens have one of their own."""
-        return {
+        """What stands in the file, with a checksum; the tokens have their own."""
+        found = {
             "format": FORMAT,
             "teacher": dict(self.teacher),
             "blank": self.blank,
@@ -58,8 +80,37 @@ class CacheMeta:
             "codec": asdict(self.codec),
             "utterances": self.utterances,
             "frames": self.frames,
-            "arks": dict(self.arks),
+            "arks": {name: list(ark) for name, ark in self.arks.items()},
+            "files": {name: list(entry) for name, entry in self.files.items()},
         }
+        return {**found, "crc32": _crc(found)}
+
+
+def _crc(found: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(found, sort_keys=True).encode())
+
+
+def key_of(
+    teacher: Mapping[str, str],
+    token_list: Sequence[str],
+    blank: int,
+    rate: int,
+    frame_shift: Fraction,
+    codec: Codec,
+) -> str:
+    """What all records of a cache have in common; with another it is another cache.
+
+    Args:
+        teacher: provenance, of which the hashes count.
+        token_list: V tokens.
+        blank: index of the blank.
+        rate: samples per second.
+        frame_shift: samples from one frame to the next.
+        codec: how the records are packed.
+    """
+    hashes = {k: v for k, v in sorted(teacher.items()) if k.endswith("_sha256")}
+    parts = [hashes, list(token_list), blank, rate, str(frame_shift), asdict(codec)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def read_meta(path: Pathlike) -> CacheMeta:
@@ -84,12 +135,16 @@ def read_meta(path: Pathlike) -> CacheMeta:
             f"{folder} is not a finished cache of posteriors: it has no {META}. Run "
             "`python -m espnet_ctckd.bin.dump_teacher`, which resumes what it began"
         ) from None
-    except json.JSONDecodeError as error:
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{folder / META} is damaged: {error}. Dump again") from None
     if found.get("format") != FORMAT:
         raise InputError(
             f"{folder / META} has format {found.get('format')!r}; this version reads "
             f"{FORMAT}. Dump the teacher again"
+        )
+    if found.pop("crc32", None) != _crc(found):
+        raise InputError(
+            f"{folder / META} is damaged: it is not what was written. Dump again"
         )
     return CacheMeta(
         folder=folder,
@@ -102,4 +157,5 @@ def read_meta(path: Pathlike) -> CacheMeta:
         utterances=found["utterances"],
         frames=found["frames"],
         arks={name: tuple(ark) for name, ark in found["arks"].items()},
+        files={name: tuple(entry) for name, entry in found["files"].items()},
     )

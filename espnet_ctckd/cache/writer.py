@@ -10,7 +10,7 @@ import logging
 import os
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
@@ -28,7 +28,9 @@ from espnet_ctckd.cache.reader import (
     UTT2AUDIO,
     UTT2FRAMES,
     CacheMeta,
+    key_of,
 )
+from espnet_ctckd.cache.record import Audio, Records, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
     audio_info,
@@ -118,6 +120,23 @@ def make_plan(wav_scp: str, rate: int, shortest: int, batch_seconds: float) -> P
     return Plan(shards, rate)
 
 
+def forecast(teacher: Teacher, utterances: Sequence[Utterance], codec: Codec) -> float:
+    """Bytes of a cache to a sample of audio, as some utterances have it.
+
+    Args:
+        teacher: says the posteriors.
+        utterances: to try.
+        codec: how they are packed.
+    """
+    records = Records(codec, teacher.blank, "", "")
+    size = 0
+    for utterance in utterances:
+        for utt, _, _, record in _compute(teacher, records, [utterance]):
+            # The record, its head in the ark, and a line in each of the lists.
+            size += record.nbytes + 6 * len(utt) + 160
+    return size / sum(u.samples for u in utterances)
+
+
 def dump(
     teacher: Teacher,
     plan: Plan,
@@ -193,9 +212,7 @@ def _describe_plan(
         "teacher": {k: v for k, v in described.items() if k.endswith("_sha256")},
         "utterances": len(plan.utterances),
         "utterances_crc32": zlib.crc32(listed.encode()),
-        "tokens": codec.tokens,
-        "top_k": codec.kept or 0,
-        "states": codec.states,
+        "packing": asdict(codec),
         "batch_seconds": batch_seconds,
         "version": __version__,
     }
@@ -210,7 +227,7 @@ def _claim(folder: Path, request: Mapping[str, object]) -> None:
         with write_beside(path) as f:
             json.dump(request, f, indent=1)
     begun = json.loads(path.read_text(encoding="utf-8"))
-    differs = [key for key in request if begun.get(key, 0) != request[key]]
+    differs = [key for key in request if begun.get(key) != request[key]]
     if differs:
         was = ", ".join(f"{key} {begun.get(key)} -> {request[key]}" for key in differs)
         raise InputError(
@@ -239,14 +256,22 @@ def _write_shard(
     for left in ark.parent.glob(f".{ark.name}.*.part"):  # by a killed job
         left.unlink(missing_ok=True)
     lines = []
+    key = key_of(
+        teacher.describe(),
+        teacher.token_list,
+        teacher.blank,
+        plan.rate,
+        teacher.frame_shift,
+        codec,
+    )
+    records = Records(codec, teacher.blank, key, str(folder))
     with beside(ark) as partial, open(partial, "wb") as f:
         for batch in plan.shards[index]:
-            for utterance, crc, packed in _compute(teacher, codec, batch):
-                offset = f.tell() + len(utterance.name.encode()) + 1
-                kaldiio.save_ark(f, {utterance.name: packed})
+            for utt, frames, audio, record in _compute(teacher, records, batch):
+                offset = f.tell() + len(utt.encode()) + 1
+                kaldiio.save_ark(f, {utt: record})
                 lines.append(
-                    f"{utterance.name} {offset} {len(packed)} "
-                    f"{utterance.samples} {crc:08x}\n"
+                    f"{utt} {offset} {frames} {audio.samples} {audio.crc32:08x}\n"
                 )
         f.flush()
         os.fsync(f.fileno())
@@ -255,9 +280,9 @@ def _write_shard(
 
 
 def _compute(
-    teacher: Teacher, codec: Codec, batch: Sequence[Utterance]
-) -> Iterator[Tuple[Utterance, int, np.ndarray]]:
-    """Utterance, crc32 of its samples and packed posteriors, for a batch."""
+    teacher: Teacher, records: Records, batch: Sequence[Utterance]
+) -> Iterator[Tuple[str, int, Audio, np.ndarray]]:
+    """Utterance, its frames, its audio and its record, for a batch."""
     audio = [read_audio(u.name, u.path, teacher.rate) for u in batch]
     speech = torch.nn.utils.rnn.pad_sequence(
         [torch.from_numpy(a) for a in audio], batch_first=True
@@ -267,8 +292,9 @@ def _compute(
     for i, utterance in enumerate(batch):
         frames = int(said.lengths[i])
         states = None if said.states is None else said.states[i, :frames]
-        packed = codec.encode(said.log_probs[i, :frames], said.blank, states)
-        yield utterance, zlib.crc32(audio[i].tobytes()), packed
+        heard = fingerprint(audio[i])
+        record = records.seal(utterance.name, said.log_probs[i, :frames], states, heard)
+        yield utterance.name, frames, heard, record
 
 
 def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
@@ -276,10 +302,11 @@ def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
     scp: List[Tuple[str, str]] = []
     frames: List[Tuple[str, int]] = []
     audio: List[Tuple[str, str]] = []
-    arks: Dict[str, Tuple[int, int]] = {}
+    arks, files = [], [folder / PLAN]
     for index in range(len(plan.shards)):
         ark = _shard_ark(folder, index)
-        arks[str(ark.relative_to(folder))] = (ark.stat().st_size, file_crc32(ark))
+        arks.append(ark)
+        files.append(_shard_scp(folder, index))
         for name, rest in read_scp(_shard_scp(folder, index)).items():
             offset, count, samples, crc = rest.split()
             scp.append((name, f"{ark}:{offset}"))
@@ -290,6 +317,7 @@ def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
     write_scp(folder / UTT2AUDIO, audio)
     with write_beside(folder / TOKENS) as f:
         f.writelines(f"{token}\n" for token in teacher.token_list)
+    files += [folder / name for name in (UTT2FRAMES, UTT2AUDIO, TOKENS)]
     versions = {name: metadata.version(name) for name in ("torch", "kaldiio")}
     meta = CacheMeta(
         folder=folder,
@@ -301,8 +329,17 @@ def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
         codec=codec,
         utterances=len(scp),
         frames=sum(count for _, count in frames),
-        arks=arks,
+        arks=_sizes(folder, arks),
+        files=_sizes(folder, files),
     )
     with write_beside(folder / META) as f:
         json.dump(meta.to_json(), f, indent=1, ensure_ascii=False)
         f.write("\n")
+
+
+def _sizes(folder: Path, paths: Sequence[Path]) -> Dict[str, Tuple[int, int]]:
+    """Bytes and crc32 of files, by their paths inside the folder."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_size, file_crc32(path))
+        for path in paths
+    }
