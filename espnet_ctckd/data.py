@@ -220,6 +220,8 @@ def read_token_list(path: Pathlike) -> List[str]:
         tokens = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise InputError(f"there is no token list {path}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error}") from None
     if not tokens:
         raise InputError(f"the token list {path} is empty")
     twice = [token for token, count in Counter(tokens).items() if count > 1]

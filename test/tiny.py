@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+import kaldiio
 import numpy as np
 import soundfile
 import torch
@@ -16,6 +17,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_ctckd.bin import run
+from espnet_ctckd.cache.reader import read_meta
+from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.task import CTCKDTask
 
 RATE = 16000
@@ -165,6 +168,13 @@ def write_data(folder: Path, seconds: Sequence[float], seed: int = 0) -> Data:
     (folder / "wav.scp").write_text("".join(wavs))
     (folder / "text").write_text("".join(texts))
     return Data(folder)
+
+
+def read_cache(cache: Path) -> Dict[str, Opened]:
+    """What a cache says of each utterance."""
+    records = read_meta(cache).records
+    vectors = kaldiio.load_scp(str(cache / "teacher.scp"))
+    return {utt: records.open(utt, vectors[utt]) for utt in vectors}
 
 
 def dump_args(model: Model, data: Data, cache: Path, *more: object) -> List[str]:
