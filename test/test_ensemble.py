@@ -28,7 +28,11 @@ def permuted(tmp_path_factory, tiny_model):
 
 def write(path, models, least=0.5, **changes):
     entries = [
-        {"teacher_config": str(m.config), "teacher_model": str(m.weights), "weight": w}
+        {
+            "teacher_type": "espnet",
+            "teacher": str(m.config.parent),
+            "weight": w,
+        }
         for m, w in models
     ]
     conf = {"teachers": entries, "min_agreement": least, **changes}
@@ -37,7 +41,7 @@ def write(path, models, least=0.5, **changes):
 
 
 def dump(config, data, cache, *more):
-    flags = ["--teacher_type", "ensemble", "--teacher_config", config]
+    flags = ["--teacher_type", "ensemble", "--teacher", config]
     flags += ["--wav_scp", data.wav_scp, "--output_dir", cache, *more]
     return tiny.call(dump_teacher, *flags)
 
@@ -101,7 +105,7 @@ def test_spikes_at_other_frames_are_refused_with_the_way_out(
         ({"teachers": []}, "is no ensemble: give `teachers`"),
         ({"min_agreement": 2}, "`min_agreement`, a number in [0, 1]"),
         ({"weights": [1]}, "is no ensemble"),
-        ({"teachers": [{"teacher_config": "x"}]}, "a teacher is {'teacher_config'"),
+        ({"teachers": [{"teacher": "x"}]}, "a teacher is {'teacher'"),
     ],
 )
 def test_a_file_that_is_no_ensemble_is_refused(

@@ -1,14 +1,14 @@
 """Models that say what the student should."""
 
 from fractions import Fraction
-from typing import Dict, List, Mapping, Protocol
+from typing import Any, Dict, List, Mapping, Optional, Protocol
 
 from torch import Tensor
 
 from espnet_ctckd.choices import Choice
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.ensemble import EnsembleTeacher
-from espnet_ctckd.teachers.espnet import EspnetTeacher
+from espnet_ctckd.teachers.kinds import SINGLE_CHOICES, open_kind
 
 
 class Teacher(Protocol):
@@ -40,10 +40,18 @@ class Teacher(Protocol):
 
 
 TEACHER_CHOICES: Dict[str, Choice] = {
-    "espnet": Choice(EspnetTeacher, "baseline"),
+    **SINGLE_CHOICES,
     "ensemble": Choice(
         EnsembleTeacher,
         "Kurata, Audhkhasi, Guiding CTC Posterior Spike Timings for Improved Posterior "
         "Fusion and Knowledge Distillation (2019), https://arxiv.org/abs/1904.08311",
     ),
 }
+
+
+def open_teacher(
+    kind: object, source: Optional[str], device: str, options: Mapping[str, Any]
+) -> Teacher:
+    """Open a teacher of any kind; as `open_kind`."""
+    teacher: Teacher = open_kind(TEACHER_CHOICES, kind, source, device, options)
+    return teacher

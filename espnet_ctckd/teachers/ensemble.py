@@ -13,25 +13,27 @@ from espnet_ctckd.align import map_tokens
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
-from espnet_ctckd.teachers.espnet import EspnetTeacher, sha256
+from espnet_ctckd.teachers.espnet import sha256
+from espnet_ctckd.teachers.kinds import SINGLE_CHOICES, open_kind
 
 # So many spikes say whether the teachers agree.
 _ENOUGH_SPIKES = 30
-_KEYS = ("teacher_config", "teacher_model", "weight")
+_KEYS = {"weight", "teacher_type", "teacher"}
+_MORE = {"teacher_conf"}
 
 
 class EnsembleTeacher:
-    """The weighted mean of the posteriors of several ESPnet teachers.
+    """The weighted mean of the posteriors of several teachers.
 
     Teachers that were trained apart spike at different frames, and the mean of two
     spikes a frame apart is blank at both; so those whose spikes do not agree are
     refused. What always works is to join their hypotheses (``dump_nbest``).
 
     Args:
-        config_file: YAML: ``teachers``, a list of mappings with the keys
-            teacher_config, teacher_model and weight; and ``min_agreement``, the least
-            share of spikes that two teachers must have in common.
-        model_file: none; the weights stand in the YAML.
+        source: YAML: ``teachers``, a list of mappings with the keys weight,
+            teacher_type, teacher, and teacher_conf where there are options; and
+            ``min_agreement``, the least share of spikes that two teachers must have
+            in common.
         device: where it computes.
 
     Raises:
@@ -45,28 +47,19 @@ class EnsembleTeacher:
 
     state_size = 0
 
-    def __init__(
-        self,
-        *,
-        config_file: Pathlike,
-        model_file: Optional[Pathlike] = None,
-        device: str = "cpu",
-    ) -> None:
-        if model_file is not None:
-            raise InputError(
-                f"--teacher_model is {model_file}, but an ensemble's weights stand in "
-                f"{config_file}: remove the flag"
-            )
-        self._file = config_file
-        conf = _read(config_file)
+    def __init__(self, source: str, *, device: str = "cpu") -> None:
+        self._file = source
+        conf = _read(source)
         total = sum(entry["weight"] for entry in conf["teachers"])
         self._weights = [entry["weight"] / total for entry in conf["teachers"]]
         self._least: float = conf["min_agreement"]
         self._teachers = [
-            EspnetTeacher(
-                config_file=entry["teacher_config"],
-                model_file=entry["teacher_model"],
-                device=device,
+            open_kind(
+                SINGLE_CHOICES,
+                entry["teacher_type"],
+                entry["teacher"],
+                device,
+                entry.get("teacher_conf") or {},
             )
             for entry in conf["teachers"]
         ]
@@ -78,7 +71,7 @@ class EnsembleTeacher:
         self.rate, self.frame_shift = first.rate, first.frame_shift
         self.shortest = max(teacher.shortest for teacher in self._teachers)
 
-    def _place(self, teacher: EspnetTeacher) -> Optional[List[int]]:
+    def _place(self, teacher: Any) -> Optional[List[int]]:
         """Where a teacher's tokens stand in the first one's list."""
         first = self._teachers[0]
         for key in ("rate", "frame_shift"):
@@ -173,7 +166,7 @@ def _read(path: Pathlike) -> Dict[str, Any]:
         raise InputError(f"{path} cannot be read: {error}") from None
     wanted = (
         f"{path} is no ensemble: give `teachers`, a list of mappings with the keys "
-        f"{', '.join(_KEYS)}, and `min_agreement`, a number in [0, 1]"
+        f"{', '.join(sorted(_KEYS))}, and `min_agreement`, a number in [0, 1]"
     )
     if not isinstance(conf, Mapping) or set(conf) != {"teachers", "min_agreement"}:
         raise InputError(wanted)
@@ -181,7 +174,7 @@ def _read(path: Pathlike) -> Dict[str, Any]:
     if not isinstance(teachers, list) or not teachers or not _number(least, 1.0):
         raise InputError(wanted)
     for entry in teachers:
-        if not isinstance(entry, Mapping) or set(entry) != set(_KEYS):
+        if not isinstance(entry, Mapping) or not _KEYS <= set(entry) <= _KEYS | _MORE:
             raise InputError(f"{wanted}; a teacher is {entry!r}")
         if not _number(entry["weight"], float("inf")):
             raise InputError(

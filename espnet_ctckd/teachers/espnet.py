@@ -13,11 +13,9 @@ from torch import Tensor
 from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, shorten
+from espnet_ctckd.model_zoo import find_model
 from espnet_ctckd.posteriors import FramePosteriors
-
-# Two probes this far apart show a whole number of frames for every hop and
-# subsampling in use (multiples of 320, 512, 640, 960, 1024, 1280 samples).
-_PROBE = (16000, 16000 + 307200)
+from espnet_ctckd.teachers.probe import frames_per_shift, least_samples
 
 
 def load_espnet_model(
@@ -68,12 +66,7 @@ def measure_frame_shift(model: ESPnetASRModel) -> Fraction:
     Returns:
         The exact shift, in samples.
     """
-    counts = []
-    for samples in _PROBE:
-        speech = torch.zeros(1, samples, device=next(model.parameters()).device)
-        with torch.no_grad():
-            counts.append(int(encode(model, speech, _lengths(speech))[1]))
-    return Fraction(_PROBE[1] - _PROBE[0], counts[1] - counts[0])
+    return frames_per_shift(lambda samples: _frames(model, samples))
 
 
 def shortest_input(model: ESPnetASRModel) -> int:
@@ -85,20 +78,13 @@ def shortest_input(model: ESPnetASRModel) -> int:
     Returns:
         Samples, at most those of the shorter probe.
     """
-    low, high = 0, _PROBE[0]
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _makes_a_frame(model, middle) else (middle, high)
-    return high
+    return least_samples(lambda samples: _frames(model, samples))
 
 
-def _makes_a_frame(model: ESPnetASRModel, samples: int) -> bool:
+@torch.no_grad()
+def _frames(model: ESPnetASRModel, samples: int) -> int:
     speech = torch.zeros(1, samples, device=next(model.parameters()).device)
-    try:
-        with torch.no_grad():
-            return int(encode(model, speech, _lengths(speech))[1]) > 0
-    except Exception:  # every front-end and encoder has its own for what is too short
-        return False
+    return int(encode(model, speech, _lengths(speech))[1])
 
 
 def _lengths(speech: Tensor) -> Tensor:
@@ -138,6 +124,7 @@ class EspnetTeacher:
     Hybrid models give those of their CTC branch.
 
     Args:
+        source: folder or tag, as `find_model` takes it; None where the files are given.
         config_file: ``config.yaml`` of the training.
         model_file: weights.
         device: where it computes.
@@ -149,13 +136,19 @@ class EspnetTeacher:
 
     def __init__(
         self,
+        source: Optional[str] = None,
         *,
-        config_file: Pathlike,
+        config_file: Optional[Pathlike] = None,
         model_file: Optional[Pathlike] = None,
         device: str = "cpu",
     ) -> None:
-        if model_file is None:
-            raise InputError(f"give the weights of {config_file} with --teacher_model")
+        if source is not None:
+            config_file, model_file = find_model(source)
+        if config_file is None or model_file is None:
+            raise InputError(
+                "an ESPnet teacher is a folder or tag (--teacher), or a configuration "
+                "and weights (--teacher_config and --teacher_model)"
+            )
         self._model, args = load_espnet_model(config_file, model_file, device)
         self._device = device
         self._files: Dict[str, Pathlike] = {

@@ -1,0 +1,48 @@
+"""The kinds of single teachers, and how one is opened."""
+
+from typing import Any, Dict, Mapping, Optional
+
+from espnet_ctckd.choices import Choice, InputError, check_options, look_up
+from espnet_ctckd.teachers.espnet import EspnetTeacher
+from espnet_ctckd.teachers.huggingface import HuggingFaceTeacher
+from espnet_ctckd.teachers.python import PythonTeacher
+from espnet_ctckd.teachers.torchaudio import TorchaudioTeacher
+
+SINGLE_CHOICES: Dict[str, Choice] = {
+    "espnet": Choice(EspnetTeacher, "baseline"),
+    "huggingface": Choice(HuggingFaceTeacher, "baseline"),
+    "torchaudio": Choice(TorchaudioTeacher, "baseline"),
+    "python": Choice(PythonTeacher, "baseline"),
+}
+# These take whatever options their own code takes.
+_OPEN = ("python",)
+
+
+def open_kind(
+    choices: Mapping[str, Choice],
+    kind: object,
+    source: Optional[str],
+    device: str,
+    options: Mapping[str, Any],
+) -> Any:
+    """Open a teacher.
+
+    Args:
+        choices: the kinds that there are.
+        kind: of the teacher.
+        source: folder, id, name or file; what it is depends on the kind.
+        device: where it computes.
+        options: of the kind.
+
+    Returns:
+        A `Teacher`.
+
+    Raises:
+        InputError: the kind or an option is unknown, or the teacher cannot be opened.
+    """
+    choice = look_up("teacher_type", kind, choices)
+    if kind not in _OPEN:
+        check_options("teacher_type", str(kind), choice.fn, options)
+    if source is None and kind != "espnet":
+        raise InputError(f"a teacher of the type {kind} needs --teacher")
+    return choice.fn(source, device=device, **options)

@@ -1,0 +1,66 @@
+"""What is found out about a teacher by trying it."""
+
+import hashlib
+from fractions import Fraction
+from typing import Callable, Mapping
+
+from torch import Tensor
+
+# Two probes this far apart show a whole number of frames for every hop and
+# subsampling in use (multiples of 320, 512, 640, 960, 1024, 1280 samples).
+SHORT, LONG = 16000, 16000 + 307200
+
+
+def frames_per_shift(frames: Callable[[int], int]) -> Fraction:
+    """Samples from one frame to the next.
+
+    Args:
+        frames: says how many frames so many samples make.
+
+    Returns:
+        The exact shift.
+    """
+    return Fraction(LONG - SHORT, frames(LONG) - frames(SHORT))
+
+
+def least_samples(frames: Callable[[int], int]) -> int:
+    """The fewest samples that make a frame.
+
+    Args:
+        frames: says how many frames so many samples make, or raises.
+
+    Returns:
+        Samples, at most those of the shorter probe.
+    """
+
+    def makes_one(samples: int) -> bool:
+        try:
+            return frames(samples) > 0
+        except Exception:  # every model has its own for what is too short
+            return False
+
+    low, high = 0, SHORT
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if makes_one(middle) else (middle, high)
+    return high
+
+
+def hash_of(states: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights: names, types, shapes and values.
+
+    Args:
+        states: a state dict.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(states.items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(_bytes(value)).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _bytes(value: Tensor):  # type: ignore[no-untyped-def]
+    import torch
+
+    return torch.uint8 if value.numel() else value.dtype

@@ -1,0 +1,89 @@
+"""A teacher of torchaudio: a bundle of ``torchaudio.pipelines`` for CTC."""
+
+import importlib
+from typing import Any, Dict, List
+
+import torch
+from torch import Tensor
+
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.teachers.probe import frames_per_shift, hash_of, least_samples
+
+
+class TorchaudioTeacher:
+    """CTC posteriors of a pretrained bundle, e.g. ``WAV2VEC2_ASR_BASE_960H``.
+
+    Each utterance is heard by itself: these models have no mask for padding.
+
+    Args:
+        source: name of the bundle, which torchaudio downloads.
+        device: where it computes.
+
+    Raises:
+        InputError: there is no such bundle, or it is not for CTC.
+    """
+
+    state_size = 0
+
+    def __init__(self, source: str, *, device: str = "cpu") -> None:
+        pipelines = importlib.import_module("torchaudio.pipelines")
+        bundle: Any = getattr(pipelines, source, None)
+        if not hasattr(bundle, "get_labels") or not hasattr(bundle, "get_model"):
+            known = [
+                name
+                for name in dir(pipelines)
+                if hasattr(getattr(pipelines, name), "get_labels")
+            ]
+            raise InputError(
+                f"torchaudio.pipelines has no bundle {source!r} for CTC; it has "
+                f"{', '.join(known)}"
+            )
+        try:
+            self._model = bundle.get_model()
+        except OSError as error:
+            raise InputError(
+                f"the bundle {source} cannot be downloaded: {error}. Check the network"
+            ) from None
+        self._model.to(device).eval().requires_grad_(False)
+        self._source, self._device = source, device
+        self.token_list: List[str] = list(bundle.get_labels())
+        self.blank = 0  # torchaudio's labels begin with it
+        self.rate = int(bundle.sample_rate)
+        self.frame_shift = frames_per_shift(self._frames)
+        self.shortest = least_samples(self._frames)
+        self._hash = hash_of(self._model.state_dict())
+
+    def _frames(self, samples: int) -> int:
+        return self._of(torch.zeros(samples)).size(0)
+
+    @torch.no_grad()
+    def _of(self, speech: Tensor) -> Tensor:
+        logits, _ = self._model(speech.unsqueeze(0).to(self._device))  # (1, U, V)
+        said: Tensor = logits[0].float().log_softmax(-1)
+        return said
+
+    def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
+        """Frame posteriors of a batch.
+
+        Args:
+            speech: (B, S), in [-1, 1].
+            lengths: (B,).
+
+        Returns:
+            log_probs (B, U, V), dense.
+        """
+        said = [self._of(s[:n]) for s, n in zip(speech, lengths.tolist())]
+        padded = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
+        counts = torch.tensor([len(s) for s in said])
+        return FramePosteriors(padded, counts, self.blank)
+
+    def describe(self) -> Dict[str, str]:
+        """Provenance: kind, bundle, hash and the version of torchaudio."""
+        torchaudio = importlib.import_module("torchaudio")
+        return {
+            "type": "torchaudio",
+            "source": self._source,
+            "torchaudio": torchaudio.__version__,
+            "weights_sha256": self._hash,
+        }

@@ -1,0 +1,304 @@
+"""Teachers of other libraries, against what these libraries say themselves."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from espnet_ctckd.bin import dump_teacher
+from espnet_ctckd.cache.reader import read_meta
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_audio
+from espnet_ctckd.teachers import open_teacher
+
+VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T", "A", "'"]
+SMALL = {
+    "vocab_size": 9,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "conv_dim": [8] * 7,
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "pad_token_id": 0,
+}
+
+
+def audio_of(data):
+    return {u: read_audio(u, p, tiny.RATE) for u, p in data.wavs().items()}
+
+
+def dump(kind, source, data, cache, *more):
+    flags = ["--teacher_type", kind, "--teacher", source, "--wav_scp", data.wav_scp]
+    return tiny.call(dump_teacher, *flags, "--output_dir", cache, *more)
+
+
+# Hugging Face
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """Saves small models of random weights as transformers does."""
+    transformers = pytest.importorskip("transformers")
+
+    def save(name, mask, **changes):
+        folder = tmp_path_factory.mktemp("hub") / name
+        folder.mkdir()
+        (folder / "vocab.json").write_text(
+            json.dumps({token: i for i, token in enumerate(VOCABULARY)})
+        )
+        tokenizer = transformers.Wav2Vec2CTCTokenizer(str(folder / "vocab.json"))
+        features = transformers.Wav2Vec2FeatureExtractor(
+            do_normalize=True, return_attention_mask=mask
+        )
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{name}Config")(**{**SMALL, **changes})
+        model = getattr(transformers, f"{name}ForCTC")(config).eval()
+        model.save_pretrained(folder)
+        processor = transformers.Wav2Vec2Processor(features, tokenizer)
+        processor.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+MODELS = [
+    ("Wav2Vec2", False, {}),
+    ("Wav2Vec2", True, {"feat_extract_norm": "layer", "do_stable_layer_norm": True}),
+    ("Hubert", False, {}),
+    ("Hubert", True, {"feat_extract_norm": "layer", "do_stable_layer_norm": True}),
+    ("WavLM", True, {"feat_extract_norm": "layer", "do_stable_layer_norm": True}),
+    ("Wav2Vec2Conformer", True, {"feat_extract_norm": "layer"}),
+    ("Wav2Vec2", True, {"add_adapter": True, "num_adapter_layers": 1}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "changes"), MODELS, ids=[f"{n}-{m}" for n, m, _ in MODELS]
+)
+def test_the_posteriors_are_those_of_transformers(
+    hub, tmp_path, tiny_data, name, mask, changes
+):
+    transformers = pytest.importorskip("transformers")
+    if "add_adapter" in changes:
+        changes = {**changes, "output_hidden_size": 16}
+    folder = hub(name, mask, **changes)
+    status, stderr = dump("huggingface", folder, tiny_data, tmp_path / "cache")
+    assert status == 0, stderr
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    model = transformers.AutoModelForCTC.from_pretrained(folder).eval()
+    meta = read_meta(tmp_path / "cache")
+    assert meta.token_list == VOCABULARY
+    assert meta.blank == 0
+    assert meta.frame_shift == (640 if "add_adapter" in changes else 320)
+    for utt, audio in audio_of(tiny_data).items():
+        given = processor(audio, sampling_rate=16000, return_tensors="pt")
+        with torch.no_grad():
+            expected = model(**given).logits[0].log_softmax(-1).numpy()
+        found = tiny.read_cache(tmp_path / "cache")[utt].log_probs
+        assert found.shape == expected.shape
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_hidden_states_are_those_of_transformers(hub, tmp_path, tiny_data):
+    transformers = pytest.importorskip("transformers")
+    folder = hub("Hubert", False)
+    more = ("--states", "--teacher_conf", "states=true")
+    status, stderr = dump("huggingface", folder, tiny_data, tmp_path / "cache", *more)
+    assert status == 0, stderr
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    model = transformers.AutoModelForCTC.from_pretrained(folder).eval()
+    for utt, audio in audio_of(tiny_data).items():
+        given = processor(audio, sampling_rate=16000, return_tensors="pt")
+        with torch.no_grad():
+            expected = model(**given, output_hidden_states=True).hidden_states[-1][0]
+        found = tiny.read_cache(tmp_path / "cache")[utt].states
+        assert found == pytest.approx(expected.numpy(), abs=1e-2)
+
+
+def test_other_weights_are_another_teacher(hub, tmp_path, tiny_data):
+    pytest.importorskip("transformers")
+    folder = hub("Wav2Vec2", False)
+    teacher = open_teacher("huggingface", str(folder), "cpu", {})
+    with torch.no_grad():
+        teacher._model.lm_head.bias[3] += 0.5
+    teacher._model.save_pretrained(folder)
+    other = open_teacher("huggingface", str(folder), "cpu", {})
+    one, two = teacher.describe(), other.describe()
+    assert one["weights_sha256"] != two["weights_sha256"]
+    assert one["config_sha256"] == two["config_sha256"]
+
+
+@pytest.mark.parametrize("source", ["no/such-model", "tiny_folder"])
+def test_what_is_no_model_of_the_hub_is_refused(tmp_path, tiny_data, source):
+    pytest.importorskip("transformers")
+    if source == "tiny_folder":
+        source = tmp_path / "empty"
+        source.mkdir()
+    status, stderr = dump("huggingface", source, tiny_data, tmp_path / "cache")
+    assert status == 1
+    assert "cannot be loaded as a CTC model" in tiny.the_error(stderr)
+
+
+# torchaudio
+
+
+@pytest.fixture
+def bundle(monkeypatch):
+    """A small bundle among those of torchaudio, with weights in its place."""
+    import torchaudio
+
+    torch.manual_seed(0)
+    model = torchaudio.models.wav2vec2_model(
+        extractor_mode="group_norm",
+        extractor_conv_layer_config=[(8, 10, 5), *[(8, 3, 2)] * 4, *[(8, 2, 2)] * 2],
+        extractor_conv_bias=False,
+        encoder_embed_dim=16,
+        encoder_projection_dropout=0.1,
+        encoder_pos_conv_kernel=8,
+        encoder_pos_conv_groups=2,
+        encoder_num_layers=2,
+        encoder_num_heads=2,
+        encoder_attention_dropout=0.1,
+        encoder_ff_interm_features=32,
+        encoder_ff_interm_dropout=0.1,
+        encoder_dropout=0.1,
+        encoder_layer_norm_first=False,
+        encoder_layer_drop=0.1,
+        aux_num_out=5,
+    ).eval()
+
+    class Bundle:
+        sample_rate = 16000
+
+        def get_model(self):
+            return model
+
+        def get_labels(self):
+            return ("-", "|", "E", "T", "A")
+
+    monkeypatch.setattr(torchaudio.pipelines, "TINY", Bundle(), raising=False)
+    return model
+
+
+def test_the_posteriors_are_those_of_torchaudio(bundle, tmp_path, tiny_data):
+    status, stderr = dump("torchaudio", "TINY", tiny_data, tmp_path / "cache")
+    assert status == 0, stderr
+    meta = read_meta(tmp_path / "cache")
+    assert meta.token_list == ["-", "|", "E", "T", "A"]
+    assert (meta.blank, meta.rate, meta.frame_shift) == (0, 16000, 320)
+    for utt, audio in audio_of(tiny_data).items():
+        with torch.no_grad():
+            logits, _ = bundle(torch.from_numpy(audio).unsqueeze(0))
+        expected = logits[0].log_softmax(-1).numpy()
+        found = tiny.read_cache(tmp_path / "cache")[utt].log_probs
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_an_unknown_bundle_is_refused_with_the_known_ones(tmp_path, tiny_data):
+    status, stderr = dump("torchaudio", "HUBERT_BASE", tiny_data, tmp_path / "cache")
+    assert status == 1
+    error = tiny.the_error(stderr)
+    assert "no bundle 'HUBERT_BASE' for CTC" in error
+    assert "WAV2VEC2_ASR_BASE_960H" in error
+
+
+# Python
+
+OWN = """
+import numpy as np
+
+class Steps:
+    token_list, blank, rate = ["a", "b", "_"], 2, 16000
+
+    def __init__(self, width):
+        self.width = width
+
+    def __call__(self, speech):
+        frames = speech[: len(speech) // self.width * self.width]
+        power = np.abs(frames.reshape(-1, self.width)).mean(1, keepdims=True)
+        logits = np.concatenate([power, -power, 0 * power], 1) * SCALE
+        return logits - np.log(np.exp(logits).sum(1, keepdims=True))
+
+def make(width):
+    return Steps(width)
+
+def raw(width):
+    class Raw(Steps):
+        def __call__(self, speech):
+            return np.ones((9, 3))
+
+    return Raw(width)
+
+def nothing():
+    return object()
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def write(scale=1.0):
+        (tmp_path / "own_teacher.py").write_text(OWN.replace("SCALE", str(scale)))
+        sys.modules.pop("own_teacher", None)
+
+    write()
+    yield write
+    sys.modules.pop("own_teacher", None)
+
+
+def test_an_object_of_one_s_own_is_a_teacher(own, tmp_path, tiny_data):
+    more = ("--teacher_conf", "width=800")
+    source = "own_teacher:make"
+    status, stderr = dump("python", source, tiny_data, tmp_path / "cache", *more)
+    assert status == 0, stderr
+    meta = read_meta(tmp_path / "cache")
+    assert (meta.token_list, meta.blank) == (["a", "b", "_"], 2)
+    assert (meta.rate, meta.frame_shift) == (16000, 800)
+    import own_teacher
+
+    says = own_teacher.Steps(800)
+    for utt, audio in audio_of(tiny_data).items():
+        found = tiny.read_cache(tmp_path / "cache")[utt].log_probs
+        np.testing.assert_allclose(found, says(audio), atol=1e-6)
+
+
+def test_what_it_says_tells_one_teacher_from_another(own):
+    described = []
+    for scale in (1.0, 2.0):
+        own(scale)
+        teacher = open_teacher("python", "own_teacher:make", "cpu", {"width": 800})
+        described.append(teacher.describe())
+    assert described[0]["probe_sha256"] != described[1]["probe_sha256"]
+    assert described[0]["tokens_sha256"] == described[1]["tokens_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("source", "conf", "message"),
+    [
+        ("own_teacher:none", {}, "cannot be imported"),
+        ("no_such_module:make", {}, "cannot be imported"),
+        ("own_teacher", {}, "give package.module:factory"),
+        ("own_teacher:nothing", {}, "has no token_list: it should make an object"),
+        ("own_teacher:raw", {"width": 8}, "are no log-probabilities"),
+    ],
+)
+def test_what_is_no_teacher_is_refused(own, source, conf, message):
+    with pytest.raises(InputError, match=message):
+        open_teacher("python", source, "cpu", conf)
+
+
+def test_options_are_checked_by_name():
+    with pytest.raises(InputError, match="unknown option 'lang' for teacher_type 'hug"):
+        open_teacher("huggingface", "x", "cpu", {"lang": "deu"})
+    with pytest.raises(InputError, match="unknown teacher_type 'hf'; choose one of"):
+        open_teacher("hf", "x", "cpu", {})
+    with pytest.raises(InputError, match="a teacher of the type python needs --teac"):
+        open_teacher("python", None, "cpu", {})
+    with pytest.raises(InputError, match="an ESPnet teacher is a folder or tag"):
+        open_teacher("espnet", None, "cpu", {})
