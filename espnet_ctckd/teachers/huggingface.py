@@ -24,8 +24,8 @@ _LENGTHS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length"
 class HuggingFaceTeacher:
     """CTC posteriors of wav2vec 2.0, HuBERT, WavLM, MMS and their like.
 
-    The audio is normalised as the model's own processor does it. Whether padding changes
-    what the model says is tried; where it does, each utterance is heard by itself.
+    The audio is normalised as the model's own processor does it. Whether padding
+    changes what the model says is tried; where it does, each utterance is heard alone.
 
     Args:
         source: id on the hub, or a local folder.

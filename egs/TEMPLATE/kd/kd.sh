@@ -283,8 +283,8 @@ if [ -n "${teacher}" ]; then
     token_dir=${expdir}/teacher_${teacher_tag}/tokens
 else
     teacher_tag=${teacher_tag:-$(basename "${teacher_config}" .yaml)_${token_type}}
-    token_dir=data/token_list/${token_type}
-    [ "${token_type}" != bpe ] || token_dir=data/token_list/bpe_${bpemode}${nbpe}
+    token_dir=data/token_list/${train_set}_${token_type}
+    [ "${token_type}" != bpe ] || token_dir=data/token_list/${train_set}_bpe_${bpemode}${nbpe}
 fi
 token_list=${token_dir}/tokens.txt
 teacher_exp=${expdir}/teacher_${teacher_tag}
