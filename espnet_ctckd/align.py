@@ -1,12 +1,12 @@
 """From the teacher's tokens and frames to the student's.
 
-Tokens are matched by their strings, the blank by its role; frames by time. What has
-no counterpart is refused with the counts; nothing is guessed.
+Tokens are matched by their strings, the blank by its role; frames by time.
 """
 
+from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ class FrameMismatchError(InputError):
         self.utterance = utterance
 
 
+# The place of a token that the student has not.
+DROPPED = -1
+
 # Front-ends of one frame shift round differently at the edges of an utterance.
 MAX_EDGE_FRAMES = 2
 
@@ -40,8 +43,11 @@ def map_tokens(
 ) -> Optional[List[int]]:
     """Where the teacher's tokens stand in the student's list.
 
-    The student may have more special tokens (``<...>``), which the teacher never
-    says.
+    Tokens are matched by their strings; then by what the field's libraries call the
+    same thing (``|`` and ``<space>``, ``[UNK]`` and ``<unk>``, apostrophes); then
+    without regard to case. Tokens that the student lacks are `DROPPED`; whoever reads
+    posteriors says what mass they had. The student may have more special tokens
+    (``<...>``), which the teacher never says.
 
     Args:
         teacher_tokens: in the order of the posteriors.
@@ -55,31 +61,79 @@ def map_tokens(
         are the same.
 
     Raises:
-        InputError: tokens have no counterpart, or the blanks are not each other's.
+        InputError: nothing but the blank is matched, or the teacher lacks tokens that
+            the student is to learn.
     """
-    theirs = {token: i for i, token in enumerate(teacher_tokens)}
-    ours = {token: i for i, token in enumerate(student_tokens)}
-    theirs.pop(teacher_tokens[teacher_blank])
-    ours.pop(student_tokens[student_blank])
-    lacks = [token for token in theirs if token not in ours]
-    extra = [token for token in ours if token not in theirs and not _special(token)]
-    if lacks or extra:
+    index = [DROPPED] * len(teacher_tokens)
+    index[teacher_blank] = student_blank
+    free = [i for i in range(len(student_tokens)) if i != student_blank]
+    for name in (str, _plain, _folded):
+        ours = _unique({i: name(student_tokens[i]) for i in free})
+        left = [i for i, place in enumerate(index) if place == DROPPED]
+        theirs = _unique({i: name(teacher_tokens[i]) for i in left})
+        for token, i in theirs.items():
+            if token in ours:
+                index[i] = ours[token]
+                free.remove(ours[token])
+    lacks = [teacher_tokens[i] for i, place in enumerate(index) if place == DROPPED]
+    extra = [student_tokens[i] for i in free if not _special(student_tokens[i])]
+    matched = len(teacher_tokens) - 1 - len(lacks)
+    if extra or not matched:
         raise InputError(
-            f"the teacher's tokens ({where}) are not the student's: "
-            f"{len(theirs) - len(lacks)} of {len(theirs)} but the blank are matched; "
-            f"the student lacks {_some(lacks)} of the teacher's, the teacher "
-            f"{_some(extra)} of the student's. Train the student with the teacher's "
-            "token list, or dump the posteriors of a teacher that has the student's"
+            f"the teacher's tokens ({where}) are not the student's: {matched} of "
+            f"{len(teacher_tokens) - 1} but the blank are matched; the student lacks "
+            f"{_some(lacks)} of the teacher's, the teacher {_some(extra)} of the "
+            "student's. Train the student with the teacher's token list, or dump the "
+            "posteriors of a teacher that has the student's"
         )
-    index = [
-        student_blank if i == teacher_blank else ours[token]
-        for i, token in enumerate(teacher_tokens)
-    ]
     return None if index == list(range(len(student_tokens))) else index
 
 
+def describe_match(
+    teacher_tokens: Sequence[str], student_tokens: Sequence[str], index: Sequence[int]
+) -> str:
+    """How the teacher's tokens are taken, in a line for people.
+
+    Args:
+        teacher_tokens: in the order of the posteriors.
+        student_tokens: V.
+        index: from `map_tokens`.
+    """
+    pairs = [(token, place) for token, place in zip(teacher_tokens, index)]
+    renamed = [
+        f"{token} as {student_tokens[place]}"
+        for token, place in pairs
+        if place != DROPPED and token != student_tokens[place]
+    ]
+    dropped = [token for token, place in pairs if place == DROPPED]
+    same = len(pairs) - len(renamed) - len(dropped)
+    return (
+        f"{same} of the teacher's {len(pairs)} tokens are the student's, "
+        f"{_some(renamed, 40)} are renamed, {_some(dropped, 40)} dropped"
+    )
+
+
+def _unique(names: Mapping[int, str]) -> Dict[str, int]:
+    """Name -> index, of the names that stand once."""
+    times = Counter(names.values())
+    return {name: i for i, name in names.items() if times[name] == 1}
+
+
+def _plain(token: str) -> str:
+    """What the field's libraries call by several names, by one."""
+    if token in ("|", "▁", " ", "[SPACE]"):
+        return "<space>"
+    if token.lower() in ("[unk]", "unk"):
+        return "<unk>"
+    return token.replace("’", "'").replace("`", "'")
+
+
+def _folded(token: str) -> str:
+    return _plain(token).casefold()
+
+
 def _special(token: str) -> bool:
-    return token.startswith("<") and token.endswith(">")
+    return token.startswith("<") and token.endswith(">") and token != "<space>"
 
 
 def _some(tokens: Sequence[str], shown: int = 5) -> str:

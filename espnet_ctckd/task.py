@@ -16,7 +16,7 @@ from espnet2.tasks.asr import ASRTask, encoder_choices
 
 from espnet_ctckd import MODEL_NAME, register
 from espnet_ctckd.align import map_tokens
-from espnet_ctckd.cache.check import check_dense, check_frame_ratio
+from espnet_ctckd.cache.check import check_dense, check_dropped, check_frame_ratio
 from espnet_ctckd.cache.codec import rename_tokens
 from espnet_ctckd.cache.reader import CacheMeta, read_meta
 from espnet_ctckd.cache.record import Records, fingerprint
@@ -303,7 +303,8 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
                 )
             continue
         meta = read_meta(path)
-        match_tokens(meta, args)
+        index, _ = match_tokens(meta, args)
+        check_dropped(meta, index)
         check_states(meta, config)
         metas.append(meta)
         missing = sorted(set(wanted) - set(read_scp(path)))

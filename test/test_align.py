@@ -1,13 +1,21 @@
 from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from conftest import keep_top, make_batch, pad_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_ctckd.align import FrameMismatchError, map_tokens, match_frames
+from espnet_ctckd.align import (
+    DROPPED,
+    FrameMismatchError,
+    describe_match,
+    map_tokens,
+    match_frames,
+)
+from espnet_ctckd.cache.codec import rename_tokens
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.objective import KDObjective
@@ -26,6 +34,18 @@ TOKENS = ["<blank>", "a", "b", "<unk>"]
         (["a", "b", "<unk>", "<pad>"], 3, TOKENS, [1, 2, 3, 0]),  # blank last
         (["b", "<blank>", "a"], 1, TOKENS, [2, 0, 1]),
         (TOKENS, 0, [*TOKENS, "<sos/eos>"], [0, 1, 2, 3]),
+        ([*TOKENS, "<s>"], 0, TOKENS, [0, 1, 2, 3, -1]),
+        # As wav2vec 2.0 has them, and ESPnet's characters.
+        (
+            ["<pad>", "<s>", "|", "A", "'", "[UNK]"],
+            0,
+            ["<blank>", "<unk>", "<space>", "'", "a", "<sos/eos>"],
+            [0, -1, 2, 4, 3, 1],
+        ),
+        (["_", "▁the", "ing"], 0, ["<blank>", "▁THE", "ING"], None),
+        # What is there exactly goes before what is there in another case.
+        (["_", "A", "a"], 0, ["<blank>", "a"], [0, -1, 1]),
+        (["_", "x", "Y", "y"], 0, ["<blank>", "x"], [0, 1, -1, -1]),
     ],
 )
 def test_tokens_are_matched_by_their_strings(teacher, blank, student, expected):
@@ -37,7 +57,6 @@ def test_tokens_are_matched_by_their_strings(teacher, blank, student, expected):
     [
         (["<blank>", "a", "c"], 0, r"1 of 2 .* lacks 1 \('c'\) .* 1 \('b'\) of the"),
         (["<blank>", "a"], 0, r"1 of 1 .* lacks 0 of the teacher's, the teacher 1"),
-        ([*TOKENS, "<s>"], 0, r"3 of 4 .* lacks 1 \('<s>'\)"),
         (TOKENS, 1, r"2 of 3 .* lacks 1 \('<blank>'\) .* the teacher 1 \('a'\)"),
         (["<blank>", *"cdefgh"], 0, r"0 of 6 .* \('c', 'd', 'e', 'f', 'g', ...\)"),
     ],
@@ -47,6 +66,39 @@ def test_tokens_without_a_counterpart_are_refused_with_the_counts(
 ):
     with pytest.raises(InputError, match=message):
         map_tokens(teacher, blank, TOKENS, 0, "cache x")
+
+
+def test_how_the_tokens_are_taken_is_told():
+    teacher, student = ["<pad>", "<s>", "|", "E"], ["<blank>", "<space>", "E"]
+    index = map_tokens(teacher, 0, student, 0, "here")
+    assert describe_match(teacher, student, index) == (
+        "1 of the teacher's 4 tokens are the student's, 2 ('<pad> as <blank>', "
+        "'| as <space>') are renamed, 1 ('<s>') dropped"
+    )
+
+
+@pytest.mark.parametrize("kept", [None, 3])
+def test_without_the_dropped_tokens_the_others_are_as_likely_to_each_other(kept):
+    batch = make_batch((6,), tokens=6, blank=0, kept=kept, extra=0, seed=3)
+    index = [0, 3, DROPPED, 1, 2, DROPPED]
+    log_probs = batch.teacher.log_probs[0].numpy()
+    ids = None if kept is None else batch.teacher.ids[0].numpy()
+    found, places = rename_tokens(log_probs, ids, index, 4)
+    for t in range(6):
+        tokens = range(6) if ids is None else ids[t].tolist()
+        said = dict(zip(tokens, np.exp(log_probs[t])))
+        lost = sum(p for token, p in said.items() if index[token] == DROPPED)
+        expected = {
+            index[token]: p / (1 - lost)
+            for token, p in said.items()
+            if index[token] != DROPPED
+        }
+        here = range(4) if places is None else places[t].tolist()
+        assert len(set(here)) == found.shape[1]
+        result = dict(zip(here, np.exp(found[t])))
+        for token, p in result.items():
+            assert p == pytest.approx(expected.get(token, 0.0), abs=1e-9)
+        assert set(expected) <= set(result)
 
 
 # Frames

@@ -7,6 +7,7 @@ or for all with --audio_sample 0.
 from fractions import Fraction
 from typing import List, Optional, Sequence
 
+from espnet_ctckd.align import describe_match, map_tokens
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.cache.check import Student, check_cache
 from espnet_ctckd.data import read_token_list
@@ -48,6 +49,16 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     meta = check_cache(
         args.cache, args.wav_scp, args.text, student, args.audio_sample or None
     )
+    if student is not None:
+        index = map_tokens(
+            meta.token_list,
+            meta.blank,
+            student.token_list,
+            student.blank,
+            args.cache,
+        )
+        if index is not None:
+            print(describe_match(meta.token_list, student.token_list, index))
     print(
         f"{args.cache} fits: {meta.utterances} utterances, {meta.frames} frames of "
         f"{float(meta.frame_shift / meta.rate) * 1000:g} ms, {len(meta.token_list)} "

@@ -18,8 +18,9 @@ from typing import (
 )
 
 import kaldiio
+import numpy as np
 
-from espnet_ctckd.align import map_tokens
+from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, UTT2FRAMES, CacheMeta, read_meta
 from espnet_ctckd.cache.record import fingerprint
 from espnet_ctckd.choices import InputError
@@ -34,6 +35,8 @@ from espnet_ctckd.data import (
 
 # A few odd characters do not spoil a corpus; a wrong case does.
 _MOST_UNKNOWN = 0.1
+# Share of the teacher's mass that tokens may have which the student lacks.
+MOST_DROPPED = 0.01
 
 _Entry = TypeVar("_Entry")
 
@@ -94,13 +97,14 @@ def check_cache(
     _check_records(meta, heard)
     _check_audio(meta, wavs, heard, audio_sample)
     if student is not None:
-        map_tokens(
+        index = map_tokens(
             meta.token_list,
             meta.blank,
             student.token_list,
             student.blank,
             f"cache {meta.folder}",
         )
+        check_dropped(meta, index)
         check_frame_ratio(meta, student.frame_shift, student.frame_ratio)
         if student.needs_dense:
             check_dense(meta)
@@ -261,6 +265,47 @@ def check_frame_ratio(meta: CacheMeta, shift: Fraction, asked: Fraction) -> None
             f"frame, and {ratio} of its frames make one of the student's: what is not "
             "kept cannot be averaged. Dump the teacher without --top_k"
         )
+
+
+def check_dropped(
+    meta: CacheMeta, index: Optional[Sequence[int]], sample: int = 100
+) -> float:
+    """Refuse a cache that says much that the student cannot say.
+
+    Args:
+        meta: what the cache says of itself.
+        index: from `map_tokens`.
+        sample: utterances that are read, evenly spread.
+
+    Returns:
+        The share of the mass that is dropped.
+
+    Raises:
+        InputError: it is more than `MOST_DROPPED`.
+    """
+    if index is None or DROPPED not in index:
+        return 0.0
+    scp = read_scp(meta.folder / SCP)
+    total, frames = np.zeros(len(meta.token_list)), 0
+    for utt in list(scp)[:: max(1, len(scp) // sample)]:
+        said = meta.records.open(utt, kaldiio.load_mat(scp[utt]))
+        probs = np.exp(said.log_probs.astype(np.float64))
+        frames += len(probs)
+        if said.ids is None:
+            total += probs.sum(0)
+        else:
+            np.add.at(total, said.ids, probs)
+    lost = np.where(np.asarray(index) == DROPPED, total, 0.0) / max(frames, 1)
+    share = float(lost.sum())
+    if share > MOST_DROPPED:
+        worst = [meta.token_list[i] for i in np.argsort(-lost)[:5] if lost[i] > 0]
+        raise InputError(
+            f"the student lacks tokens that have {100 * share:.1f} % of the mass of "
+            f"the cache {meta.folder}, first of all {', '.join(map(repr, worst))}: at "
+            f"most {100 * MOST_DROPPED:g} % is left out. Train the student with the "
+            "teacher's token list"
+        )
+    return share
 
 
 def check_dense(meta: CacheMeta) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from espnet_ctckd.align import DROPPED
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import LOG_ZERO
 
@@ -189,40 +190,15 @@ class Codec:
             log[spike, 0], log[spike, 1] = log[spike, 1], 0.0
         every = np.concatenate([log, log_rest[:, None]], 1)
         norm = np.logaddexp.reduce(every, 1, keepdims=True)
-        ids = np.zeros((frames, self.kept), np.int64)
-        ids[:, 0] = blank
-        kept = column[1:] <= counts[:, None]
-        ids[:, 1:][kept] = chosen
-        self._fill(ids, kept, log, log_rest, counts)
-        return np.maximum(log - norm, LOG_ZERO).astype(np.float32), ids
-
-    def _fill(
-        self,
-        ids: np.ndarray,
-        kept: np.ndarray,
-        log: np.ndarray,
-        log_rest: np.ndarray,
-        counts: np.ndarray,
-    ) -> None:
-        """Put other tokens, with their share of the rest, where none is kept."""
-        assert self.kept is not None
-        pool = min(self.tokens, 2 * self.kept)
-        taken = np.zeros((len(ids), pool), bool)
-        rows = np.repeat(np.arange(len(ids)), self.kept)[
-            np.concatenate([np.ones((len(ids), 1), bool), kept], 1).ravel()
-        ]
-        named = ids[np.concatenate([np.ones((len(ids), 1), bool), kept], 1)]
-        inside = named < pool
-        taken[rows[inside], named[inside]] = True
-        free = np.argsort(
-            taken, axis=1, kind="stable"
-        )  # (U, pool), the free ones first
-        place = (~kept).cumsum(1) - 1  # (U, K - 1)
-        filler = np.take_along_axis(free, np.maximum(place, 0), 1)
-        ids[:, 1:][~kept] = filler[~kept]
+        ids = np.full((frames, self.kept), blank, np.int64)
+        kept = column <= counts[:, None]
+        ids[:, 1:][kept[:, 1:]] = chosen
+        # Where none is kept, others stand with their share of the rest.
+        ids = np.where(kept, ids, free_tokens(ids, kept, self.tokens))
         with np.errstate(divide="ignore"):
             share = log_rest - np.log(self.tokens - 1 - counts)  # (U,)
-        log[:, 1:][~kept] = np.broadcast_to(share[:, None], kept.shape)[~kept]
+        log = np.where(kept, log, share[:, None])
+        return np.maximum(log - norm, LOG_ZERO).astype(np.float32), ids
 
     @property
     def _id_bytes(self) -> int:
@@ -233,6 +209,9 @@ def rename_tokens(
     log_probs: np.ndarray, ids: Optional[np.ndarray], index: Sequence[int], tokens: int
 ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
     """Put the posteriors of an utterance into the student's order.
+
+    Without the tokens that the student lacks, the others are the teacher's posteriors
+    given that it is one of them.
 
     Args:
         log_probs: (U, K).
@@ -245,8 +224,40 @@ def rename_tokens(
         log_probs (U, V) and None, or (U, K) and ids (U, K).
     """
     place = np.asarray(index)
-    if ids is not None:
-        return log_probs, place[ids]
-    renamed = np.full((log_probs.shape[0], tokens), LOG_ZERO, log_probs.dtype)
-    renamed[:, place] = log_probs
-    return renamed, None
+    if ids is None:
+        kept = place != DROPPED
+        said = log_probs[:, kept]
+        if not kept.all():
+            said = said - np.logaddexp.reduce(said, 1, keepdims=True)
+        renamed = np.full((log_probs.shape[0], tokens), LOG_ZERO, log_probs.dtype)
+        renamed[:, place[kept]] = said
+        return renamed, None
+    ids = place[ids]
+    lost = ids == DROPPED
+    if not lost.any():
+        return log_probs, ids
+    mass = np.exp(np.where(lost, log_probs, -np.inf)).sum(1, keepdims=True)
+    given = log_probs - np.log(np.maximum(1.0 - mass, np.finfo(np.float32).tiny))
+    # In their place stand tokens that are not said.
+    ids[lost] = free_tokens(ids, ~lost, tokens)[lost]
+    return np.where(lost, LOG_ZERO, given).astype(log_probs.dtype), ids
+
+
+def free_tokens(ids: np.ndarray, kept: np.ndarray, tokens: int) -> np.ndarray:
+    """For each frame, distinct tokens that are not among its kept ones.
+
+    Args:
+        ids: (U, K).
+        kept: which of them count (U, K), bool.
+        tokens: V, at least K.
+
+    Returns:
+        A token for each place that is not kept (U, K), anything at the others.
+    """
+    pool = min(tokens, 2 * ids.shape[1])
+    taken = np.zeros((len(ids), pool), bool)
+    rows, columns = np.nonzero(kept & (ids < pool))
+    taken[rows, ids[rows, columns]] = True
+    free = np.argsort(taken, axis=1, kind="stable")  # (U, pool), those not taken first
+    place = np.maximum((~kept).cumsum(1) - 1, 0)  # (U, K)
+    return np.take_along_axis(free, place, 1)

@@ -9,7 +9,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from espnet_ctckd.align import map_tokens
+from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
@@ -82,13 +82,20 @@ class EnsembleTeacher:
                     "(in samples): take teachers of one, or join their hypotheses "
                     "with dump_nbest"
                 )
-        return map_tokens(
+        place = map_tokens(
             teacher.token_list,
             teacher.blank,
             first.token_list,
             first.blank,
             str(self._file),
         )
+        if place is not None and DROPPED in place:
+            token = teacher.token_list[place.index(DROPPED)]
+            raise InputError(
+                f"a teacher of {self._file} has the token {token!r}, which the first "
+                "one has not: take teachers of the same tokens"
+            )
+        return place
 
     @torch.no_grad()
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
