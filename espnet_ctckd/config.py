@@ -512,8 +512,8 @@ class KDConfig(FrameConfig):
     def ctc_key(self) -> str:
         """The key that says whether there is CTC, and its value, for errors."""
         if self.ctc_weight == 1.0 - self.weight:
-            return f"kd.weight {self.weight}"
-        return f"kd.ctc_weight {self.ctc_weight}"
+            return f"kd.weight {self.weight:g}"
+        return f"kd.ctc_weight {self.ctc_weight:g}"
 
     @property
     def needs_teacher(self) -> bool:
