@@ -67,7 +67,7 @@ def map_tokens(
     index = [DROPPED] * len(teacher_tokens)
     index[teacher_blank] = student_blank
     free = [i for i in range(len(student_tokens)) if i != student_blank]
-    for name in (str, _plain, _folded):
+    for name in (str, plain_name, _folded):
         ours = _unique({i: name(student_tokens[i]) for i in free})
         left = [i for i, place in enumerate(index) if place == DROPPED]
         theirs = _unique({i: name(teacher_tokens[i]) for i in left})
@@ -119,8 +119,8 @@ def _unique(names: Mapping[int, str]) -> Dict[str, int]:
     return {name: i for i, name in names.items() if times[name] == 1}
 
 
-def _plain(token: str) -> str:
-    """What the field's libraries call by several names, by one."""
+def plain_name(token: str) -> str:
+    """What the field's libraries call by several names, by one, as ESPnet has it."""
     if token in ("|", "▁", " ", "[SPACE]"):
         return "<space>"
     if token.lower() in ("[unk]", "unk"):
@@ -129,7 +129,7 @@ def _plain(token: str) -> str:
 
 
 def _folded(token: str) -> str:
-    return _plain(token).casefold()
+    return plain_name(token).casefold()
 
 
 def _special(token: str) -> bool:

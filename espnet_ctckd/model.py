@@ -143,6 +143,12 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         """
         utterances = speech.size(0)
         posteriors = None
+        if teacher is not None and teacher.dim() != 3:
+            raise InputError(
+                "the teacher's posteriors have come packed, as ESPnet's own task reads "
+                "them: train with `python -m espnet_ctckd.bin.asr_train`, or with "
+                "`ctckd-python -m espnet2.bin.asr_train`"
+            )
         if teacher is not None and teacher_lengths is not None:
             posteriors = FramePosteriors(
                 teacher,

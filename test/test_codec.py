@@ -198,3 +198,35 @@ def test_the_fingerprint_is_of_the_samples_whatever_their_type():
     for dtype in (np.float32, np.float64):
         assert fingerprint((samples / 32768.0).astype(dtype)) == expected
     assert fingerprint(samples[::-1]) != expected
+
+
+def test_a_cache_tells_what_it_takes_and_what_packing_would_cost(
+    tmp_path, tiny_cache, tiny_model, tiny_data, capsys
+):
+    import tiny
+
+    from espnet_ctckd.bin import cache_info, dump_teacher
+
+    flags = ["--cache", tiny_cache, "--packings"]
+    assert tiny.call(cache_info, *flags)[0] == 0
+    printed = capsys.readouterr().out
+    assert f"espnet {tiny_model.config}" in printed
+    assert "8, blank '<blank>'" in printed
+    table = [line.split() for line in printed.splitlines() if line.startswith("     ")]
+    rows = {tuple(row[:3]): [float(x) for x in row[3:]] for row in table[1:]}
+    size, _, lost = rows["4", "0.25", "0.0005"]
+    # The same from the records themselves.
+    codec, bytes_, kl, frames = Codec(8, 4), 0, 0.0, 0
+    for said in tiny.read_cache(tiny_cache).values():
+        log_probs = torch.from_numpy(said.log_probs)
+        record = codec.encode(log_probs, 0)
+        found, ids, _ = codec.decode(record, 0)
+        kl += divergence(log_probs, spread(found, ids, 8)).sum()
+        bytes_, frames = bytes_ + len(record), frames + len(log_probs)
+    assert size == pytest.approx(bytes_ / frames, abs=0.01)
+    assert lost == pytest.approx(kl / frames, rel=0.1)
+    top = tmp_path / "top"
+    dump_teacher.main(tiny.dump_args(tiny_model, tiny_data, top, "--top_k", 4))
+    status, stderr = tiny.call(cache_info, "--cache", top, "--packings")
+    assert status == 1
+    assert "is packed already" in tiny.the_error(stderr)

@@ -135,4 +135,4 @@ def test_teachers_of_other_rates_or_tokens_are_refused(tmp_path, tiny_model, tin
     config = write(tmp_path / "two.yaml", [(tiny_model, 1), (others, 1)])
     status, stderr = dump(config, tiny_data, tmp_path / "cache")
     assert status == 1
-    assert "the teacher's tokens" in tiny.the_error(stderr)
+    assert "has the token 'x', which the first one has not" in tiny.the_error(stderr)

@@ -676,3 +676,11 @@ def test_a_batch_without_states_or_lists_is_refused(
 def test_states_and_lists_without_sense_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         KDConfig.from_dict({**KD, **changes})
+
+
+def test_posteriors_that_were_not_unpacked_are_refused_with_the_way_out(batch, teacher):
+    packed = {**teacher, "teacher": torch.randn(3, 100)}
+    with pytest.raises(
+        InputError, match="have come packed, as ESPnet's own task reads"
+    ):
+        build(kd=KD)(**batch, **packed)

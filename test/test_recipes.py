@@ -27,7 +27,8 @@ student lists ${conf}/train_student_ctckd_small.yaml \\
     "--max_epoch 1 --model_conf kd=${conf}/lists.yaml"
 distil --train_set train --valid_set valid --test_sets test --lang en \\
     --token_type bpe --nbpe 30 --teacher_config ${conf}/train_teacher_ctc_small.yaml \\
-    --teacher_args "--max_epoch 1" --speed_perturb_factors "1.0 1.1" \\
+    --teacher_max_wer 1000 --teacher_args "--max_epoch 1" \\
+    --speed_perturb_factors "1.0 1.1" \\
     --local_data_opts "--num_train 24 --train_speakers 4 --num_valid 4 \\
     --valid_speakers 2 --num_test 6 --test_speakers 2 --num_unlabeled 6 \\
     --unlabeled_speakers 2" --ngpu 0 --nj 2 "$@"

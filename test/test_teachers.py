@@ -8,7 +8,9 @@ import pytest
 import tiny
 import torch
 
-from espnet_ctckd.bin import dump_teacher
+from espnet_ctckd.align import DROPPED, map_tokens
+from espnet_ctckd.bin import copy_tokens, decode, dump_teacher, prove_teacher
+from espnet_ctckd.bin.copy_tokens import token_type
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio
@@ -302,3 +304,57 @@ def test_options_are_checked_by_name():
         open_teacher("python", None, "cpu", {})
     with pytest.raises(InputError, match="an ESPnet teacher is a folder or tag"):
         open_teacher("espnet", None, "cpu", {})
+
+
+# What the student takes, and whether the teacher is good
+
+
+def test_the_student_s_tokens_are_the_teacher_s_as_espnet_names_them(
+    own, hub, tmp_path, capsys
+):
+    pytest.importorskip("transformers")
+    flags = ["--teacher_type", "huggingface", "--teacher", str(hub("Wav2Vec2", False))]
+    copy_tokens.main([*flags, "--output_dir", str(tmp_path / "tokens")])
+    tokens = (tmp_path / "tokens/tokens.txt").read_text().split()
+    assert tokens == [*("<blank>", "<unk>", "<space>", "E", "T", "A", "'", "<sos/eos>")]
+    assert (tmp_path / "tokens/token_type").read_text() == "char\n"
+    index = map_tokens(VOCABULARY, 0, tokens, 0, "here")
+    assert index == [0, DROPPED, DROPPED, 1, 2, 3, 4, 5, 6]
+    assert token_type(["<blank>", "<unk>", "ah", "b", "<sos/eos>"]) == "word"
+
+
+def test_a_teacher_is_proven_by_its_own_error_rate(
+    tmp_path, tiny_model, tiny_data, tiny_cache, capsys
+):
+    out = tmp_path / "proof"
+    flags = ["--cache", tiny_cache, "--text", tiny_data.text, "--token_type", "char"]
+    flags += ["--token_list", tiny_cache / "tokens.txt", "--output_dir", out]
+    status, stderr = tiny.call(prove_teacher, *flags)
+    assert status == 0, stderr
+    table = capsys.readouterr().out
+    # The same as decoding with the model.
+    decode_flags = ["--asr_train_config", tiny_model.config]
+    decode_flags += ["--asr_model_file", tiny_model.weights]
+    decode_flags += [
+        "--wav_scp",
+        tiny_data.wav_scp,
+        "--output_dir",
+        tmp_path / "greedy",
+    ]
+    assert tiny.call(decode, *decode_flags)[0] == 0
+    assert (out / "text").read_text() == (tmp_path / "greedy/text").read_text()
+    frames = blanks = spikes = entropy = 0.0
+    for said in tiny.read_cache(tiny_cache).values():
+        best = said.log_probs.argmax(1)
+        frames += len(best)
+        blanks += (best == 0).sum()
+        spikes += sum(a != b and a != 0 for a, b in zip(best, [0, *best]))
+        entropy -= (np.exp(said.log_probs) * said.log_probs).sum()
+    found = json.loads((out / "teacher.json").read_text())
+    assert (found["frames"], found["blank"]) == (frames, blanks)
+    assert found["spikes"] == spikes
+    assert found["entropy"] == pytest.approx(entropy, rel=1e-4)
+    assert f"{100 * blanks / frames:.1f} %" in table
+    status, stderr = tiny.call(prove_teacher, *flags, "--max_wer", 5)
+    assert status == 1
+    assert "and at most 5 % is asked for (--max_wer)" in tiny.the_error(stderr)

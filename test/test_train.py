@@ -43,11 +43,11 @@ TRAINING = {
 
 SPAWN = """
 import sys, torch
-from espnet2.tasks.asr import ASRTask
+from espnet_ctckd.task import CTCKDTask
 from espnet2.train.distributed_utils import free_port
 
 if __name__ == "__main__":
-    args = ASRTask.get_parser().parse_args(sys.argv[1:])
+    args = CTCKDTask.get_parser().parse_args(sys.argv[1:])
     args.version, args.distributed, args.dist_backend = "test", True, "gloo"
     args.dist_world_size, args.dist_master_addr = 2, "localhost"
     args.dist_master_port = free_port()
@@ -55,7 +55,7 @@ if __name__ == "__main__":
     workers = []
     for rank in range(2):
         args.dist_rank = rank
-        workers.append(context.Process(target=ASRTask.main_worker, args=(args,)))
+        workers.append(context.Process(target=CTCKDTask.main_worker, args=(args,)))
         workers[-1].start()
     for worker in workers:
         worker.join()

@@ -7,15 +7,14 @@ the last to end finishes the cache. The result is the same, bit for bit.
 
 import shutil
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
-
-import yaml
+from typing import Optional, Sequence
 
 from espnet_ctckd.bin import add_compute, device, parser, positive, run
+from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.writer import Plan, dump, forecast, make_plan
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.teachers import TEACHER_CHOICES, Teacher, open_teacher
+from espnet_ctckd.teachers import Teacher
 
 # Utterances that the size of a cache is forecast from.
 _FORECAST = 8
@@ -24,23 +23,7 @@ _FORECAST = 8
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Dump the teacher."""
     p = parser(__doc__)
-    p.add_argument(
-        "--teacher_type", default="espnet", help=f"one of {', '.join(TEACHER_CHOICES)}"
-    )
-    p.add_argument(
-        "--teacher",
-        help="folder or tag of an ESPnet model; id or folder of one of Hugging Face; "
-        "bundle of torchaudio; package.module:factory; YAML of an ensemble",
-    )
-    p.add_argument(
-        "--teacher_conf",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="option of the kind of teacher",
-    )
-    p.add_argument("--teacher_config", help="config.yaml of an ESPnet model")
-    p.add_argument("--teacher_model", help="weights of an ESPnet model")
+    add_teacher(p)
     p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
     p.add_argument("--output_dir", required=True, help="folder of the cache")
     p.add_argument(
@@ -64,11 +47,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = p.parse_args(cmd)
     if not 1 <= args.job <= args.num_jobs:
         raise InputError(f"--job is {args.job}; give one from 1 to {args.num_jobs}")
-    options = read_options(args.teacher_conf)
-    for name in ("config", "model"):
-        if getattr(args, f"teacher_{name}"):
-            options[f"{name}_file"] = getattr(args, f"teacher_{name}")
-    teacher = open_teacher(args.teacher_type, args.teacher, device(args), options)
+    teacher = teacher_of(args, device(args))
     if args.states and not teacher.state_size:
         raise InputError(f"a teacher of the type {args.teacher_type} has no states")
     codec = Codec(
@@ -92,27 +71,6 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     if finished:
         print(f"finished: {args.output_dir}")
-
-
-def read_options(given: Sequence[str]) -> Dict[str, Any]:
-    """Options as ``key=value``, the value in YAML.
-
-    Args:
-        given: on the command line.
-
-    Returns:
-        Key -> value.
-
-    Raises:
-        InputError: one is not of that form.
-    """
-    options = {}
-    for option in given:
-        key, separator, value = option.partition("=")
-        if not key.isidentifier() or not separator:
-            raise InputError(f"--teacher_conf is {option!r}; give KEY=VALUE")
-        options[key] = yaml.safe_load(value)
-    return options
 
 
 def _say_size(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:

@@ -51,6 +51,8 @@ bpe_train_text=
 # Teacher
 teacher=
 teacher_type=espnet
+teacher_conf=
+teacher_max_wer=70
 teacher_config=
 teacher_args=
 teacher_tag=
@@ -130,7 +132,12 @@ Tokens
 Teacher
     --teacher               # Folder with config.yaml and weights, or a tag of ESPnet's
                             # model zoo or Hugging Face (default: train one).
-    --teacher_type          # Kind of it (default="${teacher_type}").
+    --teacher_type          # Kind of it: espnet, huggingface (id or folder), torchaudio
+                            # (bundle), python (package.module:factory), ensemble (YAML)
+                            # (default="${teacher_type}").
+    --teacher_conf          # Options of the kind, e.g. "language=deu" (default="").
+    --teacher_max_wer       # Percent of word errors on the dev set with which a teacher
+                            # is refused (default="${teacher_max_wer}").
     --teacher_config        # Configuration to train one with.
     --teacher_args          # Further flags of its training (default="${teacher_args}").
     --teacher_tag           # Name of its folder (default: from its configuration).
@@ -193,7 +200,8 @@ done
 [ "${feats_type}" = raw ] || refuse "--feats_type is '${feats_type}'; only raw is there yet"
 [[ ${inference_tool} =~ ^(ctckd|stream|espnet)$ ]] || refuse "unknown --inference_tool '${inference_tool}'; choose ctckd, stream or espnet"
 [[ ${feats_normalize} =~ ^(global_mvn|utterance_mvn)$ ]] || refuse "unknown --feats_normalize '${feats_normalize}'; choose global_mvn or utterance_mvn"
-[ "${teacher_type}" = espnet ] || refuse "unknown --teacher_type '${teacher_type}'; choose espnet"
+[[ ${teacher_type} =~ ^(espnet|huggingface|torchaudio|python|ensemble)$ ]] || refuse "unknown --teacher_type '${teacher_type}'; choose espnet, huggingface, torchaudio, python or ensemble"
+[ "${teacher_type}" = espnet ] || [ -n "${teacher}" ] || refuse "a teacher of the type ${teacher_type} needs --teacher"
 if [ -n "${teacher}" ] && [ -n "${teacher_config}" ]; then
     teacher_config=
 fi
@@ -279,7 +287,7 @@ fi
 
 data=${dumpdir}/${feats_type}
 if [ -n "${teacher}" ]; then
-    teacher_tag=${teacher_tag:-$(basename "${teacher}")}
+    teacher_tag=${teacher_tag:-$(basename "${teacher}" | tr ':' '_')}
     token_dir=${expdir}/teacher_${teacher_tag}/tokens
 else
     teacher_tag=${teacher_tag:-$(basename "${teacher_config}" .yaml)_${token_type}}
@@ -475,12 +483,26 @@ if runs 5 && ! ${skip_train} && [ -z "${teacher}" ] && begin 5 "${token_dir}" "$
     finish
 fi
 
+teacher_model=("${teacher_exp}/export/config.yaml" "${teacher_exp}/export/model.pth")
+[ -z "${teacher}" ] || teacher_model=("${teacher_exp}/config.yaml" "${teacher_exp}/model.pth")
+teacher_opts=(--teacher_config "${teacher_model[0]}" --teacher_model "${teacher_model[1]}")
+if [ "${teacher_type}" != espnet ]; then
+    teacher_opts=(--teacher_type "${teacher_type}" --teacher "${teacher}")
+    for option in ${teacher_conf}; do
+        teacher_opts+=(--teacher_conf "${option}")
+    done
+fi
+
 if runs 6 && ! ${skip_teacher}; then
     if [ -n "${teacher}" ]; then
-        if begin 6 "${teacher_exp}" "${teacher}"; then
+        if begin 6 "${teacher_exp}" "${teacher_type} ${teacher} ${teacher_conf}"; then
             log "Stage 6: Take the teacher ${teacher}"
-            ${bin}.fetch_model --model "${teacher}" --output_dir "${teacher_exp}"
-            ${bin}.copy_tokens --asr_train_config "${teacher_exp}/config.yaml" --output_dir "${token_dir}"
+            if [ "${teacher_type}" = espnet ]; then
+                ${bin}.fetch_model --model "${teacher}" --output_dir "${teacher_exp}"
+                ${bin}.copy_tokens --teacher_config "${teacher_exp}/config.yaml" --output_dir "${token_dir}"
+            else
+                ${bin}.copy_tokens "${teacher_opts[@]}" --output_dir "${token_dir}"
+            fi
             finish
         fi
     elif begin 6 "${teacher_exp}" "$(sha256sum <"${teacher_config}") ${teacher_args} ${labeled} ${token_dir}"; then
@@ -494,9 +516,6 @@ if runs 6 && ! ${skip_teacher}; then
         finish
     fi
 fi
-teacher_model=("${teacher_exp}/export/config.yaml" "${teacher_exp}/export/model.pth")
-[ -z "${teacher}" ] || teacher_model=("${teacher_exp}/config.yaml" "${teacher_exp}/model.pth")
-
 if runs 7 && ! ${skip_teacher}; then
     for set in ${train} ${valid_set}; do
         begin 7 "${cache}/${set}" "${filter_opts} ${speed_perturb_factors} $(cat "${teacher_exp}/.done.stage6" 2>/dev/null || true)" || continue
@@ -505,8 +524,7 @@ if runs 7 && ! ${skip_teacher}; then
         gpu=0
         ! ${gpu_teacher} || gpu=1
         ${train_cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${cache}/${set}/logs/dump.JOB.log" \
-            ${bin}.dump_teacher --teacher_type "${teacher_type}" --ngpu "${gpu}" \
-            --teacher_config "${teacher_model[0]}" --teacher_model "${teacher_model[1]}" \
+            ${bin}.dump_teacher "${teacher_opts[@]}" --ngpu "${gpu}" \
             --wav_scp "${data}/${set}/wav.scp" --output_dir "${cache}/${set}" \
             --top_k "${teacher_top_k}" $(! reads states || echo --states) --job JOB --num_jobs "${jobs}"
         grep -h "the cache will take" "${cache}/${set}/logs/dump.1.log"
@@ -538,11 +556,11 @@ if runs 8 && ! ${skip_teacher}; then
             finish
         done
     fi
-    if begin 8 "${teacher_exp}" "${inference_tool} ${inference_args} ${valid_set} ${filter_opts} $(cksum <"${teacher_model[1]}")"; then
-        log "Stage 8: Prove the teacher by its own error rate on ${valid_set}"
-        dir=${teacher_exp}/${inference_tag}/${valid_set}
-        decode "${valid_set}" "${data}/${valid_set}/wav.scp" "${dir}" "${teacher_model[@]}"
-        ${bin}.score --ref "${data}/${valid_set}/text" --hyp "${dir}/text"
+    if begin 8 "${teacher_exp}" "${valid_set} ${teacher_max_wer} $(cksum <"${cache}/${valid_set}/meta.json")"; then
+        log "Stage 8: Prove the teacher by what it says of ${valid_set}"
+        ${bin}.prove_teacher --cache "${cache}/${valid_set}" --text "${data}/${valid_set}/text" \
+            --output_dir "${teacher_exp}/${inference_tag}/${valid_set}" \
+            --max_wer "${teacher_max_wer}" $(token_opts)
         finish
     fi
 fi
@@ -594,10 +612,20 @@ if runs 12 && ! ${skip_eval}; then
     fi
     for set in ${test_sets}; do
         for model in "${asr_exp}" "${teacher_exp}"; do
+            dir=${model}/${inference_tag}/${set}
+            if [ "${model}" = "${teacher_exp}" ] && [ "${teacher_type}" != espnet ]; then
+                begin 12 "${dir}" "$(cat "${teacher_exp}/.done.stage6") ${local_data_opts}" || continue
+                log "Stage 12: Decode ${set} with the teacher ${teacher} -> ${dir}"
+                ${decode_cmd} "${dir}/decode.log" ${bin}.dump_teacher "${teacher_opts[@]}" \
+                    --wav_scp "${data}/org/${set}/wav.scp" --output_dir "${cache}/${set}" --top_k "${teacher_top_k}"
+                ${bin}.prove_teacher --cache "${cache}/${set}" --text "${data}/org/${set}/text" \
+                    --output_dir "${dir}" $(token_opts)
+                finish
+                continue
+            fi
             weights=("${asr_exp}/export/config.yaml" "${asr_exp}/export/model.pth")
             [ "${model}" = "${asr_exp}" ] || weights=("${teacher_model[@]}")
             [ -f "${weights[1]}" ] || continue
-            dir=${model}/${inference_tag}/${set}
             begin 12 "${dir}" "${inference_args} ${local_data_opts} $(cksum <"${weights[1]}")" || continue
             log "Stage 12: Decode ${set} with ${model} -> ${dir}"
             decode "${set}" "${data}/org/${set}/wav.scp" "${dir}" "${weights[@]}"

@@ -1,0 +1,132 @@
+"""Tell what a cache holds, whose it is, and what it takes.
+
+With --packings, a dense cache is packed in many ways: what each takes, and what is lost
+by it, in KL divergence from the dense posteriors.
+"""
+
+import itertools
+from pathlib import Path
+from typing import Iterator, List, Optional, Sequence, Tuple
+
+import kaldiio
+import numpy as np
+import torch
+
+from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp
+
+KEPT = (4, 8, 16, 32)
+STEPS = (0.125, 0.25, 0.5)
+WORTHS = (5e-5, 5e-4, 5e-3)
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Tell it."""
+    p = parser(__doc__)
+    p.add_argument("--cache", required=True, help="folder of the cache")
+    p.add_argument("--packings", action="store_true", help="try ways of packing it")
+    p.add_argument(
+        "--utterances", type=positive, default=200, help="that --packings tries"
+    )
+    args = p.parse_args(cmd)
+    meta = read_meta(args.cache)
+    for name, value in describe(meta):
+        print(f"{name:<16}{value}")
+    if args.packings:
+        print()
+        print("\n".join(compare_packings(meta, args.utterances)))
+
+
+def describe(meta: CacheMeta) -> Iterator[Tuple[str, str]]:
+    """What a person wants to know of a cache.
+
+    Args:
+        meta: what it says of itself.
+
+    Yields:
+        Names and values.
+    """
+    teacher = meta.teacher
+    shift = float(meta.frame_shift / meta.rate)
+    hours = meta.frames * shift / 3600
+    size = sum(f.stat().st_size for f in Path(meta.folder).rglob("*") if f.is_file())
+    codec = meta.codec
+    kept = "all tokens of a frame, float32"
+    if codec.kept is not None:
+        kept = (
+            f"at most {codec.kept} tokens of a frame, in steps of {codec.step} nats, "
+            f"each worth {codec.worth:g} nats"
+        )
+    yield "teacher", f"{teacher['type']} {teacher.get('source', teacher.get('config'))}"
+    yield "tokens", f"{codec.tokens}, blank {meta.token_list[meta.blank]!r}"
+    yield "frames", f"{meta.frames} of {1000 * shift:g} ms: {hours:.2f} hours"
+    yield "utterances", str(meta.utterances)
+    yield "packing", kept + (f", {codec.states} states" if codec.states else "")
+    yield (
+        "size",
+        f"{size / 2**20:.1f} MiB, {size / max(meta.frames, 1):.2f} bytes a frame",
+    )
+    yield "a 1000 hours", f"would take {size / hours * 1000 / 1e9:.2f} GB"
+
+
+def compare_packings(meta: CacheMeta, utterances: int) -> List[str]:
+    """Pack a dense cache in many ways.
+
+    Args:
+        meta: what it says of itself.
+        utterances: how many to try, evenly spread.
+
+    Returns:
+        Lines of a table.
+
+    Raises:
+        InputError: it is not dense.
+    """
+    if meta.codec.kept is not None:
+        raise InputError(
+            f"{meta.folder} is packed already; --packings wants one that was dumped "
+            "without --top_k"
+        )
+    scp = read_scp(meta.folder / SCP)
+    said = [
+        meta.records.open(utt, kaldiio.load_mat(scp[utt])).log_probs
+        for utt in list(scp)[:: max(1, len(scp) // utterances)]
+    ]
+    frames = sum(map(len, said))
+    seconds = frames * float(meta.frame_shift / meta.rate)
+    lines = [
+        f"{'top_k':>6}{'step':>8}{'worth':>9}{'bytes a frame':>15}"
+        f"{'GB for 1000 h':>15}{'KL, nats a frame':>18}"
+    ]
+    for kept, step, worth in itertools.product(KEPT, STEPS, WORTHS):
+        if not 1 < kept < meta.codec.tokens:
+            continue
+        codec = Codec(meta.codec.tokens, kept, step, worth)
+        size, lost = 0, 0.0
+        for log_probs in said:
+            record = codec.encode(torch.from_numpy(log_probs), meta.blank)
+            size += len(record)
+            lost += divergence(log_probs, codec, record, meta.blank)
+        lines.append(
+            f"{kept:>6}{step:>8g}{worth:>9g}{size / frames:>15.2f}"
+            f"{size / seconds * 3.6e6 / 1e9:>15.2f}{lost / frames:>18.1e}"
+        )
+    return lines
+
+
+def divergence(log_p: np.ndarray, codec: Codec, record: bytes, blank: int) -> float:
+    """KL of dense posteriors (U, V) from a record of them, all frames added up."""
+    kept, ids, _ = codec.decode(record, blank)
+    assert ids is not None
+    log_p, kept = log_p.astype(np.float64), kept.astype(np.float64)
+    rest = (1 - np.exp(kept).sum(1, keepdims=True)).clip(min=1e-30)
+    log_q = np.repeat(np.log(rest / (codec.tokens - kept.shape[1])), codec.tokens, 1)
+    np.put_along_axis(log_q, ids, kept, 1)
+    return float((np.exp(log_p) * (log_p - log_q)).sum())
+
+
+if __name__ == "__main__":
+    run(main)
