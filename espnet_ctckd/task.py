@@ -5,6 +5,7 @@ Any other configuration is handed to the stock task unchanged.
 
 import argparse
 import inspect
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
@@ -77,8 +78,11 @@ class CTCKDTask(ASRTask):
             return
         config = read_kd_config(args)
         if not args.collect_stats:
+            # A warning before ESPnet sets up its log would leave it at that level.
+            handlers = list(logging.root.handlers)
             check_data(args, config)
             check_rate(args, config)
+            logging.root.handlers[:] = handlers
         super().main_worker(args)
 
     @classmethod
