@@ -48,7 +48,6 @@ setup(
             "pytest>=7,<8.4",
             "hypothesis",
             "espeakng-loader",
-            "transformers",
         ],
         "dev": [
             "ruff==0.17.6",
