@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -358,3 +359,23 @@ def test_a_teacher_is_proven_by_its_own_error_rate(
     status, stderr = tiny.call(prove_teacher, *flags, "--max_wer", 5)
     assert status == 1
     assert "and at most 5 % is asked for (--max_wer)" in tiny.the_error(stderr)
+
+
+def test_the_worked_example_says_what_its_package_says(
+    tmp_path, tiny_data, monkeypatch
+):
+    hama = pytest.importorskip("hama")
+    pytest.importorskip("onnxruntime")
+    recipe = Path(__file__).parent.parent / "egs/librispeech/kd"
+    monkeypatch.chdir(recipe)
+    source = "local.hama_teacher:make"
+    status, stderr = dump("python", source, tiny_data, tmp_path / "cache")
+    assert status == 0, stderr
+    meta = read_meta(tmp_path / "cache")
+    assert (len(meta.token_list), meta.blank, meta.frame_shift) == (191, 190, 320)
+    session = hama.ASRModel().session
+    for utt, audio in audio_of(tiny_data).items():
+        given = {"waveform": audio[None], "waveform_lengths": np.array([len(audio)])}
+        (expected,) = session.run(["log_probs"], given)
+        found = tiny.read_cache(tmp_path / "cache")[utt].log_probs
+        assert found == pytest.approx(expected[0, : len(found)], abs=1e-5)
