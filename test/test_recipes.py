@@ -151,3 +151,12 @@ def test_the_demo_runs_to_its_table_and_does_nothing_twice(tmp_path):
     assert again.returncode == 0, again.stderr
     for stage in (1, 3, 4, 5, 6, 7):
         assert f"Stage {stage}: already finished" in again.stdout
+
+
+@pytest.mark.parametrize("recipe", ["an4", "demo", "librispeech"])
+def test_recipes_share_one_kd_sh(recipe):
+    for name in ("kd.sh", "cmd.sh", "path.sh", "utils"):
+        shared = ROOT / "egs/TEMPLATE/kd" / name
+        here = ROOT / "egs" / recipe / "kd" / name
+        assert here.is_symlink()
+        assert here.resolve() == shared
