@@ -7,9 +7,9 @@ or for all with --audio_sample 0.
 from fractions import Fraction
 from typing import List, Optional, Sequence
 
-from espnet_ctckd.align import describe_match, map_tokens
+from espnet_ctckd.align import describe_match
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.cache.check import Student, check_cache
+from espnet_ctckd.cache.check import Student, check_cache, match_student
 from espnet_ctckd.data import read_token_list
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.task import CTCKDTask
@@ -50,13 +50,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         args.cache, args.wav_scp, args.text, student, args.audio_sample or None
     )
     if student is not None:
-        index = map_tokens(
-            meta.token_list,
-            meta.blank,
-            student.token_list,
-            student.blank,
-            args.cache,
-        )
+        index = match_student(meta, student)
         if index is not None:
             print(describe_match(meta.token_list, student.token_list, index))
     print(

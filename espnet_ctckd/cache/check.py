@@ -97,20 +97,24 @@ def check_cache(
     _check_records(meta, heard)
     _check_audio(meta, wavs, heard, audio_sample)
     if student is not None:
-        index = map_tokens(
-            meta.token_list,
-            meta.blank,
-            student.token_list,
-            student.blank,
-            f"cache {meta.folder}",
-        )
-        check_dropped(meta, index)
+        check_dropped(meta, match_student(meta, student))
         check_frame_ratio(meta, student.frame_shift, student.frame_ratio)
         if student.needs_dense:
             check_dense(meta)
     if text is not None:
         _check_text(text, wavs, frames, student)
     return meta
+
+
+def match_student(meta: CacheMeta, student: Student) -> Optional[List[int]]:
+    """Where the tokens of a cache stand in the student's list, as of `map_tokens`."""
+    return map_tokens(
+        meta.token_list,
+        meta.blank,
+        student.token_list,
+        student.blank,
+        f"cache {meta.folder}",
+    )
 
 
 def _check_files(meta: CacheMeta) -> None:

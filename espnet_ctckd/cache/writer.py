@@ -176,8 +176,17 @@ def dump(
     logging.info(
         f"job {job} of {num_jobs}: {len(todo)} of {len(plan.shards)} shards to do"
     )
+    key = key_of(
+        teacher.describe(),
+        teacher.token_list,
+        teacher.blank,
+        plan.rate,
+        teacher.frame_shift,
+        codec,
+    )
+    records = Records(codec, teacher.blank, key, str(folder))
     for index in _progress(todo, plan):
-        _write_shard(teacher, plan, codec, folder, index)
+        _write_shard(teacher, plan, records, folder, index)
     if not all(_shard_scp(folder, i).exists() for i in range(len(plan.shards))):
         logging.info(f"the other jobs have not finished; the last completes {folder}")
         return False
@@ -245,7 +254,7 @@ def _shard_scp(folder: Path, index: int) -> Path:
 
 
 def _write_shard(
-    teacher: Teacher, plan: Plan, codec: Codec, folder: Path, index: int
+    teacher: Teacher, plan: Plan, records: Records, folder: Path, index: int
 ) -> None:
     """Write ark, then scp: a shard is done when its scp is there.
 
@@ -256,15 +265,6 @@ def _write_shard(
     for left in ark.parent.glob(f".{ark.name}.*.part"):  # by a killed job
         left.unlink(missing_ok=True)
     lines = []
-    key = key_of(
-        teacher.describe(),
-        teacher.token_list,
-        teacher.blank,
-        plan.rate,
-        teacher.frame_shift,
-        codec,
-    )
-    records = Records(codec, teacher.blank, key, str(folder))
     with beside(ark) as partial, open(partial, "wb") as f:
         for batch in plan.shards[index]:
             for utt, frames, audio, record in _compute(teacher, records, batch):

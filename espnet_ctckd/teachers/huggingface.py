@@ -15,6 +15,7 @@ from espnet_ctckd.teachers.probe import (
     frames_per_shift,
     hash_of,
     least_samples,
+    together,
 )
 
 # Names that models have for "how many frames do so many samples make?".
@@ -128,7 +129,7 @@ class HuggingFaceTeacher:
         audio = [s[:n] for s, n in zip(speech.cpu(), lengths.tolist())]
         if self._batched:
             return self._say(audio)
-        return _together([self._say([one]) for one in audio])
+        return together([self._say([one]) for one in audio])
 
     @torch.no_grad()
     def _say(self, audio: List[Tensor]) -> FramePosteriors:
@@ -182,18 +183,3 @@ def _tokens(tokenizer: Any, size: int) -> List[str]:
     """The V tokens in the order of the outputs; what has no name gets one."""
     named = {index: token for token, index in tokenizer.get_vocab().items()}
     return [named.get(index, f"<unused{index}>") for index in range(size)]
-
-
-def _together(said: List[FramePosteriors]) -> FramePosteriors:
-    """Utterances of their own as a batch."""
-
-    def pad(parts: List[Tensor]) -> Tensor:
-        return torch.nn.utils.rnn.pad_sequence([p[0] for p in parts], batch_first=True)
-
-    states = [s.states for s in said if s.states is not None]
-    return FramePosteriors(
-        pad([s.log_probs for s in said]),
-        torch.cat([s.lengths for s in said]),
-        said[0].blank,
-        states=pad(states) if states else None,
-    )

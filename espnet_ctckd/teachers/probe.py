@@ -1,10 +1,13 @@
-"""What is found out about a teacher by trying it."""
+"""What teachers share: what is found out by trying them, and utterances one by one."""
 
 import hashlib
 from fractions import Fraction
-from typing import Callable, Mapping
+from typing import Callable, List, Mapping
 
+import torch
 from torch import Tensor
+
+from espnet_ctckd.posteriors import FramePosteriors
 
 # Two probes this far apart show a whole number of frames for every hop and
 # subsampling in use (multiples of 320, 512, 640, 960, 1024, 1280 samples).
@@ -56,11 +59,31 @@ def hash_of(states: Mapping[str, Tensor]) -> str:
     for name, value in sorted(states.items()):
         value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(_bytes(value)).numpy().tobytes())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
-def _bytes(value: Tensor):  # type: ignore[no-untyped-def]
-    import torch
+def together(said: List[FramePosteriors]) -> FramePosteriors:
+    """A batch of utterances that were heard one by one.
 
-    return torch.uint8 if value.numel() else value.dtype
+    Args:
+        said: of each utterance alone.
+    """
+
+    def pad(parts: List[Tensor]) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence([p[0] for p in parts], batch_first=True)
+
+    states = [s.states for s in said if s.states is not None]
+    return FramePosteriors(
+        pad([s.log_probs for s in said]),
+        torch.cat([s.lengths for s in said]),
+        said[0].blank,
+        states=pad(states) if states else None,
+    )
+
+
+def alone(log_probs: Tensor, blank: int) -> FramePosteriors:
+    """A batch of one utterance, of its log-probabilities (U, V)."""
+    return FramePosteriors(
+        log_probs.unsqueeze(0), torch.tensor([len(log_probs)]), blank
+    )

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.teachers.probe import SHORT, frames_per_shift, least_samples
+from espnet_ctckd.teachers.probe import (
+    SHORT,
+    alone,
+    frames_per_shift,
+    least_samples,
+    together,
+)
 
 _WANTED = (
     "an object with the attributes token_list (V names), blank (index) and rate "
@@ -93,10 +99,8 @@ class PythonTeacher:
         Raises:
             InputError: what it says are no log-probabilities.
         """
-        said = [self._of(s[:n].numpy()) for s, n in zip(speech.cpu(), lengths.tolist())]
-        padded = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
-        counts = torch.tensor([len(s) for s in said])
-        return FramePosteriors(padded, counts, self.blank)
+        heard = zip(speech.cpu(), lengths.tolist())
+        return together([alone(self._of(s[:n].numpy()), self.blank) for s, n in heard])
 
     @torch.no_grad()
     def _of(self, speech: np.ndarray) -> Tensor:

@@ -8,7 +8,13 @@ from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.teachers.probe import frames_per_shift, hash_of, least_samples
+from espnet_ctckd.teachers.probe import (
+    alone,
+    frames_per_shift,
+    hash_of,
+    least_samples,
+    together,
+)
 
 
 class TorchaudioTeacher:
@@ -60,7 +66,7 @@ class TorchaudioTeacher:
     @torch.no_grad()
     def _of(self, speech: Tensor) -> Tensor:
         logits, _ = self._model(speech.unsqueeze(0).to(self._device))  # (1, U, V)
-        said: Tensor = logits[0].float().log_softmax(-1)
+        said: Tensor = logits[0].float().log_softmax(-1).cpu()
         return said
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
@@ -73,10 +79,8 @@ class TorchaudioTeacher:
         Returns:
             log_probs (B, U, V), dense.
         """
-        said = [self._of(s[:n]) for s, n in zip(speech, lengths.tolist())]
-        padded = torch.nn.utils.rnn.pad_sequence(said, batch_first=True)
-        counts = torch.tensor([len(s) for s in said])
-        return FramePosteriors(padded, counts, self.blank)
+        heard = zip(speech.cpu(), lengths.tolist())
+        return together([alone(self._of(s[:n]), self.blank) for s, n in heard])
 
     def describe(self) -> Dict[str, str]:
         """Provenance: kind, bundle, hash and the version of torchaudio."""
