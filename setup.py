@@ -46,6 +46,7 @@ setup(
         "lm": ["flashlight-text", "kenlm"],
         "test": [
             "pytest>=7,<8.4",
+            "pytest-xdist>=3.6",
             "hypothesis",
             "espeakng-loader",
         ],

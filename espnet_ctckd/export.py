@@ -13,7 +13,7 @@ from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, beside, write_beside
 from espnet_ctckd.model import OWN_PARAMETERS
-from espnet_ctckd.teachers.espnet import load_espnet_model
+from espnet_ctckd.teachers.espnet import load_espnet_model, task_of
 
 
 def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> None:
@@ -41,7 +41,8 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
             f"{folder} is the folder of the training itself, whose config.yaml would "
             "be lost; choose another --output_dir"
         )
-    load_espnet_model(config_file, model_file)  # so that it is known to work
+    # So that it is known to work.
+    load_espnet_model(config_file, model_file, task=task_of(conf))
     states = {
         name: value
         for name, value in load_weights(model_file).items()

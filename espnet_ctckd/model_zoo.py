@@ -1,7 +1,14 @@
-"""Where an ESPnet model is: a folder, or a tag of a model zoo."""
+"""Where an ESPnet model is: a folder, a packed archive, or a tag of a model zoo."""
 
+import contextlib
+import os
+import shutil
+import tarfile
+import zipfile
 from pathlib import Path
-from typing import Tuple
+from typing import Dict, List, Tuple
+
+from espnet2.main_funcs.pack_funcs import unpack
 
 from espnet_ctckd.choices import InputError
 
@@ -13,7 +20,8 @@ def find_model(model: str) -> Tuple[Path, Path]:
     """Configuration and weights of a model.
 
     Args:
-        model: a folder with config.yaml and weights, or a tag.
+        model: a folder with config.yaml and weights; an archive of ESPnet's packing,
+            which is unpacked beside itself; or a tag.
 
     Returns:
         Paths of both.
@@ -22,6 +30,8 @@ def find_model(model: str) -> Tuple[Path, Path]:
         InputError: they are not there, or the tag cannot be downloaded.
     """
     folder = Path(model)
+    if folder.is_file():
+        return _unpack(folder)
     if not folder.is_dir():
         return _download(model)
     config = folder / "config.yaml"
@@ -49,8 +59,55 @@ def _download(tag: str) -> Tuple[Path, Path]:
             f"{tag} is no folder, and cannot be downloaded as a tag: {error}. Check "
             "the tag and the network, or give a folder"
         ) from None
+    return _recogniser(found, tag)
+
+
+def _recogniser(found: Dict[str, str], where: object) -> Tuple[Path, Path]:
     for prefix in ("asr", "s2t"):
         if f"{prefix}_train_config" in found:
             paths = found[f"{prefix}_train_config"], found[f"{prefix}_model_file"]
             return Path(paths[0]), Path(paths[1])
-    raise InputError(f"{tag} is not a model for speech recognition: {sorted(found)}")
+    raise InputError(f"{where} is not a model for speech recognition: {sorted(found)}")
+
+
+def _unpack(archive: Path) -> Tuple[Path, Path]:
+    """Unpack beside the archive; several jobs may do so at once."""
+    folder = archive.with_name(f"{archive.stem}.unpacked").resolve()
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    wanted = f"{archive} is no model: give a folder, or an archive of espnet2.bin.pack"
+    try:
+        names = _names(archive)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        raise InputError(f"{wanted} ({error})") from None
+    for name in names:
+        if not (partial / name).resolve().is_relative_to(partial):
+            raise InputError(f"{archive} holds {name!r}, which lies outside of it")
+    if "meta.yaml" not in names:
+        raise InputError(f"{wanted} (it has no meta.yaml)")
+    if not folder.is_dir():
+        try:
+            found = unpack(archive, partial, use_cache=False)
+            for path in found.values():  # what it names, by its final place
+                if path.endswith(".yaml"):
+                    text = Path(path).read_text(encoding="utf-8")
+                    Path(path).write_text(
+                        text.replace(str(partial), str(folder)), encoding="utf-8"
+                    )
+            with contextlib.suppress(OSError):  # another job was faster
+                os.rename(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return _recogniser(unpack(archive, folder), archive)
+
+
+def _names(archive: Path) -> List[str]:
+    """What a zip or tar holds; links, which lead elsewhere, are refused."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            return packed.namelist()
+    with tarfile.open(archive) as packed_tar:
+        members = packed_tar.getmembers()
+    for member in members:
+        if not (member.isfile() or member.isdir()):
+            raise InputError(f"{archive} holds the link {member.name!r}")
+    return [member.name for member in members]

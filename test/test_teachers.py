@@ -1,20 +1,34 @@
 """Teachers of other libraries, against what these libraries say themselves."""
 
 import json
+import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
 import torch
+import yaml
+from espnet2.bin.s2t_inference_ctc import Speech2TextGreedySearch
+from espnet2.tasks.s2t_ctc import S2TTask
+from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_ctckd.align import DROPPED, map_tokens
-from espnet_ctckd.bin import copy_tokens, decode, dump_teacher, prove_teacher
+from espnet_ctckd.bin import (
+    copy_tokens,
+    decode,
+    dump_teacher,
+    fetch_model,
+    prove_teacher,
+)
 from espnet_ctckd.bin.copy_tokens import token_type
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio
+from espnet_ctckd.model_zoo import find_model
 from espnet_ctckd.teachers import open_teacher
 
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T", "A", "'"]
@@ -303,8 +317,195 @@ def test_options_are_checked_by_name():
         open_teacher("hf", "x", "cpu", {})
     with pytest.raises(InputError, match="a teacher of the type python needs --teac"):
         open_teacher("python", None, "cpu", {})
-    with pytest.raises(InputError, match="an ESPnet teacher is a folder or tag"):
+    with pytest.raises(InputError, match="an ESPnet teacher is a folder, zip or tag"):
         open_teacher("espnet", None, "cpu", {})
+
+
+# ESPnet's own: OWSM-CTC, and packed models
+
+
+OWSM_TOKENS = [
+    *("<na>", "<blank>", "<unk>", "<nospeech>", "<nolang>", "<eng>", "<asr>"),
+    *("<st_deu>", "<notimestamps>", "<0.00>", "<space>", "a", "b", "c", "d"),
+    *("<sos>", "<eos>", "<sop>"),
+]
+OWSM = {
+    "frontend_conf": tiny.CONF["frontend_conf"],
+    "specaug": None,
+    "normalize": None,
+    "encoder": "e_branchformer_ctc",
+    "encoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "attention_layer_type": "selfattn",
+        "pos_enc_layer_type": "abs_pos",
+        "cgmlp_linear_units": 16,
+        "cgmlp_conv_kernel": 7,
+        "num_blocks": 2,
+        "input_layer": "conv2d8",
+        "linear_units": 16,
+        "use_ffn": True,
+        "macaron_ffn": True,
+        "merge_conv_kernel": 7,
+        "interctc_layer_idx": [1],
+        "interctc_use_conditioning": True,
+        "use_cross_attention": True,
+    },
+    "promptencoder": "transformer",
+    "promptencoder_conf": {
+        "output_size": 16,
+        "attention_heads": 2,
+        "linear_units": 16,
+        "num_blocks": 1,
+    },
+    "model": "espnet_ctc",
+    "model_conf": {"ctc_asr_only": [False, False]},
+    "preprocessor": "s2t_ctc",
+    "preprocessor_conf": {"fs": 16000, "speech_length": 8},
+}
+
+
+@pytest.fixture(scope="module")
+def owsm(tmp_path_factory):
+    """OWSM-CTC in small, with random weights, as ESPnet's training writes it."""
+    folder = tmp_path_factory.mktemp("owsm")
+    (folder / "conf.yaml").write_text(yaml.safe_dump(OWSM))
+    (folder / "tokens.txt").write_text("\n".join(OWSM_TOKENS) + "\n")
+    flags = ["--config", folder / "conf.yaml", "--token_list", folder / "tokens.txt"]
+    flags += ["--token_type", "char", "--output_dir", folder]
+    args = S2TTask.get_parser().parse_args([str(flag) for flag in flags])
+    torch.manual_seed(0)
+    model = S2TTask.build_model(args)
+    model.ctc.ctc_lo.weight.data.normal_(0.0, 1.0)
+    config = yaml_no_alias_safe_dump(vars(args), indent=4, sort_keys=False)
+    (folder / "config.yaml").write_text(config)
+    torch.save(model.state_dict(), folder / "valid.total_count.ave.pth")
+    return folder
+
+
+def test_owsm_ctc_says_what_espnet_says_of_the_audio(owsm, tmp_path, tiny_data):
+    told = ("--teacher_conf", "language=eng", "--teacher_conf", "task=st_deu")
+    status, stderr = dump("espnet", owsm, tiny_data, tmp_path / "cache", *told)
+    assert status == 0, stderr
+    meta = read_meta(tmp_path / "cache")
+    assert meta.token_list == ["<blank>", "<unk>", "<space>", "a", "b", "c", "d"]
+    assert (meta.blank, meta.frame_shift) == (0, 1280)
+    weights = str(owsm / "valid.total_count.ave.pth")
+    library = Speech2TextGreedySearch(str(owsm / "config.yaml"), weights)
+    model = library.s2t_model
+    prompt = torch.tensor([[OWSM_TOKENS.index("<eng>"), OWSM_TOKENS.index("<st_deu>")]])
+    spoken = [OWSM_TOKENS.index(token) for token in meta.token_list]
+    for utt, audio in audio_of(tiny_data).items():
+        padded = torch.zeros(1, 8 * tiny.RATE)
+        padded[0, : len(audio)] = torch.from_numpy(audio)
+        with torch.no_grad():
+            (states, _), _lengths = model.encode(
+                *(padded, torch.tensor([8 * tiny.RATE])),
+                *(torch.tensor([[model.na]]), torch.tensor([1])),
+                *(prompt, torch.tensor([2])),
+            )
+            said = model.ctc.log_softmax(states)[0, 2:].exp().numpy()
+        found = np.exp(tiny.read_cache(tmp_path / "cache")[utt].log_probs)
+        # What it would have to subsample of the audio alone.
+        frames = (((len(audio) // 160 + 1 - 1) // 2 - 1) // 2 - 1) // 2
+        assert len(found) == frames
+        expected = said[:frames, spoken]
+        assert found[:, 1:] == pytest.approx(expected[:, 1:], abs=1e-5)
+        assert found[:, 0] == pytest.approx(1 - expected[:, 1:].sum(1), abs=1e-5)
+        assert float(said[:frames].sum(1).max()) == pytest.approx(1.0)
+
+
+def test_owsm_ctc_is_told_what_it_hears(owsm, tiny_data, tmp_path):
+    said = [
+        open_teacher("espnet", str(owsm), "cpu", told).posteriors(
+            torch.from_numpy(tiny.sound(2.0, 0)).float().unsqueeze(0),
+            torch.tensor([2 * tiny.RATE]),
+        )
+        for told in ({}, {"language": "eng"}, {"language": "nolang", "task": "asr"})
+    ]
+    assert not torch.allclose(said[0].log_probs, said[1].log_probs, atol=1e-3)
+    assert torch.equal(said[0].log_probs, said[2].log_probs)
+    with pytest.raises(InputError, match="knows no language or task 'en'; it knows na"):
+        open_teacher("espnet", str(owsm), "cpu", {"language": "en"})
+
+
+def test_owsm_ctc_hears_no_more_than_it_was_trained_with(owsm, tmp_path):
+    data = tiny.write_data(tmp_path / "long", [1.0, 8.1])
+    status, stderr = dump("espnet", owsm, data, tmp_path / "cache")
+    assert status == 1
+    assert "has 8.1 s, and the model hears 8 s at most" in tiny.the_error(stderr)
+
+
+def test_a_plain_model_is_told_nothing(tiny_model):
+    with pytest.raises(InputError, match="takes no language: only OWSM-CTC"):
+        open_teacher(
+            "espnet", str(tiny_model.config.parent), "cpu", {"language": "eng"}
+        )
+
+
+def test_the_student_of_owsm_ctc_says_what_is_spoken(owsm, tmp_path, capsys):
+    out = tmp_path / "tokens"
+    fetched = tmp_path / "fetched"
+    fetch_model.main(["--model", str(owsm), "--output_dir", str(fetched)])
+    flags = ["--teacher_config", str(fetched / "config.yaml")]
+    copy_tokens.main([*flags, "--output_dir", str(out)])
+    tokens = (out / "tokens.txt").read_text().split()
+    assert tokens == [*("<blank>", "<unk>", "<space>", "a", "b", "c", "d", "<sos/eos>")]
+    teacher = open_teacher("espnet", str(fetched), "cpu", {})
+    index = map_tokens(teacher.token_list, teacher.blank, tokens, 0, "here")
+    assert index == [0, 1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture
+def packed(tiny_model, tmp_path):
+    """A model in an archive, by ESPnet's own packer."""
+
+    def pack(name):
+        flags = ["--asr_train_config", tiny_model.config]
+        flags += ["--asr_model_file", tiny_model.weights]
+        flags += ["--option", tiny_model.config.parent / "tokens.txt"]
+        flags += ["--outpath", tmp_path / name]
+        call = [sys.executable, "-m", "espnet2.bin.pack", "asr", *map(str, flags)]
+        subprocess.run(call, check=True, capture_output=True)
+        return tmp_path / name
+
+    return pack
+
+
+@pytest.mark.parametrize("name", ["model.zip", "model.tar.gz"])
+def test_a_packed_model_says_the_same(
+    packed, tmp_path, tiny_data, tiny_model, tiny_cache, name
+):
+    archive = packed(name)
+    assert dump("espnet", archive, tiny_data, tmp_path / "cache")[0] == 0
+    for utt, said in tiny.read_cache(tiny_cache).items():
+        found = tiny.read_cache(tmp_path / "cache")[utt].log_probs
+        assert np.array_equal(found, said.log_probs)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {name, f"{archive.stem}.unpacked", "cache"}
+    # It is unpacked once; the configuration names what lies there.
+    config, weights = find_model(str(archive))
+    assert find_model(str(archive)) == (config, weights)
+    assert ".part" not in config.read_text()
+
+
+def test_an_archive_that_leads_elsewhere_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as bad:
+        bad.writestr("meta.yaml", "{}")
+        bad.writestr("../evil.txt", "x")
+    with pytest.raises(InputError, match=r"holds '\.\./evil.txt', which lies outside"):
+        find_model(str(tmp_path / "bad.zip"))
+    with tarfile.open(tmp_path / "bad.tar", "w") as bad:
+        link = tarfile.TarInfo("model.pth")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        bad.addfile(link)
+    with pytest.raises(InputError, match="holds the link 'model"):
+        find_model(str(tmp_path / "bad.tar"))
+    for name, content in (("text.zip", b"no"), ("empty.tar.gz", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="is no model: give a folder, or an arch"):
+            find_model(str(tmp_path / name))
+    assert not (tmp_path.parent / "evil.txt").exists()
 
 
 # What the student takes, and whether the teacher is good

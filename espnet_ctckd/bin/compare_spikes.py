@@ -109,9 +109,7 @@ class Model:
     def __init__(self, folder: Path, wav_scp: str) -> None:
         self.folder = folder
         self.wav_scp = wav_scp
-        self._teacher = EspnetTeacher(
-            config_file=folder / "config.yaml", model_file=folder / "model.pth"
-        )
+        self._teacher = EspnetTeacher(folder / "config.yaml", folder / "model.pth")
         self.token_list, self.blank = self._teacher.token_list, self._teacher.blank
         self.rate, self.frame_shift = self._teacher.rate, self._teacher.frame_shift
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import yaml
+from espnet2.tasks.asr import ASRTask
 
 from espnet_ctckd.align import plain_name
 from espnet_ctckd.bin import parser, run
@@ -17,6 +18,7 @@ from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import beside, write_beside
 from espnet_ctckd.teachers import TEACHER_CHOICES, Teacher, open_teacher
+from espnet_ctckd.teachers.espnet import spoken_tokens, task_of
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -45,7 +47,12 @@ def _of_espnet(config: str, folder: Path) -> Tuple[List[str], str]:
     if conf.get("bpemodel"):
         with beside(folder / "bpe.model") as partial:
             shutil.copyfile(conf["bpemodel"], partial)
-    return conf["token_list"], conf["token_type"]
+    tokens = conf["token_list"]
+    if task_of(conf) is not ASRTask:
+        said = [tokens[i] for i in spoken_tokens(tokens, tokens.index("<blank>"))]
+        tokens = ["<blank>", "<unk>"]
+        tokens += [t for t in said if t not in tokens] + ["<sos/eos>"]
+    return tokens, conf["token_type"]
 
 
 def student_tokens(teacher: Teacher) -> List[str]:

@@ -57,7 +57,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         worth=args.worth,
         states=teacher.state_size if args.states else 0,
     )
-    plan = make_plan(args.wav_scp, teacher.rate, teacher.shortest, args.batch_seconds)
+    plan = make_plan(
+        args.wav_scp,
+        teacher.rate,
+        teacher.shortest,
+        args.batch_seconds,
+        teacher.longest,
+    )
     if args.job == 1:
         _say_size(teacher, plan, codec, Path(args.output_dir))
     finished = dump(

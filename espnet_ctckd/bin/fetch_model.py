@@ -1,4 +1,4 @@
-"""Take an ESPnet model: a folder, or a tag of ESPnet's model zoo or Hugging Face.
+"""Take an ESPnet model: a folder, a packed archive, or a tag of a model zoo.
 
 Writes <output_dir>/config.yaml and model.pth, with the files that the configuration
 names made absolute.
@@ -14,7 +14,7 @@ from espnet_ctckd.model_zoo import find_model
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Fetch a model."""
     p = parser(__doc__)
-    p.add_argument("--model", required=True, help="folder or tag")
+    p.add_argument("--model", required=True, help="folder, archive or tag")
     p.add_argument("--output_dir", required=True, help="folder to write")
     args = p.parse_args(cmd)
     config, weights = find_model(args.model)

@@ -13,7 +13,7 @@ import zlib
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Sequence, Tuple
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import kaldiio
 import numpy as np
@@ -73,7 +73,13 @@ class Plan:
         return [u for shard in self.shards for batch in shard for u in batch]
 
 
-def make_plan(wav_scp: str, rate: int, shortest: int, batch_seconds: float) -> Plan:
+def make_plan(
+    wav_scp: str,
+    rate: int,
+    shortest: int,
+    batch_seconds: float,
+    longest: Optional[int] = None,
+) -> Plan:
     """Divide the data by length.
 
     Args:
@@ -82,12 +88,13 @@ def make_plan(wav_scp: str, rate: int, shortest: int, batch_seconds: float) -> P
         shortest: samples that an utterance must have.
         batch_seconds: audio of a batch, padding included; a longer utterance is a
             batch of its own.
+        longest: samples that an utterance may have, None for any number.
 
     Returns:
         The division.
 
     Raises:
-        InputError: a file is missing, damaged, too short, or of another format.
+        InputError: a file is missing, damaged, too short or long, or of another format.
     """
     utterances = [
         Utterance(name, path, audio_info(name, path, rate))
@@ -99,6 +106,13 @@ def make_plan(wav_scp: str, rate: int, shortest: int, batch_seconds: float) -> P
             f"utterance {utterances[0].name}: {utterances[0].path} has "
             f"{utterances[0].samples} samples, too few for the model, which needs "
             f"{shortest}: remove it from {wav_scp}"
+        )
+    most = utterances[-1].samples
+    if longest is not None and most > longest:
+        raise InputError(
+            f"utterance {utterances[-1].name}: {utterances[-1].path} has "
+            f"{most / rate:g} s, and the model hears {longest / rate:g} s at most: "
+            f"segment it, or remove it from {wav_scp} (--max_wav_duration)"
         )
     batches: List[List[Utterance]] = []
     for utterance in utterances:

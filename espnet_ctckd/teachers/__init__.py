@@ -21,6 +21,7 @@ class Teacher(Protocol):
         rate: samples per second of the audio that it expects.
         frame_shift: samples from one frame to the next, exact.
         shortest: the fewest samples that it makes a frame of.
+        longest: the most samples that it hears at once, or None.
     """
 
     token_list: List[str]
@@ -29,6 +30,7 @@ class Teacher(Protocol):
     rate: int
     frame_shift: Fraction
     shortest: int
+    longest: Optional[int]
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
         """Posteriors (B, U, V), and states, of audio (B, S) with lengths (B,)."""

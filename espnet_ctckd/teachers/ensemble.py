@@ -70,6 +70,8 @@ class EnsembleTeacher:
         self.token_list, self.blank = first.token_list, first.blank
         self.rate, self.frame_shift = first.rate, first.frame_shift
         self.shortest = max(teacher.shortest for teacher in self._teachers)
+        limits = [t.longest for t in self._teachers if t.longest is not None]
+        self.longest: Optional[int] = min(limits, default=None)
 
     def _place(self, teacher: Any) -> Optional[List[int]]:
         """Where a teacher's tokens stand in the first one's list."""

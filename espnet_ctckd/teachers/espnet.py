@@ -1,13 +1,18 @@
-"""A teacher that ESPnet trained: the CTC branch of an ASR checkpoint."""
+"""Teachers that ESPnet trained: the CTC branch of ASR models, and OWSM-CTC."""
 
 import hashlib
+import re
 from argparse import Namespace
+from dataclasses import replace
 from fractions import Fraction
 from importlib import metadata
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.abs_task import AbsTask
+from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.s2t_ctc import S2TTask
 from torch import Tensor
 
 from espnet_ctckd.checkpoint import load_config, load_weights
@@ -17,16 +22,26 @@ from espnet_ctckd.model_zoo import find_model
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.probe import frames_per_shift, least_samples
 
+# Tokens for what is not spoken, as OWSM writes them, and those of the kind that are.
+_SPECIAL = re.compile(r"<[^<>]+>")
+_SPOKEN = ("<unk>", "<space>")
+# Utterances that OWSM-CTC hears at once.
+_TOGETHER = 8
+
 
 def load_espnet_model(
-    config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
-) -> Tuple[ESPnetASRModel, Namespace]:
-    """Build an ESPnet ASR model and load its weights, all of them or not at all.
+    config_file: Pathlike,
+    model_file: Pathlike,
+    device: str = "cpu",
+    task: Type[AbsTask] = ASRTask,
+) -> Tuple[Any, Namespace]:
+    """Build a model of ESPnet and load its weights, all of them or not at all.
 
     Args:
         config_file: ``config.yaml`` of the training.
         model_file: weights.
         device: where the model goes.
+        task: of ESPnet, from `task_of`.
 
     Returns:
         The model in eval mode, and the training arguments.
@@ -44,7 +59,8 @@ def load_espnet_model(
     states = load_weights(model_file, device)
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.
-        model, args = CTCKDTask.build_model_from_file(config_file, None, device)
+        task = CTCKDTask if task is ASRTask else task
+        model, args = task.build_model_from_file(config_file, None, device)
     except FileNotFoundError as error:
         raise InputError(f"cannot build the model of {config_file}: {error}") from None
     try:
@@ -55,6 +71,33 @@ def load_espnet_model(
             f"{shorten([line.strip()[:200] for line in str(error).splitlines()], 3)}"
         ) from None
     return model.eval(), args
+
+
+def task_of(conf: Mapping[str, Any]) -> Type[AbsTask]:
+    """ESPnet's task that a configuration is of: ASR, or OWSM-CTC's.
+
+    Args:
+        conf: contents of a training's ``config.yaml``.
+    """
+    task: Type[AbsTask] = S2TTask if "promptencoder" in conf else ASRTask
+    return task
+
+
+def spoken_tokens(token_list: Sequence[str], blank: int) -> List[int]:
+    """Those of OWSM's tokens that stand for something said, and the blank.
+
+    Args:
+        token_list: of the model.
+        blank: index of the blank among them.
+
+    Returns:
+        Their indices.
+    """
+    return [
+        index
+        for index, token in enumerate(token_list)
+        if index == blank or token in _SPOKEN or not _SPECIAL.fullmatch(token)
+    ]
 
 
 def measure_frame_shift(model: ESPnetASRModel) -> Fraction:
@@ -124,7 +167,6 @@ class EspnetTeacher:
     Hybrid models give those of their CTC branch.
 
     Args:
-        source: folder or tag, as `find_model` takes it; None where the files are given.
         config_file: ``config.yaml`` of the training.
         model_file: weights.
         device: where it computes.
@@ -134,22 +176,14 @@ class EspnetTeacher:
             of audio.
     """
 
+    _task: Type[AbsTask] = ASRTask
+
     def __init__(
-        self,
-        source: Optional[str] = None,
-        *,
-        config_file: Optional[Pathlike] = None,
-        model_file: Optional[Pathlike] = None,
-        device: str = "cpu",
+        self, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
     ) -> None:
-        if source is not None:
-            config_file, model_file = find_model(source)
-        if config_file is None or model_file is None:
-            raise InputError(
-                "an ESPnet teacher is a folder or tag (--teacher), or a configuration "
-                "and weights (--teacher_config and --teacher_model)"
-            )
-        self._model, args = load_espnet_model(config_file, model_file, device)
+        self._model, self._args = load_espnet_model(
+            config_file, model_file, device, self._task
+        )
         self._device = device
         self._files: Dict[str, Pathlike] = {
             "config": config_file,
@@ -157,19 +191,24 @@ class EspnetTeacher:
         }
         if self._model.ctc is None:
             raise InputError(f"the teacher {config_file} has no CTC branch")
-        if args.input_size is not None:
+        if self._args.input_size is not None:
             raise InputError(
                 f"the teacher {config_file} takes features (input_size "
-                f"{args.input_size}); give one that takes audio"
+                f"{self._args.input_size}); give one that takes audio"
             )
         for parameter in self._model.parameters():
             parameter.requires_grad_(False)
         self.token_list: List[str] = list(self._model.token_list)
         self.blank: int = self._model.blank_id
         self.state_size: int = self._model.encoder.output_size()
-        self.rate = sample_rate(args)
+        self.rate = sample_rate(self._args)
+        self._measure()
+
+    def _measure(self) -> None:
+        """Find out its frame shift and limits."""
         self.frame_shift = measure_frame_shift(self._model)
         self.shortest = shortest_input(self._model)
+        self.longest: Optional[int] = None
 
     @torch.no_grad()
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
@@ -183,9 +222,12 @@ class EspnetTeacher:
             log_probs (B, U, V), dense, and the states (B, U, D) that they come from.
         """
         speech, lengths = speech.to(self._device), lengths.to(self._device)
-        encoder_out, lengths = encode(self._model, speech, lengths)
-        log_probs = self._model.ctc.ctc_lo(encoder_out).float().log_softmax(-1)
-        return FramePosteriors(log_probs, lengths, self.blank, states=encoder_out)
+        states, lengths = self._encode(speech, lengths)
+        log_probs = self._model.ctc.ctc_lo(states).float().log_softmax(-1)
+        return FramePosteriors(log_probs, lengths, self.blank, states=states)
+
+    def _encode(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        return encode(self._model, speech, lengths)
 
     def describe(self) -> Dict[str, str]:
         """Provenance: kind, files, hashes and the version of ESPnet."""
@@ -194,3 +236,164 @@ class EspnetTeacher:
             described[name] = str(path)
             described[f"{name}_sha256"] = sha256(path)
         return described
+
+
+class OWSMCTCTeacher(EspnetTeacher):
+    """CTC posteriors of OWSM-CTC, or any model of ESPnet's task ``s2t_ctc``.
+
+    It hears audio padded to the length that it was trained with, 30 s, and what it
+    says of the padding is left out. Its first two frames stand for the language and
+    the task that it is told, and are left out, too. Tokens for languages, tasks and
+    times (``<...>``) are none that a student says: their mass is the blank's.
+
+    Args:
+        config_file: ``config.yaml`` of the training.
+        model_file: weights.
+        device: where it computes.
+        language: that is spoken, e.g. ``eng``; it guesses where it is told none.
+        task: ``asr``, or ``st_deu`` for what it says in another language.
+
+    Raises:
+        InputError: as `EspnetTeacher`, or it does not know the language or task.
+
+    References:
+        Peng et al., OWSM-CTC: An Open Encoder-Only Speech Foundation Model for Speech
+        Recognition, Translation, and Language Identification (2024),
+        https://arxiv.org/abs/2402.12654
+    """
+
+    _task = S2TTask
+
+    def __init__(
+        self,
+        config_file: Pathlike,
+        model_file: Pathlike,
+        device: str = "cpu",
+        language: str = "nolang",
+        task: str = "asr",
+    ) -> None:
+        self._prompt = (language, task)
+        super().__init__(config_file, model_file, device)
+
+    def _measure(self) -> None:
+        every = self.token_list
+        for name in self._prompt:
+            if f"<{name}>" not in every:
+                known = [t[1:-1] for t in every if _SPECIAL.fullmatch(t)]
+                raise InputError(
+                    f"the teacher {self._files['config']} knows no language or task "
+                    f"{name!r}; it knows {shorten(known, 300)}"
+                )
+        self._prefix = torch.tensor([[every.index(f"<{n}>") for n in self._prompt]])
+        self._spoken = spoken_tokens(every, self.blank)
+        self._silent = sorted({*range(len(every))} - {*self._spoken} | {self.blank})
+        self.token_list = [every[index] for index in self._spoken]
+        self.blank = self._spoken.index(self.blank)
+        conf = getattr(self._args, "preprocessor_conf", None) or {}
+        self.longest = int(self.rate * conf.get("speech_length", 30))
+        self.frame_shift = frames_per_shift(self._frames)
+        self.shortest = least_samples(self._frames)
+
+    @torch.no_grad()
+    def _frames(self, samples: int) -> int:
+        speech = torch.zeros(1, samples, device=self._device)
+        return int(self._hear(speech, _lengths(speech))[1])
+
+    def _hear(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        """Encoder output (B, U, dim) and lengths (B,), without the prompt's frames."""
+        batch, device = speech.size(0), speech.device
+        nothing = torch.full((batch, 1), self._model.na, device=device)
+        prefix = self._prefix.to(device).expand(batch, -1)
+        states, lengths = self._model.encode(
+            speech,
+            lengths,
+            nothing,
+            torch.ones_like(lengths),
+            prefix,
+            torch.full_like(lengths, prefix.size(1)),
+        )
+        if isinstance(states, tuple):
+            states = states[0]
+        return states[:, prefix.size(1) :], lengths - prefix.size(1)
+
+    def _encode(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        assert self.longest is not None
+        if speech.size(1) > self.longest:
+            raise InputError(
+                f"an utterance has {speech.size(1) / self.rate:g} s, and the teacher "
+                f"{self._files['config']} hears {self.longest / self.rate:g} s at "
+                "most: segment the audio"
+            )
+        speech = torch.nn.functional.pad(speech, (0, self.longest - speech.size(1)))
+        # Padded so far, a batch of short utterances would be far larger than it was.
+        states = torch.cat(
+            [
+                self._hear(part, torch.full_like(lengths[: len(part)], self.longest))[0]
+                for part in torch.split(speech, _TOGETHER)
+            ]
+        )
+        # Frames that begin within the audio: strided layers floor once in all.
+        frames = (lengths - self.shortest) * self.frame_shift.denominator
+        frames = frames // self.frame_shift.numerator + 1
+        return states[:, : int(frames.max())], frames
+
+    @torch.no_grad()
+    def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
+        """Frame posteriors of a batch, as `EspnetTeacher.posteriors`."""
+        said = super().posteriors(speech, lengths)
+        log_probs = said.log_probs[..., self._spoken]  # (B, U, V)
+        log_probs[..., self.blank] = said.log_probs[..., self._silent].logsumexp(-1)
+        return replace(said, log_probs=log_probs)
+
+    def describe(self) -> Dict[str, str]:
+        """Provenance, with what it is told."""
+        return {
+            **super().describe(),
+            "prompt": " ".join(self._prompt),
+            "prompt_sha256": hashlib.sha256(repr(self._prompt).encode()).hexdigest(),
+        }
+
+
+def open_espnet(
+    source: Optional[str] = None,
+    *,
+    device: str = "cpu",
+    config_file: Optional[Pathlike] = None,
+    model_file: Optional[Pathlike] = None,
+    language: Optional[str] = None,
+    task: Optional[str] = None,
+) -> EspnetTeacher:
+    """Open a model of ESPnet, of the task that its configuration is of.
+
+    Args:
+        source: folder, zip or tag, as `find_model` takes it; None where the files are
+            given.
+        device: where it computes.
+        config_file: ``config.yaml`` of the training.
+        model_file: weights.
+        language: of OWSM-CTC.
+        task: of OWSM-CTC.
+
+    Returns:
+        The teacher.
+
+    Raises:
+        InputError: it cannot be loaded, or is none that has CTC posteriors.
+    """
+    if source is not None:
+        config_file, model_file = find_model(source)
+    if config_file is None or model_file is None:
+        raise InputError(
+            "an ESPnet teacher is a folder, zip or tag (--teacher), or a configuration "
+            "and weights (--teacher_config and --teacher_model)"
+        )
+    told = {"language": language, "task": task}
+    given = {key: value for key, value in told.items() if value is not None}
+    if task_of(load_config(config_file)) is S2TTask:
+        return OWSMCTCTeacher(config_file, model_file, device, **given)
+    if given:
+        raise InputError(
+            f"the teacher {config_file} takes no {' or '.join(given)}: only OWSM-CTC "
+            "(s2t_ctc) is told that"
+        )
+    return EspnetTeacher(config_file, model_file, device)

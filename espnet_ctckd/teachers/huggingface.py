@@ -39,6 +39,8 @@ class HuggingFaceTeacher:
         InputError: it cannot be loaded, or is no CTC model.
     """
 
+    longest: Optional[int] = None
+
     def __init__(
         self,
         source: str,

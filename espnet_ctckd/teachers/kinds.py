@@ -3,13 +3,13 @@
 from typing import Any, Dict, Mapping, Optional
 
 from espnet_ctckd.choices import Choice, InputError, check_options, look_up
-from espnet_ctckd.teachers.espnet import EspnetTeacher
+from espnet_ctckd.teachers.espnet import open_espnet
 from espnet_ctckd.teachers.huggingface import HuggingFaceTeacher
 from espnet_ctckd.teachers.python import PythonTeacher
 from espnet_ctckd.teachers.torchaudio import TorchaudioTeacher
 
 SINGLE_CHOICES: Dict[str, Choice] = {
-    "espnet": Choice(EspnetTeacher, "baseline"),
+    "espnet": Choice(open_espnet, "baseline"),
     "huggingface": Choice(HuggingFaceTeacher, "baseline"),
     "torchaudio": Choice(TorchaudioTeacher, "baseline"),
     "python": Choice(PythonTeacher, "baseline"),

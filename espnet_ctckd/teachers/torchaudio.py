@@ -1,7 +1,7 @@
 """A teacher of torchaudio: a bundle of ``torchaudio.pipelines`` for CTC."""
 
 import importlib
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ class TorchaudioTeacher:
     """
 
     state_size = 0
+    longest: Optional[int] = None
 
     def __init__(self, source: str, *, device: str = "cpu") -> None:
         pipelines = importlib.import_module("torchaudio.pipelines")

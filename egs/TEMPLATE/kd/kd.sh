@@ -130,12 +130,13 @@ Tokens
     --nbpe, --bpemode       # Of sentencepiece (default="${nbpe}", "${bpemode}").
     --bpe_train_text        # Text to train it on (default: the training set's).
 Teacher
-    --teacher               # Folder with config.yaml and weights, or a tag of ESPnet's
-                            # model zoo or Hugging Face (default: train one).
+    --teacher               # Folder with config.yaml and weights, packed zip, or tag of
+                            # ESPnet's model zoo or Hugging Face (default: train one).
     --teacher_type          # Kind of it: espnet, huggingface (id or folder), torchaudio
                             # (bundle), python (package.module:factory), ensemble (YAML)
                             # (default="${teacher_type}").
-    --teacher_conf          # Options of the kind, e.g. "language=deu" (default="").
+    --teacher_conf          # Options of the kind, e.g. "language=eng" for OWSM-CTC
+                            # (default="").
     --teacher_max_wer       # Percent of word errors on the dev set with which a teacher
                             # is refused (default="${teacher_max_wer}").
     --teacher_config        # Configuration to train one with.
@@ -486,12 +487,13 @@ fi
 teacher_model=("${teacher_exp}/export/config.yaml" "${teacher_exp}/export/model.pth")
 [ -z "${teacher}" ] || teacher_model=("${teacher_exp}/config.yaml" "${teacher_exp}/model.pth")
 teacher_opts=(--teacher_config "${teacher_model[0]}" --teacher_model "${teacher_model[1]}")
-if [ "${teacher_type}" != espnet ]; then
-    teacher_opts=(--teacher_type "${teacher_type}" --teacher "${teacher}")
-    for option in ${teacher_conf}; do
-        teacher_opts+=(--teacher_conf "${option}")
-    done
-fi
+[ "${teacher_type}" = espnet ] || teacher_opts=(--teacher_type "${teacher_type}" --teacher "${teacher}")
+for option in ${teacher_conf}; do
+    teacher_opts+=(--teacher_conf "${option}")
+done
+teacher_is_asr() { # a model that decodes as the students do
+    [ "${teacher_type}" = espnet ] && ! grep -qs "^promptencoder:" "${teacher_model[0]}"
+}
 
 if runs 6 && ! ${skip_teacher}; then
     if [ -n "${teacher}" ]; then
@@ -613,7 +615,7 @@ if runs 12 && ! ${skip_eval}; then
     for set in ${test_sets}; do
         for model in "${asr_exp}" "${teacher_exp}"; do
             dir=${model}/${inference_tag}/${set}
-            if [ "${model}" = "${teacher_exp}" ] && [ "${teacher_type}" != espnet ]; then
+            if [ "${model}" = "${teacher_exp}" ] && ! teacher_is_asr; then
                 begin 12 "${dir}" "$(cat "${teacher_exp}/.done.stage6") ${local_data_opts}" || continue
                 log "Stage 12: Decode ${set} with the teacher ${teacher} -> ${dir}"
                 ${decode_cmd} "${dir}/decode.log" ${bin}.dump_teacher "${teacher_opts[@]}" \
