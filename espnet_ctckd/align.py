@@ -29,6 +29,8 @@ class FrameMismatchError(InputError):
 
 # The place of a token that the student has not.
 DROPPED = -1
+# Share of the teacher's mass that tokens may have which the student lacks.
+MOST_DROPPED = 0.01
 
 # Front-ends of one frame shift round differently at the edges of an utterance.
 MAX_EDGE_FRAMES = 2
@@ -87,6 +89,32 @@ def map_tokens(
             "posteriors of a teacher that has the student's"
         )
     return None if index == list(range(len(student_tokens))) else index
+
+
+def check_shift(
+    where: str, theirs: Fraction, rate: int, ours: Fraction, asked: Fraction
+) -> None:
+    """Refuse a teacher of another frame rate than the student asks for.
+
+    Args:
+        where: what the teacher is, for the error.
+        theirs: samples from one frame of it to the next.
+        rate: samples per second.
+        ours: samples from one frame of the student to the next.
+        asked: ``frame_ratio``, the teacher's frames to one of the student's.
+
+    Raises:
+        InputError: the rates are others.
+    """
+    ratio = ours / theirs
+    if ratio != asked:
+        raise InputError(
+            f"{where} has a frame every {float(theirs / rate) * 1000:g} ms, the "
+            f"student one every {float(ours / rate) * 1000:g} ms, and "
+            f"model_conf.kd.frame_ratio is {asked}: set it to {ratio}, or change the "
+            "student's subsampling (encoder_conf.input_layer, "
+            "frontend_conf.hop_length)"
+        )
 
 
 def describe_match(

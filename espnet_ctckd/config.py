@@ -28,6 +28,7 @@ HEADS = ("separate", "shared")
 INTER_TARGETS = ("teacher", "self")
 TARGETS = ("posteriors", "occupancies")
 COMBINATIONS = ("mean", "sum")
+TEACHER_MODES = ("cached", "online")
 NBEST_WEIGHTS = ("posterior", "uniform", "best", "accuracy")
 
 DELAYS = ("frame", "soft", "utterance", "fixed")
@@ -426,6 +427,36 @@ class NBestConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherConfig(_Checked):
+    """``model_conf.kd.teacher``: whether the teacher runs in the training step.
+
+    Attributes:
+        mode: ``cached``: its posteriors come with the data; ``online``: it hears, in
+            each step, the audio that the student hears, augmented or not.
+        teacher_type: its kind, as of ``dump_teacher``; read online only.
+        teacher: folder, id or name, likewise.
+        teacher_conf: options of its kind, likewise.
+        dtype: that it computes in, likewise: float32, bfloat16 or float16.
+    """
+
+    place: ClassVar[str] = "kd.teacher"
+
+    mode: str
+    teacher_type: str = "espnet"
+    teacher: Optional[str] = None
+    teacher_conf: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        self._check_one_of("mode", TEACHER_MODES)
+        if not isinstance(self.teacher_conf, Mapping):
+            raise InputError(
+                f"kd.teacher.teacher_conf is {self.teacher_conf!r}; give a mapping of "
+                "options"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class KDConfig(FrameConfig):
     """``model_conf.kd``.
 
@@ -441,6 +472,7 @@ class KDConfig(FrameConfig):
         views: `ViewsConfig`, or the mapping that holds it; None is none.
         feature: `FeatureConfig`, or the mapping that holds it; None is none.
         nbest: `NBestConfig`, or the mapping that holds it; None is none.
+        teacher: `TeacherConfig`, or the mapping that holds it; None is ``cached``.
     """
 
     weight: float
@@ -451,6 +483,7 @@ class KDConfig(FrameConfig):
     views: Any = None
     feature: Any = None
     nbest: Any = None
+    teacher: Any = None
 
     def __post_init__(self) -> None:
         weight = self.weight
@@ -461,7 +494,7 @@ class KDConfig(FrameConfig):
         super().__post_init__()
         self._check_ctc()
         self._check_one_of("target", TARGETS)
-        for key, kind in _PARTS:
+        for key, kind in (*_PARTS, _TEACHER):
             part = getattr(self, key)
             if part is not None and not isinstance(part, kind):
                 object.__setattr__(self, key, kind.from_dict(part))
@@ -517,12 +550,23 @@ class KDConfig(FrameConfig):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether training reads cached posteriors."""
+        """Whether training learns from a teacher's posteriors or states."""
         if self.weight > 0 or self.feature is not None:
             return True
         return self.inter is not None and self.inter.target == "teacher"
 
+    @property
+    def online(self) -> bool:
+        """Whether the teacher runs in the training step."""
+        return self.teacher is not None and bool(self.teacher.mode == "online")
 
+    @property
+    def reads_cache(self) -> bool:
+        """Whether training reads cached posteriors."""
+        return self.needs_teacher and not self.online
+
+
+_TEACHER: Tuple[str, Type[_Checked]] = ("teacher", TeacherConfig)
 _PARTS: Sequence[Tuple[str, Type[_Checked]]] = (
     ("inter", InterConfig),
     ("views", ViewsConfig),

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -18,6 +18,9 @@ from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss, occupancie
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.reduce import sum_over_processes
+
+# From audio (B, S) and lengths (B,) to what a teacher says, and statistics of it.
+Online = Callable[[Tensor, Tensor], Tuple[FramePosteriors, Dict[str, float]]]
 
 # Prefixes of the parameters that the plain model has not.
 OWN_PARAMETERS = ("inter_heads.", "feature_projection.")
@@ -68,6 +71,8 @@ class ESPnetCTCKDModel(ESPnetASRModel):
                 self.encoder.output_size(), config.feature.size
             )
         self._encoded: Optional[Tuple[Any, Tensor]] = None
+        # The trainer opens it where the configuration asks for one.
+        self.online: Optional[Online] = None
 
     def _objective(self, config: FrameConfig) -> KDObjective:
         prior = None
@@ -157,6 +162,10 @@ class ESPnetCTCKDModel(ESPnetASRModel):
                 teacher_ids,
                 states=teacher_states,
             )
+        stats: Dict[str, Any] = {}
+        if self.online is not None:
+            posteriors, spent = self.online(speech, speech_lengths)
+            stats.update(spent)
         hypotheses = None
         if nbest is not None and nbest_sizes is not None and nbest_weights is not None:
             hypotheses = Hypotheses(nbest, nbest_sizes, nbest_weights)
@@ -166,7 +175,6 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         self._check_batch(batch)
         feature = self.kd_config.feature
         alone = feature is not None and self.epoch <= feature.alone_epochs
-        stats: Dict[str, Any] = {}
         try:
             if self.training and alone:
                 loss = self._feature_alone(batch, stats)
@@ -230,6 +238,11 @@ class ESPnetCTCKDModel(ESPnetASRModel):
                 "the transcripts, or set kd.weight: 1"
             )
         if config.needs_teacher and batch.teacher is None:
+            if config.online:
+                raise InputError(
+                    "kd.teacher.mode is online, and the teacher is opened by the "
+                    "training only: start `python -m espnet_ctckd.bin.asr_train`"
+                )
             raise InputError(
                 "the batch has no teacher: give the cache, e.g. "
                 "--train_data_path_and_name_and_type <cache>/teacher.scp,teacher,"

@@ -299,26 +299,42 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
         if config.nbest is not None:
             _check_nbest(path_of(data, NBEST), wanted, part)
         path = path_of(data, TEACHER)
-        if path is None:
-            if config.needs_teacher:
-                raise InputError(
-                    f"kd learns from a teacher, but {flag} has no 'teacher': give "
-                    f"the cache, e.g. {flag} <cache>/teacher.scp,teacher,kaldi_ark"
-                )
-            continue
-        meta = read_meta(path)
-        index, _ = match_tokens(meta, args)
-        check_dropped(meta, index)
-        check_states(meta, config)
-        metas.append(meta)
-        missing = sorted(set(wanted) - set(read_scp(path)))
-        if missing:
+        if path is not None and config.online:
             raise InputError(
-                f"{path} lacks {len(missing)} of {len(wanted)} utterances of the "
-                f"{part} data: {shorten(missing)}. Dump the teacher for this data"
+                f"kd.teacher.mode is online, and {flag} names the cache {path}: "
+                "remove it, or set kd.teacher.mode: cached"
+            )
+        if path is not None:
+            metas.append(_check_teacher(path, args, config, wanted, part))
+        elif config.reads_cache:
+            raise InputError(
+                f"kd learns from a teacher, but {flag} has no 'teacher': give "
+                f"the cache, e.g. {flag} <cache>/teacher.scp,teacher,kaldi_ark; or "
+                "run the teacher in the training step, with kd.teacher: {mode: "
+                "online, teacher: <folder>}"
             )
     if len(metas) == 2:
         _check_alike(*metas)
+
+
+def _check_teacher(
+    path: str,
+    args: argparse.Namespace,
+    config: KDConfig,
+    wanted: Mapping[str, str],
+    part: str,
+) -> CacheMeta:
+    meta = read_meta(path)
+    index, _ = match_tokens(meta, args)
+    check_dropped(meta, index)
+    check_states(meta, config)
+    missing = sorted(set(wanted) - set(read_scp(path)))
+    if missing:
+        raise InputError(
+            f"{path} lacks {len(missing)} of {len(wanted)} utterances of the "
+            f"{part} data: {shorten(missing)}. Dump the teacher for this data"
+        )
+    return meta
 
 
 def _check_alike(train: CacheMeta, valid: CacheMeta) -> None:

@@ -1,25 +1,37 @@
-"""ESPnet's trainer, for students: epochs are told, and no kill loses a training."""
+"""ESPnet's trainer, for students: they are told epochs, and given online teachers."""
 
 import datetime
 import logging
 import os
 import zipfile
+from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, List
 
 import numpy as np
 import torch
-from espnet2.train.trainer import Trainer
+from espnet2.train.trainer import Trainer, TrainerOptions
 
+from espnet_ctckd.choices import InputError
 from espnet_ctckd.model import ESPnetCTCKDModel
+from espnet_ctckd.online import open_online
+from espnet_ctckd.teachers.espnet import measure_frame_shift, sample_rate
 
 # What ESPnet's reporter leaves in a checkpoint beside tensors: numbers and durations.
-_REPORTED: List[Any] = [
+REPORTED: List[Any] = [
     datetime.timedelta,
     np.dtype,
     type(np.dtype(np.float64)),
     (np.float64(0).__reduce__()[0], "numpy._core.multiarray.scalar"),
 ]
+
+
+@dataclass
+class CTCKDTrainerOptions(TrainerOptions):
+    """ESPnet's, and the sample rate of the student's audio."""
+
+    rate: int = 16000
 
 
 class CTCKDTrainer(Trainer):
@@ -30,8 +42,19 @@ class CTCKDTrainer(Trainer):
     """
 
     @classmethod
+    def build_options(cls, args: Namespace) -> CTCKDTrainerOptions:
+        """What `run` is given of the training arguments."""
+        options = super().build_options(args)
+        return CTCKDTrainerOptions(**vars(options), rate=sample_rate(args))
+
+    @classmethod
     def run(cls, *args: Any, **kwargs: Any) -> None:
-        """Mend what a killed run left, then train."""
+        """Mend what a killed run left, open an online teacher, then train."""
+        student = kwargs["model"]
+        if isinstance(student, ESPnetCTCKDModel) and student.kd_config.online:
+            _open_teacher(
+                student, kwargs["trainer_options"], kwargs["distributed_option"]
+            )
         if kwargs["trainer_options"].resume and _is_rank0(kwargs["distributed_option"]):
             restore_checkpoint(Path(kwargs["trainer_options"].output_dir))
         if kwargs["distributed_option"].distributed:
@@ -56,6 +79,24 @@ class CTCKDTrainer(Trainer):
             os.replace(checkpoint, checkpoint.with_suffix(".previous.pth"))
 
 
+def _open_teacher(
+    student: ESPnetCTCKDModel, options: CTCKDTrainerOptions, distributed: Any
+) -> None:
+    """Give a student the teacher that its configuration names."""
+    if distributed.ngpu > 1 and not distributed.distributed:
+        raise InputError(
+            f"kd.teacher.mode is online with --ngpu {distributed.ngpu} in one process: "
+            "give --multiprocessing_distributed true"
+        )
+    config = student.kd_config
+    device = "cuda" if options.ngpu > 0 else "cpu"
+    teacher = open_online(config.teacher, student.token_list, student.blank_id, device)
+    student.eval()  # trying it must not move its statistics; the trainer sets it back
+    teacher.check_rate(options.rate, measure_frame_shift(student), config.ratio)
+    student.online = teacher
+    logging.info(f"the teacher {config.teacher.teacher} runs in each step ({device})")
+
+
 def _is_rank0(option: Any) -> bool:
     return not option.distributed or option.dist_rank == 0
 
@@ -75,7 +116,7 @@ def restore_checkpoint(output_dir: Path) -> None:
         return
     # The kill may have come between the checkpoint and the epoch's model, which the
     # averaging at the end needs.
-    with torch.serialization.safe_globals(_REPORTED):
+    with torch.serialization.safe_globals(REPORTED):
         states = torch.load(checkpoint, map_location="cpu", weights_only=True)
     model = output_dir / f"{states['reporter']['epoch']}epoch.pth"
     if not _is_whole(model):

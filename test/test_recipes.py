@@ -20,7 +20,8 @@ CONFIGS = sorted([*ROOT.glob("conf/*.yaml"), *ROOT.glob("egs/*/kd/conf/*.yaml")]
 SHORT = """
 . utils/students.sh
 conf=../../../conf
-student labels ${conf}/train_student_ctckd_small.yaml "--max_epoch 1"
+student labels ${conf}/train_student_ctckd_small.yaml \\
+    "--max_epoch 1 --model_conf kd.teacher.mode=online"
 student free ${conf}/train_student_ctckd_small.yaml \\
     "--max_epoch 1 --model_conf kd.weight=1" "--unlabeled_set unlabeled"
 student lists ${conf}/train_student_ctckd_small.yaml \\
@@ -140,6 +141,9 @@ def test_the_demo_runs_to_its_table_and_does_nothing_twice(tmp_path):
     told = (recipe / "exp/asr_lists/train.log").read_text()
     assert "loss_nbest=" in told
     assert "loss_feature=" in told
+    online = (recipe / "exp/asr_labels/train.log").read_text()
+    assert "teacher_seconds=" in online
+    assert "export runs in each step" in online
     free = (recipe / "exp/asr_free/config.yaml").read_text()
     assert "train_sp_unlabeled" in free
     assert "dump/raw/train_sp_unlabeled/text" not in free

@@ -1,7 +1,8 @@
 """Measure on this machine what distillation costs.
 
 step: a training step of an 18 M Conformer on utterances of 20 s, distilled from cached
-posteriors, against the step of the same student with plain CTC. objective: the
+posteriors, or from a teacher of its own size that runs in the step, against the step of
+the same student with plain CTC. objective: the
 distance alone, forward and backward, at 5000 tokens and a fifth of the frames selected,
 against the obvious PyTorch, with the peak of the memory allocated. All contenders take
 turns in every round; ratios are medians over the rounds.
@@ -10,16 +11,20 @@ turns in every round; ratios are medians over the rounds.
 import argparse
 import logging
 import statistics
+import tempfile
 import time
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
+from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 from torch import Tensor
 
 from espnet_ctckd.bin import device, parser, positive, run
-from espnet_ctckd.config import FrameConfig
+from espnet_ctckd.config import FrameConfig, TeacherConfig
 from espnet_ctckd.objective import KDObjective
+from espnet_ctckd.online import OnlineTeacher, open_online
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.task import CTCKDTask
 
@@ -142,7 +147,7 @@ def bench_step(args: argparse.Namespace, tokens: int) -> None:
     }
     contenders: Contenders = {}
     for name, system in systems.items():
-        kd = None
+        kd: Optional[Dict[str, Any]] = None
         if system is not None:
             weight, selector, conf = system
             kd = {
@@ -154,6 +159,12 @@ def bench_step(args: argparse.Namespace, tokens: int) -> None:
                 "reduction": "utt_sum",
             }
         contenders[name] = make_step(args, tokens, labels, teacher, kd)
+        if kd is not None and name == "lambda 0.5, all":
+            for dtype in ("float32", "bfloat16"):
+                asks = {**kd, "teacher": {"mode": "online", "dtype": dtype}}
+                contenders[f"{name}, online in {dtype}"] = make_step(
+                    args, tokens, labels, None, asks
+                )
     times = take_turns(contenders, args.rounds)
     print(f"\ntraining step, {tokens} tokens, {kind} teacher, {labels} labels")
     print(f"{'':34}{'ms':>9}{'of plain CTC':>14}{'quartiles':>16}")
@@ -202,18 +213,13 @@ def make_step(
     args: argparse.Namespace,
     tokens: int,
     labels: int,
-    teacher: FramePosteriors,
-    kd: Optional[Dict[str, object]],
+    teacher: Optional[FramePosteriors],
+    kd: Optional[Dict[str, Any]],
 ) -> Callable[[], object]:
     """Forward, backward and update of a student."""
-    conf = CTCKDTask.get_parser().parse_args(["--token_type", "char"])
-    conf.token_list = ["<blank>", *(f"t{i}" for i in range(tokens - 2)), "<sos/eos>"]
-    for key, value in STUDENT.items():
-        setattr(conf, key, value)
-    conf.model = "espnet" if kd is None else "ctckd"
-    conf.model_conf = {"ctc_weight": 1.0, **({} if kd is None else {"kd": kd})}
-    torch.manual_seed(args.seed)
-    model = CTCKDTask.build_model(conf)
+    model, _ = make_model(args, tokens, kd)
+    if kd is not None and teacher is None:
+        model.online = open_beside(args, tokens, kd["teacher"]["dtype"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     batch: Dict[str, Tensor] = {
         "speech": 0.1 * torch.randn(args.utterances, RATE * SECONDS),
@@ -222,7 +228,7 @@ def make_step(
     if kd is None or kd["weight"] != 1.0:
         batch["text"] = torch.randint(1, tokens - 1, (args.utterances, labels))
         batch["text_lengths"] = torch.full((args.utterances,), labels)
-    if kd is not None:
+    if teacher is not None and kd is not None:
         batch.update(teacher=teacher.log_probs, teacher_lengths=teacher.lengths)
         if teacher.ids is not None:
             batch["teacher_ids"] = teacher.ids
@@ -235,6 +241,32 @@ def make_step(
         optimizer.step()
 
     return step
+
+
+def make_model(
+    args: argparse.Namespace, tokens: int, kd: Optional[Dict[str, Any]]
+) -> Tuple[Any, argparse.Namespace]:
+    """A student with random weights, and the arguments that it is built by."""
+    conf = CTCKDTask.get_parser().parse_args(["--token_type", "char"])
+    conf.token_list = ["<blank>", *(f"t{i}" for i in range(tokens - 2)), "<sos/eos>"]
+    for key, value in STUDENT.items():
+        setattr(conf, key, value)
+    conf.model = "espnet" if kd is None else "ctckd"
+    conf.model_conf = {"ctc_weight": 1.0, **({} if kd is None else {"kd": kd})}
+    torch.manual_seed(args.seed)
+    return CTCKDTask.build_model(conf), conf
+
+
+def open_beside(args: argparse.Namespace, tokens: int, dtype: str) -> OnlineTeacher:
+    """A teacher of the student's size, written and opened as any."""
+    model, conf = make_model(args, tokens, None)
+    with tempfile.TemporaryDirectory() as folder:
+        text = yaml_no_alias_safe_dump(vars(conf), indent=4, sort_keys=False)
+        Path(folder, "config.yaml").write_text(text)
+        torch.save(model.state_dict(), Path(folder, "model.pth"))
+        config = TeacherConfig(mode="online", teacher=folder, dtype=dtype)
+        place = str(torch.get_default_device())
+        return open_online(config, conf.token_list, blank=0, device=place)
 
 
 def backward(loss: Tensor, x: Tensor) -> None:

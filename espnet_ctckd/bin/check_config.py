@@ -1,15 +1,15 @@
 """Build the model of a training configuration, before hours are spent on its data.
 
-Prints what the training reads, a line each: `text=true teacher=true states=false
-nbest=0 shift=640 frontend=<hash>` (shift: samples from frame to frame), and by which
-loss on the dev set a label-free one is chosen.
+Prints what the training reads, a line each: `text=true teacher=true online=false
+states=false nbest=0 shift=640 frontend=<hash>` (shift: samples from frame to frame),
+and by which loss on the dev set a label-free one is chosen.
 Flags of asr_train may follow, as they will for the training.
 """
 
 import contextlib
 import hashlib
 import sys
-from typing import Optional, Sequence
+from typing import Dict, Optional, Sequence
 
 import yaml
 
@@ -32,13 +32,15 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         blank = (args.model_conf or {}).get("sym_blank", "<blank>")
         args.token_list = [blank, *_TOKENS]
         args.normalize = None
-        reads = {"text": True, "teacher": False, "states": False, "nbest": 0}
+        reads: Dict[str, object] = {"text": True, "teacher": False, "online": False}
+        reads.update(states=False, nbest=0)
         loss = "loss_kd"
         if args.model == MODEL_NAME:
             kd = read_kd_config(args)
             reads = {
                 "text": kd.needs_labels,
-                "teacher": kd.needs_teacher,
+                "teacher": kd.reads_cache,
+                "online": kd.online,
                 "states": kd.feature is not None,
                 "nbest": kd.nbest.hypotheses if kd.nbest else 0,
             }

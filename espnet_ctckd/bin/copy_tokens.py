@@ -100,13 +100,15 @@ def add_teacher(p: argparse.ArgumentParser) -> None:
     p.add_argument("--teacher_model", help="weights of an ESPnet model")
 
 
-def teacher_of(args: argparse.Namespace, device: str) -> Teacher:
+def teacher_of(
+    args: argparse.Namespace, device: str, dtype: str = "float32"
+) -> Teacher:
     """Open the teacher that the flags say."""
     options = _read_options(args.teacher_conf)
     for name in ("config", "model"):
         if getattr(args, f"teacher_{name}"):
             options[f"{name}_file"] = getattr(args, f"teacher_{name}")
-    return open_teacher(args.teacher_type, args.teacher, device, options)
+    return open_teacher(args.teacher_type, args.teacher, device, options, dtype)
 
 
 def _read_options(given: Sequence[str]) -> Dict[str, Any]:

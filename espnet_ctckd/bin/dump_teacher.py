@@ -15,6 +15,7 @@ from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.writer import Plan, dump, forecast, make_plan
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.teachers import Teacher
+from espnet_ctckd.teachers.half import DTYPES
 
 # Utterances that the size of a cache is forecast from.
 _FORECAST = 8
@@ -41,13 +42,19 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--states", action="store_true", help="keep the hidden states, for kd.feature"
     )
+    p.add_argument(
+        "--dtype",
+        default="float32",
+        choices=DTYPES,
+        help="the teacher computes in it",
+    )
     p.add_argument("--job", type=positive, default=1, help="which job this is")
     p.add_argument("--num_jobs", type=positive, default=1, help="of how many")
     add_compute(p)
     args = p.parse_args(cmd)
     if not 1 <= args.job <= args.num_jobs:
         raise InputError(f"--job is {args.job}; give one from 1 to {args.num_jobs}")
-    teacher = teacher_of(args, device(args))
+    teacher = teacher_of(args, device(args), args.dtype)
     if args.states and not teacher.state_size:
         raise InputError(f"a teacher of the type {args.teacher_type} has no states")
     codec = Codec(

@@ -20,7 +20,7 @@ from typing import (
 import kaldiio
 import numpy as np
 
-from espnet_ctckd.align import DROPPED, map_tokens
+from espnet_ctckd.align import DROPPED, MOST_DROPPED, check_shift, map_tokens
 from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, UTT2FRAMES, CacheMeta, read_meta
 from espnet_ctckd.cache.record import fingerprint
 from espnet_ctckd.choices import InputError
@@ -35,8 +35,6 @@ from espnet_ctckd.data import (
 
 # A few odd characters do not spoil a corpus; a wrong case does.
 _MOST_UNKNOWN = 0.1
-# Share of the teacher's mass that tokens may have which the student lacks.
-MOST_DROPPED = 0.01
 
 _Entry = TypeVar("_Entry")
 
@@ -253,20 +251,11 @@ def check_frame_ratio(meta: CacheMeta, shift: Fraction, asked: Fraction) -> None
     Raises:
         InputError: the rates are others, or top-K posteriors would be averaged.
     """
-    ratio = shift / meta.frame_shift
-    if ratio != asked:
-        ours = float(shift / meta.rate) * 1000
-        theirs = float(meta.frame_shift / meta.rate) * 1000
-        raise InputError(
-            f"the cache {meta.folder} has a frame every {theirs:g} ms, the student "
-            f"one every {ours:g} ms, and model_conf.kd.frame_ratio is {asked}: set it "
-            f"to {ratio}, or change the student's subsampling "
-            "(encoder_conf.input_layer, frontend_conf.hop_length)"
-        )
-    if ratio > 1 and meta.codec.kept is not None:
+    check_shift(f"the cache {meta.folder}", meta.frame_shift, meta.rate, shift, asked)
+    if asked > 1 and meta.codec.kept is not None:
         raise InputError(
             f"the cache {meta.folder} keeps the best {meta.codec.kept} tokens of a "
-            f"frame, and {ratio} of its frames make one of the student's: what is not "
+            f"frame, and {asked} of its frames make one of the student's: what is not "
             "kept cannot be averaged. Dump the teacher without --top_k"
         )
 

@@ -86,7 +86,7 @@ class Codec:
         if not self.states:
             return packed
         assert states is not None
-        hidden = states.cpu().numpy().astype("<f2").tobytes()
+        hidden = states.float().cpu().numpy().astype("<f2").tobytes()
         return struct.pack("<I", len(packed)) + packed + hidden
 
     def decode(

@@ -233,6 +233,7 @@ def _describe_plan(
     listed = "".join(f"{u.name} {u.samples}\n" for u in plan.utterances)
     return {
         "teacher": {k: v for k, v in described.items() if k.endswith("_sha256")},
+        "dtype": described.get("dtype", "float32"),
         "utterances": len(plan.utterances),
         "utterances_crc32": zlib.crc32(listed.encode()),
         "packing": asdict(codec),

@@ -8,6 +8,7 @@ from torch import Tensor
 from espnet_ctckd.choices import Choice
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.ensemble import EnsembleTeacher
+from espnet_ctckd.teachers.half import in_dtype
 from espnet_ctckd.teachers.kinds import SINGLE_CHOICES, open_kind
 
 
@@ -52,8 +53,13 @@ TEACHER_CHOICES: Dict[str, Choice] = {
 
 
 def open_teacher(
-    kind: object, source: Optional[str], device: str, options: Mapping[str, Any]
+    kind: object,
+    source: Optional[str],
+    device: str,
+    options: Mapping[str, Any],
+    dtype: object = "float32",
 ) -> Teacher:
-    """Open a teacher of any kind; as `open_kind`."""
-    teacher: Teacher = open_kind(TEACHER_CHOICES, kind, source, device, options)
-    return teacher
+    """Open a teacher of any kind, as `open_kind`, to compute in a type of `DTYPES`."""
+    teacher = open_kind(TEACHER_CHOICES, kind, source, device, options)
+    half: Teacher = in_dtype(teacher, device, dtype)
+    return half

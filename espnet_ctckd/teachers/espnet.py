@@ -223,7 +223,8 @@ class EspnetTeacher:
         """
         speech, lengths = speech.to(self._device), lengths.to(self._device)
         states, lengths = self._encode(speech, lengths)
-        log_probs = self._model.ctc.ctc_lo(states).float().log_softmax(-1)
+        with torch.autocast(states.device.type, enabled=False):
+            log_probs = self._model.ctc.ctc_lo(states.float()).log_softmax(-1)
         return FramePosteriors(log_probs, lengths, self.blank, states=states)
 
     def _encode(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:

@@ -519,7 +519,8 @@ if runs 6 && ! ${skip_teacher}; then
     fi
 fi
 if runs 7 && ! ${skip_teacher}; then
-    for set in ${train} ${valid_set}; do
+    # The dev set's proves the teacher, also where it runs in the training step.
+    for set in $(reads online || echo "${train}") ${valid_set}; do
         begin 7 "${cache}/${set}" "${filter_opts} ${speed_perturb_factors} $(cat "${teacher_exp}/.done.stage6" 2>/dev/null || true)" || continue
         log "Stage 7: Teacher inference: ${set} -> ${cache}/${set}"
         jobs=$(lines "${teacher_nj}" "${data}/${set}/wav.scp")
@@ -590,6 +591,17 @@ if runs 10 && ! ${skip_train}; then
         if reads teacher; then
             flags+=" --train_data_path_and_name_and_type ${cache}/${train}/teacher.scp,teacher,kaldi_ark"
             flags+=" --valid_data_path_and_name_and_type ${cache}/${valid_set}/teacher.scp,teacher,kaldi_ark"
+        fi
+        if reads online; then
+            flags+=" --model_conf kd.teacher.teacher_type=${teacher_type}"
+            if [ "${teacher_type}" = espnet ]; then
+                flags+=" --model_conf kd.teacher.teacher=$(dirname "${teacher_model[0]}")"
+            else
+                flags+=" --model_conf kd.teacher.teacher=${teacher}"
+            fi
+            for option in ${teacher_conf}; do
+                flags+=" --model_conf kd.teacher.teacher_conf.${option}"
+            done
         fi
         if [ "${nbest}" -gt 0 ]; then
             flags+=" --train_data_path_and_name_and_type ${cache}/${train}/nbest${nbest}/nbest,nbest,text"
