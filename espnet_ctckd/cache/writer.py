@@ -8,12 +8,23 @@ killed how often: the bytes of the finished cache are the same.
 import json
 import logging
 import os
+import shutil
+import socket
 import time
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import kaldiio
 import numpy as np
@@ -29,6 +40,7 @@ from espnet_ctckd.cache.reader import (
     UTT2FRAMES,
     CacheMeta,
     key_of,
+    read_meta,
 )
 from espnet_ctckd.cache.record import Audio, Records, fingerprint
 from espnet_ctckd.choices import InputError
@@ -261,7 +273,7 @@ def _claim(folder: Path, request: Mapping[str, object]) -> None:
 
 
 def _shard_ark(folder: Path, index: int) -> Path:
-    return folder / _SHARDS / f"posteriors.{index:05d}.ark"
+    return folder / _SHARDS / f"{index:05d}" / f"posteriors.{index:05d}.ark"
 
 
 def _shard_scp(folder: Path, index: int) -> Path:
@@ -271,16 +283,17 @@ def _shard_scp(folder: Path, index: int) -> Path:
 def _write_shard(
     teacher: Teacher, plan: Plan, records: Records, folder: Path, index: int
 ) -> None:
-    """Write ark, then scp: a shard is done when its scp is there.
+    """Write ark and scp in a folder that gets its name when both are whole.
 
-    A line of the scp is: utterance, offset in the ark, frames, samples, crc32.
+    A line of the scp is: utterance, offset in the ark, frames, samples, crc32. Of two
+    jobs that were given the same shard by mistake the first one's is taken.
     """
-    ark = _shard_ark(folder, index)
-    ark.parent.mkdir(parents=True, exist_ok=True)
-    for left in ark.parent.glob(f".{ark.name}.*.part"):  # by a killed job
-        left.unlink(missing_ok=True)
-    lines = []
-    with beside(ark) as partial, open(partial, "wb") as f:
+    final = _shard_ark(folder, index).parent
+    owner = f"{socket.gethostname()}.{os.getpid()}"
+    partial = final.with_name(f".{final.name}.{owner}.part")
+    partial.mkdir(parents=True, exist_ok=True)
+    ark, lines = partial / _shard_ark(folder, index).name, []
+    with open(ark, "wb") as f:
         for batch in plan.shards[index]:
             for utt, frames, audio, record in _compute(teacher, records, batch):
                 offset = f.tell() + len(utt.encode()) + 1
@@ -290,8 +303,15 @@ def _write_shard(
                 )
         f.flush()
         os.fsync(f.fileno())
-    with write_beside(_shard_scp(folder, index)) as text:
+    with write_beside(ark.with_suffix(".scp")) as text:
         text.writelines(lines)
+    try:
+        os.rename(partial, final)
+    except OSError:
+        if not _shard_scp(folder, index).exists():
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+        logging.warning(f"another job has written {final}, too: its files are kept")
 
 
 def _compute(
@@ -314,25 +334,17 @@ def _compute(
 
 def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
     """Join the shards; two jobs that end together write the same."""
-    scp: List[Tuple[str, str]] = []
-    frames: List[Tuple[str, int]] = []
-    audio: List[Tuple[str, str]] = []
+    for left in (folder / _SHARDS).glob(".*.part"):  # by killed jobs
+        shutil.rmtree(left, ignore_errors=True)
+    placed = []
     arks, files = [], [folder / PLAN]
     for index in range(len(plan.shards)):
         ark = _shard_ark(folder, index)
         arks.append(ark)
         files.append(_shard_scp(folder, index))
         for name, rest in read_scp(_shard_scp(folder, index)).items():
-            offset, count, samples, crc = rest.split()
-            scp.append((name, f"{ark}:{offset}"))
-            frames.append((name, int(count)))
-            audio.append((name, f"{samples} {crc}"))
-    write_scp(folder / SCP, scp)
-    write_scp(folder / UTT2FRAMES, frames)
-    write_scp(folder / UTT2AUDIO, audio)
-    with write_beside(folder / TOKENS) as f:
-        f.writelines(f"{token}\n" for token in teacher.token_list)
-    files += [folder / name for name in (UTT2FRAMES, UTT2AUDIO, TOKENS)]
+            offset, frames, samples, crc = rest.split()
+            placed.append(Placed(name, f"{ark}:{offset}", frames, f"{samples} {crc}"))
     versions = {name: metadata.version(name) for name in ("torch", "kaldiio")}
     meta = CacheMeta(
         folder=folder,
@@ -342,13 +354,50 @@ def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
         rate=plan.rate,
         frame_shift=teacher.frame_shift,
         codec=codec,
-        utterances=len(scp),
-        frames=sum(count for _, count in frames),
+        utterances=0,
+        frames=0,
+        arks={},
+        files={},
+    )
+    write_index(meta, placed, arks, files)
+
+
+class Placed(NamedTuple):
+    """Where an utterance lies in a cache, and its entries in the lists."""
+
+    name: str
+    place: str
+    frames: str
+    audio: str
+
+
+def write_index(
+    meta: CacheMeta, placed: Sequence[Placed], arks: Sequence[Path], files: List[Path]
+) -> None:
+    """Finish a cache whose arks are written: lists, tokens and, last, ``meta.json``.
+
+    Args:
+        meta: of the cache, but for what is counted here.
+        placed: all utterances.
+        arks: all arks.
+        files: others that belong to it.
+    """
+    folder = meta.folder
+    write_scp(folder / SCP, [(p.name, p.place) for p in placed])
+    write_scp(folder / UTT2FRAMES, [(p.name, p.frames) for p in placed])
+    write_scp(folder / UTT2AUDIO, [(p.name, p.audio) for p in placed])
+    with write_beside(folder / TOKENS) as f:
+        f.writelines(f"{token}\n" for token in meta.token_list)
+    lists = [folder / name for name in (UTT2FRAMES, UTT2AUDIO, TOKENS)]
+    whole = replace(
+        meta,
+        utterances=len(placed),
+        frames=sum(int(p.frames) for p in placed),
         arks=_sizes(folder, arks),
-        files=_sizes(folder, files),
+        files=_sizes(folder, [*files, *lists]),
     )
     with write_beside(folder / META) as f:
-        json.dump(meta.to_json(), f, indent=1, ensure_ascii=False)
+        json.dump(whole.to_json(), f, indent=1, ensure_ascii=False)
         f.write("\n")
 
 
@@ -358,3 +407,69 @@ def _sizes(folder: Path, paths: Sequence[Path]) -> Dict[str, Tuple[int, int]]:
         str(path.relative_to(folder)): (path.stat().st_size, file_crc32(path))
         for path in paths
     }
+
+
+def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
+    """Join caches of one teacher, of different utterances; or move one.
+
+    Args:
+        sources: the caches.
+        folder: of the new one; it holds copies, and the others may be deleted.
+
+    Returns:
+        What the new one says of itself.
+
+    Raises:
+        InputError: they are of different teachers, tokens or packings; an utterance is
+            in two of them; an ark is damaged; or the folder holds a cache.
+    """
+    if (folder / META).exists():
+        raise InputError(f"{folder} holds a finished cache; choose another folder")
+    first = sources[0]
+    placed: Dict[str, Placed] = {}
+    arks: List[Path] = []
+    for meta in sources:
+        _check_mergeable(first, meta)
+        frames = read_scp(meta.folder / UTT2FRAMES)
+        audio = read_scp(meta.folder / UTT2AUDIO)
+        copies = {}
+        for name, (size, crc) in meta.arks.items():
+            copies[Path(name).name] = _shard_ark(folder, len(arks))
+            arks.append(copies[Path(name).name])
+            _copy_ark(meta.folder / name, arks[-1], size, crc)
+        for utt, place in read_scp(meta.folder / SCP).items():
+            if utt in placed:
+                raise InputError(
+                    f"utterance {utt} is in two of the caches, {meta.folder} and one "
+                    "before it: merge caches of different utterances"
+                )
+            ark, _, offset = place.rpartition(":")
+            here = f"{copies[Path(ark).name]}:{offset}"
+            placed[utt] = Placed(utt, here, frames[utt], audio[utt])
+    write_index(replace(first, folder=folder), list(placed.values()), arks, [])
+    return read_meta(folder)
+
+
+def _check_mergeable(first: CacheMeta, other: CacheMeta) -> None:
+    if first.records.key == other.records.key:
+        return
+    differs = [
+        name
+        for name in ("token_list", "blank", "rate", "frame_shift", "codec", "teacher")
+        if getattr(first, name) != getattr(other, name)
+    ]
+    raise InputError(
+        f"the caches {first.folder} and {other.folder} differ in "
+        f"{', '.join(differs)}: merge what one teacher has said, packed alike"
+    )
+
+
+def _copy_ark(source: Path, target: Path, size: int, crc: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with beside(target) as partial:
+        shutil.copyfile(source, partial)
+        if (partial.stat().st_size, file_crc32(partial)) != (size, crc):
+            raise InputError(
+                f"{source} is damaged: it is not what was written (crc32). Dump that "
+                "cache again"
+            )

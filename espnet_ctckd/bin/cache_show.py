@@ -1,0 +1,191 @@
+"""Draw what a cache says of an utterance: its tokens over time.
+
+Above, how probable each token is in each frame, as a heat map of those that are ever
+likely; below, the blank, and which frames a selector would take.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any, List, Optional, Sequence, Tuple
+
+import kaldiio
+import numpy as np
+import torch
+import yaml
+
+from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
+from espnet_ctckd.choices import InputError, check_options, look_up
+from espnet_ctckd.data import beside, read_scp, shorten
+from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.select import SELECTOR_CHOICES
+
+# What is never as probable as this is not drawn.
+_LIKELY = 0.05
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Draw it."""
+    p = parser(__doc__)
+    p.add_argument("utterance", help="its name")
+    p.add_argument("--cache", required=True, help="folder of the cache")
+    p.add_argument("--selector", default="symmetric", help="as model_conf.kd.selector")
+    p.add_argument(
+        "--selector_conf", default="{}", help="its options (YAML), as {n: 1}"
+    )
+    p.add_argument("--most", type=positive, default=25, help="tokens that are drawn")
+    p.add_argument("--output", help="picture to write (default: <utterance>.png)")
+    args = p.parse_args(cmd)
+    meta = read_meta(args.cache)
+    said = read_one(meta, args.utterance)
+    chosen = _selected(said, args)
+    path = Path(args.output or f"{args.utterance}.png")
+    draw(meta, args.utterance, said, chosen, args.most, path)
+    spikes = " ".join(meta.token_list[token] for token in _spikes(said))
+    print(
+        f"{args.utterance}: {len(chosen)} frames, {int(said.nonblank().sum())} not "
+        f"blank, {int(chosen.sum())} selected; it says: {spikes}"
+    )
+    print(f"written: {path}")
+
+
+def read_one(meta: CacheMeta, utt: str) -> FramePosteriors:
+    """What a cache says of an utterance, as a batch of one.
+
+    Args:
+        meta: what it says of itself.
+        utt: the utterance.
+
+    Raises:
+        InputError: it has none of that name, or its record is damaged.
+    """
+    scp = read_scp(meta.folder / SCP)
+    if utt not in scp:
+        raise InputError(
+            f"the cache {meta.folder} has no utterance {utt!r}; it has "
+            f"{shorten(list(scp))}"
+        )
+    found = meta.records.open(utt, kaldiio.load_mat(scp[utt]))
+    log_probs = torch.from_numpy(found.log_probs).unsqueeze(0)
+    ids = None if found.ids is None else torch.from_numpy(found.ids).unsqueeze(0)
+    lengths = torch.tensor([log_probs.size(1)])
+    return FramePosteriors(log_probs, lengths, meta.blank, ids)
+
+
+def _selected(said: FramePosteriors, args: argparse.Namespace) -> np.ndarray:
+    """The frames that the selector takes (U,), bool."""
+    options = yaml.safe_load(args.selector_conf) or {}
+    if args.selector == "symmetric":
+        options = {"n": 1, **options}
+    choice = look_up("selector", args.selector, SELECTOR_CHOICES)
+    check_options("selector", args.selector, choice.fn, options)
+    weights = choice.fn(said, 1, **options)  # (1, U)
+    return np.asarray(weights[0] > 0)
+
+
+def _spikes(said: FramePosteriors) -> List[int]:
+    """What it says, without blanks and repeats."""
+    best = said.argmax()[0].tolist()
+    return [
+        token
+        for token, before in zip(best, [said.blank, *best])
+        if token not in (said.blank, before)
+    ]
+
+
+def likeliest(said: FramePosteriors, tokens: int, most: int) -> Tuple[Any, List[int]]:
+    """Probabilities of the tokens that are ever likely, the blank apart.
+
+    Args:
+        said: of one utterance.
+        tokens: V.
+        most: at most so many.
+
+    Returns:
+        Probabilities (tokens, U) and the tokens, in the order of their first spikes.
+    """
+    probs = torch.zeros(said.log_probs.size(1), tokens)
+    ids = torch.arange(tokens).expand_as(probs) if said.ids is None else said.ids[0]
+    probs.scatter_(1, ids, said.log_probs[0].exp())
+    peak, when = probs.max(0)
+    peak[said.blank] = -1.0
+    best = peak.topk(min(most, tokens - 1)).indices
+    best = best[peak[best] >= min(_LIKELY, float(peak.max()))]
+    order = best[when[best].argsort(descending=True)]
+    return probs[:, order].T.numpy(), order.tolist()
+
+
+def draw(
+    meta: CacheMeta,
+    utt: str,
+    said: FramePosteriors,
+    chosen: np.ndarray,
+    most: int,
+    path: Path,
+) -> None:
+    """Write the picture.
+
+    Args:
+        meta: what the cache says of itself.
+        utt: the utterance.
+        said: of it.
+        chosen: frames that the selector takes (U,), bool.
+        most: tokens that are drawn.
+        path: PNG, PDF or SVG.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    probs, tokens = likeliest(said, len(meta.token_list), most)
+    shift = float(meta.frame_shift / meta.rate)
+    frames = probs.shape[1]
+    seconds = frames * shift
+    figure = Figure(figsize=(max(8.0, min(2.0 * seconds, 40.0)), 6.0))
+    FigureCanvasAgg(figure)
+    above, below = figure.subplots(
+        2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]}
+    )
+    above.imshow(
+        probs,
+        aspect="auto",
+        origin="lower",
+        cmap="Blues",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+        extent=(0, seconds, -0.5, len(tokens) - 0.5),
+    )
+    above.set_yticks(range(len(tokens)), [meta.token_list[token] for token in tokens])
+    spikes = said.nonblank()[0].numpy()
+    best = said.argmax()[0].tolist()
+    time = (np.arange(frames) + 0.5) * shift
+    for frame in np.nonzero(spikes)[0]:
+        if best[frame] in tokens:
+            above.plot(time[frame], tokens.index(best[frame]), "r.", markersize=4)
+    above.set_title(f"{utt}: probabilities of its tokens; red: the best of its frame")
+    blank = said.log_blank()[0].exp().numpy()
+    below.step(
+        np.append(time - shift / 2, seconds),
+        np.append(blank, blank[-1]),
+        where="post",
+        color="grey",
+        label="blank",
+    )
+    below.fill_between(
+        np.append(time - shift / 2, seconds),
+        np.append(chosen, chosen[-1]).astype(float),
+        step="post",
+        alpha=0.3,
+        color="tab:red",
+        label="selected",
+    )
+    below.set_ylim(0, 1.05)
+    below.set_xlabel("seconds")
+    below.legend(loc="upper right", fontsize="small")
+    figure.tight_layout()
+    with beside(path) as partial:
+        figure.savefig(partial, format=path.suffix.lstrip(".") or "png", dpi=120)
+
+
+if __name__ == "__main__":
+    run(main)
