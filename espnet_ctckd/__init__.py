@@ -18,23 +18,31 @@ References:
 __version__ = "0.1.0"
 
 MODEL_NAME = "ctckd"
+FRONTEND_NAME = "ctckd_huggingface"
 
 
 def register() -> None:
-    """Add ``ctckd`` to the model choices of ESPnet's ASR task; nothing else changes.
+    """Add this package's model and front end to the choices of ESPnet's ASR task.
 
-    Calling it again does nothing.
+    These are ``model: ctckd`` and ``frontend: ctckd_huggingface``; nothing else is
+    changed. Calling it again does nothing.
 
     Raises:
         RuntimeError: the key belongs to another class.
     """
-    from espnet2.tasks.asr import model_choices
+    from espnet2.tasks.asr import frontend_choices, model_choices
 
+    from espnet_ctckd.frontend import CTCKDHuggingFaceFrontend
     from espnet_ctckd.model import ESPnetCTCKDModel
 
-    present = model_choices.classes.setdefault(MODEL_NAME, ESPnetCTCKDModel)
-    if present is not ESPnetCTCKDModel:
-        raise RuntimeError(
-            f"the model choice {MODEL_NAME!r} of ESPnet is already taken by "
-            f"{present.__module__}.{present.__qualname__}: uninstall or rename that one"
-        )
+    for choices, name, own in (
+        (model_choices, MODEL_NAME, ESPnetCTCKDModel),
+        (frontend_choices, FRONTEND_NAME, CTCKDHuggingFaceFrontend),
+    ):
+        present = choices.classes.setdefault(name, own)
+        if present is not own:
+            raise RuntimeError(
+                f"the {choices.name} choice {name!r} of ESPnet is already taken by "
+                f"{present.__module__}.{present.__qualname__}: uninstall or rename "
+                "that one"
+            )

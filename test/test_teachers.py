@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_train
 import tiny
 import torch
 import yaml
@@ -28,7 +29,9 @@ from espnet_ctckd.bin.copy_tokens import token_type
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio
+from espnet_ctckd.frontend import CTCKDHuggingFaceFrontend
 from espnet_ctckd.model_zoo import find_model
+from espnet_ctckd.task import CTCKDTask
 from espnet_ctckd.teachers import open_teacher
 
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T", "A", "'"]
@@ -319,6 +322,80 @@ def test_options_are_checked_by_name():
         open_teacher("python", None, "cpu", {})
     with pytest.raises(InputError, match="an ESPnet teacher is a folder, zip or tag"):
         open_teacher("espnet", None, "cpu", {})
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_hubert_is_fine_tuned_by_the_recipe_s_configuration(
+    hub, tmp_path, tiny_data, mask
+):
+    """The front end gives what transformers gives, pooled in pairs; then it trains."""
+    transformers = pytest.importorskip("transformers")
+    kind = {"feat_extract_norm": "layer", "do_stable_layer_norm": True} if mask else {}
+    folder = hub("Hubert", mask, **kind)
+    recipe = Path(__file__).parent.parent / "egs/librispeech/kd/conf"
+    conf = yaml.safe_load((recipe / "train_teacher_hubert_ctc.yaml").read_text())
+    small = {
+        "frontend_conf": {**conf["frontend_conf"], "model": str(folder)},
+        "encoder_conf": {**conf["encoder_conf"], "output_size": 16},
+        "scheduler_conf": {"warmup_steps": 1},
+        "accum_grad": 1,
+        "max_epoch": 1,
+        "num_workers": 0,
+        "use_amp": False,
+    }
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump({**conf, **small}))
+    command = ["--config", str(tmp_path / "conf.yaml")]
+    given = test_train.flags(tmp_path / "run", tiny_data)
+    CTCKDTask.main(cmd=[*command, *given[2:]])
+    exp = tmp_path / "run/exp"
+    trained = torch.load(exp / "valid.cer_ctc.ave.pth", weights_only=True)
+    first = transformers.HubertModel.from_pretrained(folder)
+    moved = [
+        name
+        for name, value in first.state_dict().items()
+        if not torch.equal(trained[f"frontend.encoder.{name}"], value)
+    ]
+    assert any("feature_extractor" in name for name in moved)
+    assert any("layers.1" in name for name in moved)
+    teacher = open_teacher("espnet", str(exp), "cpu", {})
+    assert (teacher.frame_shift, teacher.rate) == (640, 16000)
+    first.load_state_dict(
+        {
+            name.removeprefix("frontend.encoder."): value
+            for name, value in trained.items()
+            if name.startswith("frontend.encoder.")
+        }
+    )
+    head = {name: trained[f"ctc.ctc_lo.{name}"] for name in ("weight", "bias")}
+    processor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    for utt, audio in audio_of(tiny_data).items():
+        heard = torch.from_numpy(audio).unsqueeze(0)
+        said = teacher.posteriors(heard, torch.tensor([len(audio)]))
+        inputs = processor(audio, sampling_rate=16000, return_tensors="pt")
+        with torch.no_grad():
+            states = first.eval()(**inputs).last_hidden_state[0]
+        pairs = [states[i : i + 2].amax(0) for i in range(0, len(states) - 1, 2)]
+        expected = torch.stack(pairs) @ head["weight"].T + head["bias"]
+        assert int(said.lengths) == len(pairs), utt
+        assert torch.allclose(said.log_probs[0], expected.log_softmax(-1), atol=1e-5)
+    assert dump("espnet", exp, tiny_data, tmp_path / "cache")[0] == 0
+
+
+def test_padding_is_no_frame_of_the_front_end(hub):
+    pytest.importorskip("transformers")
+    layer = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+    front = CTCKDHuggingFaceFrontend(str(hub("Hubert", True, **layer)), pool=2).eval()
+    audio = torch.randn(2, 32000, generator=torch.Generator().manual_seed(0))
+    lengths = torch.tensor([32000, 17111])
+    with torch.no_grad():
+        both, counts = front(audio, lengths)
+        alone, count = front(audio[1:, :17111], lengths[1:])
+    assert counts.tolist() == [49, 26]
+    assert count.tolist() == [26]
+    assert torch.allclose(both[1, :26], alone[0], atol=1e-5)
+    assert not both[1, 26:].any()
+    with pytest.raises(InputError, match="pool is 0; give a whole number"):
+        CTCKDHuggingFaceFrontend(str(hub("Hubert", True, **layer)), pool=0)
 
 
 # ESPnet's own: OWSM-CTC, and packed models

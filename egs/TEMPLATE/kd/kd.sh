@@ -331,12 +331,14 @@ train_espnet() {
     shift 4
     local opts launch=()
     opts="--config ${conf} $(token_opts) --output_dir ${exp} --ngpu ${ngpu}"
-    opts+=" --resume true --normalize ${feats_normalize}"
+    opts+=" --resume true"
     opts+=" --train_data_path_and_name_and_type ${data}/${set}/wav.scp,speech,sound"
     opts+=" --valid_data_path_and_name_and_type ${data}/${valid_set}/wav.scp,speech,sound"
     opts+=" --train_shape_file ${stats}/train/speech_shape"
     opts+=" --valid_shape_file ${stats}/valid/speech_shape"
-    [ "${feats_normalize}" != global_mvn ] \
+    # A configuration may say itself how it normalises, or that it does not.
+    grep -q "^normalize:" "${conf}" || opts+=" --normalize ${feats_normalize}"
+    [ "${feats_normalize}" != global_mvn ] || grep -q "^normalize:" "${conf}" \
         || opts+=" --normalize_conf stats_file=${stats}/train/feats_stats.npz"
     mkdir -p "${exp}"
     if [ "${num_nodes}" -gt 1 ]; then # not tried

@@ -11,7 +11,8 @@
 #   --student small|paper     4 M or 70 M parameters
 #   --teacher <folder or tag> an ESPnet model with a CTC branch, a frame every 40 ms
 #                             (default: a hybrid Conformer of the model zoo; with --mini
-#                             the recipe trains one)
+#                             the recipe trains one); or hubert: HuBERT large, which the
+#                             recipe fine-tunes with CTC, as the paper's authors did
 #   --unlabeled_set <folder>  of audio files without transcripts, for the label-free one
 set -euo pipefail
 
@@ -48,12 +49,8 @@ if [ "${mini}" = true ]; then
     args="--max_epoch 2"
     settings=(--train_set train_mini --valid_set dev_mini --test_sets test_mini
         --max_wav_duration 20 --teacher_num_threads 2 --teacher_max_wer 1000)
-    if [ -n "${teacher}" ]; then
-        settings+=(--teacher "${teacher}")
-    else
-        settings+=(--token_type char --teacher_config "${conf}/train_teacher_ctc_small.yaml"
-            --teacher_args "--max_epoch 4")
-    fi
+    taken=(--token_type char --teacher_config "${conf}/train_teacher_ctc_small.yaml"
+        --teacher_args "--max_epoch 4")
     data="--mini true"
 else
     distilled=conf/train_student_ctckd_${size}.yaml
@@ -62,7 +59,8 @@ else
     settings=(--train_set "${train_set}" --valid_set dev
         --test_sets "dev_clean dev_other test_clean test_other"
         --speed_perturb_factors "0.9 1.0 1.1" --max_wav_duration 30
-        --teacher "${teacher:-pyf98/librispeech_conformer_hop_length160}" --teacher_top_k 16 --gpu_teacher true)
+        --teacher_top_k 16 --gpu_teacher true)
+    taken=(--teacher pyf98/librispeech_conformer_hop_length160)
     # More data, fewer epochs.
     case "${train_set}" in
         train_clean_100) args="--max_epoch 100" ;;
@@ -75,8 +73,14 @@ else
     esac
 fi
 
+case "${teacher}" in
+    '') ;;
+    hubert) taken=(--teacher_config conf/train_teacher_hubert_ctc.yaml) ;;
+    *) taken=(--teacher "${teacher}") ;;
+esac
+
 student "${size}_symmetric" "${distilled}" "${args}"
 student "${size}_no_distillation" "${distilled}" "${args} --model_conf kd.weight=0"
 student "${size}_label_free" "${distilled}" "${args} --model_conf kd.weight=1" "${unlabeled}"
 
-distil --local_data_opts "${librispeech} ${data}" --lang en "${settings[@]}" "${options[@]}"
+distil --local_data_opts "${librispeech} ${data}" --lang en "${settings[@]}" "${taken[@]}" "${options[@]}"
