@@ -12,8 +12,9 @@ from torch import Tensor
 
 from espnet_ctckd.align import FrameMismatchError
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.config import FrameConfig, KDConfig
+from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_prior
+from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss, occupancies
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors

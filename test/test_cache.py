@@ -24,7 +24,7 @@ from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio, read_prior, read_scp, write_scp
-from espnet_ctckd.task import PosteriorReader, TeacherDecoder
+from espnet_ctckd.preprocess import PosteriorReader, TeacherDecoder
 from espnet_ctckd.teachers.espnet import EspnetTeacher
 
 TOP_K = 3

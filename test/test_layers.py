@@ -20,8 +20,11 @@ BELOW = {
     "select": {"choices", "posteriors"},
     "losses": {"choices", "posteriors"},
     "reduce": {"choices"},
-    "config": {"choices", "losses", "posteriors", "reduce", "select"},
-    "objective": {"align", "config", "losses", "posteriors", "reduce", "select"},
+    "frame_config": {"choices", "losses", "posteriors", "reduce", "select"},
+    "config": {"choices", "frame_config", "losses"},
+    "objective": {
+        *("align", "frame_config", "losses", "posteriors", "reduce", "select"),
+    },
     "analysis": set(),
     "decode/greedy": {"posteriors"},
 }

@@ -28,8 +28,9 @@ from espnet_ctckd.bin import device, parser, positive, run, seconds
 from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.writer import dump, make_plan
-from espnet_ctckd.config import FrameConfig, TeacherConfig
+from espnet_ctckd.config import TeacherConfig
 from espnet_ctckd.data import read_audio
+from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.online import OnlineTeacher, open_online
 from espnet_ctckd.posteriors import FramePosteriors

@@ -1,0 +1,242 @@
+"""The data of a training, held against its configuration before it starts."""
+
+import argparse
+import inspect
+from fractions import Fraction
+from pathlib import Path
+from typing import List, Mapping, Optional, Tuple
+
+from espnet2.tasks.asr import encoder_choices
+
+from espnet_ctckd.align import map_tokens
+from espnet_ctckd.cache.check import check_dense, check_dropped, check_frame_ratio
+from espnet_ctckd.cache.reader import CacheMeta, read_meta
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.config import KDConfig
+from espnet_ctckd.data import read_scp, shorten
+from espnet_ctckd.nbest import NBEST, read_nbest_meta
+from espnet_ctckd.preprocess import TEACHER
+
+
+def path_of(data: List[Tuple[str, str, str]], wanted: str) -> Optional[str]:
+    """The path of the data of a name, if any."""
+    return next((path for path, name, _ in data if name == wanted), None)
+
+
+def check_data(args: argparse.Namespace, config: KDConfig) -> None:
+    """Hold the data of a training against its configuration, before it starts.
+
+    Args:
+        args: the training arguments.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: labels or posteriors are missing, or the cache is not of these
+            utterances or tokens.
+    """
+    if config.from_epoch > args.max_epoch:
+        raise InputError(
+            f"kd.from_epoch is {config.from_epoch}, after the last epoch (max_epoch "
+            f"{args.max_epoch}): the selector would never choose"
+        )
+    metas = []
+    for part in ("train", "valid"):
+        data = getattr(args, f"{part}_data_path_and_name_and_type")
+        shapes = getattr(args, f"{part}_shape_file")
+        flag = f"--{part}_data_path_and_name_and_type"
+        if config.needs_labels and path_of(data, "text") is None:
+            raise InputError(
+                f"{config.ctc_key} keeps the CTC loss, but {flag} has no 'text': give "
+                "the transcripts, or set kd.weight: 1"
+            )
+        wanted = read_scp(shapes[0] if shapes else data[0][0])
+        if config.needs_labels:
+            _check_text(data, wanted, part)
+        if config.nbest is not None:
+            _check_nbest(path_of(data, NBEST), wanted, part)
+        path = path_of(data, TEACHER)
+        if path is not None and config.online:
+            raise InputError(
+                f"kd.teacher.mode is online, and {flag} names the cache {path}: "
+                "remove it, or set kd.teacher.mode: cached"
+            )
+        if path is not None:
+            metas.append(_check_teacher(path, args, config, wanted, part))
+        elif config.reads_cache:
+            raise InputError(
+                f"kd learns from a teacher, but {flag} has no 'teacher': give "
+                f"the cache, e.g. {flag} <cache>/teacher.scp,teacher,kaldi_ark; or "
+                "run the teacher in the training step, with kd.teacher: {mode: "
+                "online, teacher: <folder>}"
+            )
+    if len(metas) == 2:
+        _check_alike(*metas)
+
+
+def _check_teacher(
+    path: str,
+    args: argparse.Namespace,
+    config: KDConfig,
+    wanted: Mapping[str, str],
+    part: str,
+) -> CacheMeta:
+    meta = read_meta(path)
+    index, _ = match_tokens(meta, args)
+    check_dropped(meta, index)
+    check_states(meta, config)
+    missing = sorted(set(wanted) - set(read_scp(path)))
+    if missing:
+        raise InputError(
+            f"{path} lacks {len(missing)} of {len(wanted)} utterances of the "
+            f"{part} data: {shorten(missing)}. Dump the teacher for this data"
+        )
+    return meta
+
+
+def _check_alike(train: CacheMeta, valid: CacheMeta) -> None:
+    if train.codec != valid.codec:
+        raise InputError(
+            f"the caches of train and valid are packed differently: {train.codec} "
+            f"and {valid.codec}. Dump both with the same --top_k"
+        )
+    if (train.token_list, train.blank) != (valid.token_list, valid.blank):
+        raise InputError(
+            f"the caches {train.folder} and {valid.folder} have different tokens: "
+            "dump both with the same teacher"
+        )
+
+
+def check_states(meta: CacheMeta, config: KDConfig) -> None:
+    """Refuse a cache without the hidden states that a student learns.
+
+    Args:
+        meta: what the cache says of itself.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: it has none, or of another size.
+    """
+    if config.feature is None or meta.codec.states == config.feature.size:
+        return
+    if not meta.codec.states:
+        raise InputError(
+            f"kd.feature learns hidden states, and the cache {meta.folder} has none: "
+            "dump the teacher with --states"
+        )
+    raise InputError(
+        f"kd.feature.size is {config.feature.size}, and the states of the cache "
+        f"{meta.folder} have {meta.codec.states} dimensions: set kd.feature.size: "
+        f"{meta.codec.states}"
+    )
+
+
+def _check_nbest(path: Optional[str], wanted: Mapping[str, str], part: str) -> None:
+    if path is None:
+        flag = f"--{part}_data_path_and_name_and_type"
+        raise InputError(
+            f"kd.nbest learns from n-best lists, but {flag} has no 'nbest': give e.g. "
+            f"{flag} <folder>/nbest,nbest,text, as dump_nbest writes it"
+        )
+    read_nbest_meta(path)
+    lists = read_scp(path)
+    lacks = sorted(utt for utt in wanted if not lists.get(utt))
+    if lacks:
+        raise InputError(
+            f"{path} lacks {len(lacks)} of {len(wanted)} utterances of the {part} "
+            f"data: {shorten(lacks)}. Dump the n-best lists for this data"
+        )
+
+
+def _check_text(
+    data: List[Tuple[str, str, str]], wanted: Mapping[str, str], part: str
+) -> None:
+    path = next(path for path, name, _ in data if name == "text")
+    text = read_scp(path)
+    lacks = [utt for utt in wanted if not text.get(utt)]
+    if lacks:
+        raise InputError(
+            f"{path} has no words for {len(lacks)} of {len(wanted)} utterances of the "
+            f"{part} data: {shorten(lacks)}. Transcribe or remove them, or train with "
+            "kd.weight: 1, without text"
+        )
+
+
+def check_layers(args: argparse.Namespace, config: KDConfig) -> None:
+    """Refuse intermediate layers that the encoder has not.
+
+    Args:
+        args: the training arguments.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: a layer is the last one or beyond.
+    """
+    conf = args.encoder_conf or {}
+    layers = conf.get("interctc_layer_idx") or []
+    if config.inter is None or not layers:
+        return
+    encoder = encoder_choices.get_class(args.encoder)
+    default = inspect.signature(encoder).parameters.get("num_blocks")
+    blocks = conf.get("num_blocks", default.default if default else None)
+    if isinstance(blocks, int) and not all(0 < layer < blocks for layer in layers):
+        raise InputError(
+            f"encoder_conf.interctc_layer_idx is {layers}, and the encoder has "
+            f"{blocks} layers: give numbers from 1 to {blocks - 1}"
+        )
+
+
+def check_rate(path: str, config: KDConfig, shift: Fraction) -> None:
+    """Refuse a cache of another frame rate than the student's, before it trains.
+
+    Args:
+        path: of the cache.
+        config: ``model_conf.kd``.
+        shift: samples from one frame of the student to the next.
+
+    Raises:
+        InputError: the rates are not as ``frame_ratio`` says.
+    """
+    meta = read_meta(path)
+    check_frame_ratio(meta, shift, config.ratio)
+    if config.target == "occupancies":
+        check_dense(meta)
+
+
+def match_tokens(
+    meta: CacheMeta, args: argparse.Namespace
+) -> Tuple[Optional[List[int]], int]:
+    """Hold the tokens of a cache against those of the student.
+
+    Args:
+        meta: what the cache says of itself.
+        args: the training arguments.
+
+    Returns:
+        As of `map_tokens`, and V of the student.
+
+    Raises:
+        InputError: tokens have no counterpart.
+    """
+    tokens = token_list_of(args)
+    symbol = (args.model_conf or {}).get("sym_blank", "<blank>")
+    if symbol not in tokens:
+        raise InputError(
+            f"the token list has no blank {symbol!r}: add it, or name the blank with "
+            "model_conf.sym_blank"
+        )
+    index = map_tokens(
+        meta.token_list,
+        meta.blank,
+        tokens,
+        tokens.index(symbol),
+        f"cache {meta.folder}",
+    )
+    return index, len(tokens)
+
+
+def token_list_of(args: argparse.Namespace) -> List[str]:
+    """The student's tokens, given as a list or as a file."""
+    tokens = args.token_list
+    if isinstance(tokens, str):
+        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
+    return list(tokens)
