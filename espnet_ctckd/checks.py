@@ -84,6 +84,7 @@ def _check_teacher(
     index, _ = match_tokens(meta, args)
     check_dropped(meta, index)
     check_states(meta, config)
+    check_frames(meta, config)
     missing = sorted(set(wanted) - set(read_scp(path)))
     if missing:
         raise InputError(
@@ -128,6 +129,35 @@ def check_states(meta: CacheMeta, config: KDConfig) -> None:
         f"{meta.folder} have {meta.codec.states} dimensions: set kd.feature.size: "
         f"{meta.codec.states}"
     )
+
+
+def check_frames(meta: CacheMeta, config: KDConfig) -> None:
+    """Refuse a cache without frames that a student learns from.
+
+    Args:
+        meta: what the cache says of itself.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: it holds those of another selector.
+    """
+    kept = (meta.codec.selector, dict(meta.codec.selector_conf))
+    if meta.codec.selector is None:
+        return
+    readers = [config]
+    if config.inter is not None and config.inter.target == "teacher":
+        readers.append(config.inter)
+    for reader in readers:
+        wanted = dict(reader.selector_conf)
+        wanted.pop("grow_every", None)  # a window that grows stays within its last
+        changes = reader.from_epoch > 1 or reader.until_epoch or reader.prior_file
+        if (reader.selector, wanted) != kept or changes or reader.ratio != 1:
+            raise InputError(
+                f"the cache {meta.folder} keeps the frames of the selector {kept[0]} "
+                f"{kept[1]} alone, and {reader.place} takes others (selector "
+                f"{reader.selector} {wanted}, or a schedule, prior or frame_ratio): "
+                "train with what it keeps, or dump the teacher without --selector"
+            )
 
 
 def _check_nbest(path: Optional[str], wanted: Mapping[str, str], part: str) -> None:

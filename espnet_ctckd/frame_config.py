@@ -26,6 +26,7 @@ class Checked:
     place: ClassVar[str]
 
     def check_number(self, key: str, value: object, most: float = float("inf")) -> None:
+        """Refuse what is no number in [0, most]."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{self.place}.{key} is {value!r}; give a number")
         if not 0.0 <= value <= most or value == float("inf"):

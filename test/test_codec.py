@@ -1,6 +1,7 @@
 """The packing of posteriors: what it keeps, what it costs, and what it refuses."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,11 @@ from hypothesis import strategies as st
 
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.record import Audio, Records, fingerprint
+from espnet_ctckd.checks import check_frames
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.config import KDConfig
+from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.select import SELECTOR_CHOICES
 
 
 def draw(frames, tokens, sharpness, seed):
@@ -138,6 +143,17 @@ def test_hidden_states_are_kept_beside(kept):
         ({"kept": 10}, "--top_k is 10; give one from 2 to 9"),
         ({"kept": 4, "step": 0.01}, "--step is 0.01; give nats from 0.1 to 1"),
         ({"kept": 4, "worth": -1.0}, "--worth is -1.0; give nats from 0 to 1"),
+        ({"selector": "trim"}, "--selector packs fewer frames, so it needs --top_k"),
+        ({"kept": 4, "selector": "none"}, "unknown selector 'none'; choose one of"),
+        (
+            {"kept": 4, "selector": "random", "selector_conf": {"ratio": 1.0}},
+            "takes other frames in each epoch",
+        ),
+        ({"kept": 4, "selector": "symmetric"}, "'symmetric' lacks the option 'n'"),
+        (
+            {"kept": 4, "selector": "symmetric", "selector_conf": {"n": -1}},
+            "n = -1",
+        ),
     ],
 )
 def test_a_packing_without_sense_is_refused(options, message):
@@ -145,6 +161,79 @@ def test_a_packing_without_sense_is_refused(options, message):
         Codec(10, **options)
     with pytest.raises(InputError, match="--top_k is 129; give one from 2 to 128"):
         Codec(5000, 129)
+
+
+@pytest.mark.parametrize(
+    ("selector", "conf"),
+    [
+        ("all", {}),
+        ("blank_elimination", {}),
+        ("symmetric", {"n": 2}),
+        ("window", {"before": 0, "after": 1}),
+        ("trim", {}),
+        ("threshold", {"theta": 0.3}),
+    ],
+)
+def test_the_frames_of_a_selector_are_kept_and_the_others_are_blank(selector, conf):
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(60, 9, generator=generator) * 2
+    scores[:, 4] += 6 * (torch.rand(60, generator=generator) < 0.7)
+    log_probs = scores.log_softmax(-1)
+    whole, part = Codec(9, 4), Codec(9, 4, selector=selector, selector_conf=conf)
+    select = SELECTOR_CHOICES[selector].fn
+
+    def chosen(said, ids=None):
+        said = FramePosteriors(said.unsqueeze(0), torch.tensor([60]), 4, ids)
+        return select(said, 1, **conf)[0] > 0
+
+    kept = chosen(log_probs)
+    assert selector == "all" or 0 < int(kept.sum()) < 60
+    records = [codec.encode(log_probs, 4) for codec in (whole, part)]
+    assert len(records[1]) <= len(records[0])
+    said, ids, _ = whole.decode(records[0], 4)
+    found, tokens, _ = part.decode(records[1], 4)
+    assert (found[kept] == said[kept]).all()
+    assert (tokens[kept] == ids[kept]).all()
+    left = ~kept.numpy()
+    assert (tokens[left][:, 0] == 4).all()
+    assert np.exp(found[left]) == pytest.approx(np.eye(4)[[0] * int(left.sum())])
+    # And the selector does not take them when it sees what was kept.
+    again = chosen(torch.from_numpy(found), torch.from_numpy(tokens).unsqueeze(0))
+    assert not (again & ~kept).any()
+    if selector != "threshold":
+        assert (again == kept).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        ({}, True),
+        ({"selector_conf": {"n": 2, "grow_every": 3}}, True),
+        ({"selector_conf": {"n": 1}}, False),
+        ({"selector": "all", "selector_conf": {}}, False),
+        ({"from_epoch": 2}, False),
+        ({"frame_ratio": 2}, False),
+        ({"inter": {"selector": "all"}}, False),
+        ({"inter": {}}, True),
+    ],
+)
+def test_a_student_learns_from_the_frames_that_a_cache_keeps(change, fits):
+    base = {"selector": "symmetric", "selector_conf": {"n": 2}, "loss": "kl"}
+    base.update(reduction="utt_sum", loss_conf={"temperature": 1.0})
+    if "inter" in change:
+        inter = {**base, "weight": 0.5, "ctc_weight": 0.0, "kd_weight": 1.0}
+        inter = {**inter, "target": "teacher", "head": "shared", **change["inter"]}
+        if inter["selector"] == "all":
+            del inter["selector_conf"]
+        change = {"inter": inter}
+    config = KDConfig(**{**base, "weight": 1.0, **change})
+    codec = Codec(9, 4, selector="symmetric", selector_conf={"n": 2})
+    meta = SimpleNamespace(codec=codec, folder="cache")
+    if fits:
+        check_frames(meta, config)
+        return
+    with pytest.raises(InputError, match="keeps the frames of the selector symmetric"):
+        check_frames(meta, config)
 
 
 # Records

@@ -60,6 +60,8 @@ def describe(meta: CacheMeta) -> Iterator[Tuple[str, str]]:
             f"at most {codec.kept} tokens of a frame, in steps of {codec.step} nats, "
             f"each worth {codec.worth:g} nats"
         )
+    if codec.selector is not None:
+        kept += f", of the frames of {codec.selector} {dict(codec.selector_conf)}"
     yield "teacher", f"{teacher['type']} {teacher.get('source', teacher.get('config'))}"
     yield "tokens", f"{codec.tokens}, blank {meta.token_list[meta.blank]!r}"
     yield "frames", f"{meta.frames} of {1000 * shift:g} ms: {hours:.2f} hours"

@@ -91,6 +91,12 @@ def _weights(given: Optional[Sequence[float]], number: int) -> List[float]:
 
 
 def _check_alike(metas: Sequence[CacheMeta], scps: Sequence[Dict[str, str]]) -> None:
+    for meta in metas:
+        if meta.codec.selector is not None:
+            raise InputError(
+                f"the cache {meta.folder} keeps some frames alone (--selector "
+                f"{meta.codec.selector}): dump the teacher without that to search it"
+            )
     for meta, scp in zip(metas[1:], scps[1:]):
         apart = sorted(set(scp) ^ set(scps[0]))
         if apart:

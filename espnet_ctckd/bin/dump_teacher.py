@@ -9,6 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Optional, Sequence
 
+import yaml
+
 from espnet_ctckd.bin import add_compute, device, parser, positive, run
 from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
@@ -40,6 +42,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         help="of --top_k: nats that a token must be worth to be kept",
     )
     p.add_argument(
+        "--selector",
+        help="of --top_k: keep only frames that this selector takes, for students that "
+        "learn from these (kd.selector)",
+    )
+    p.add_argument(
+        "--selector_conf", default="{}", help="options of it (YAML), as {n: 1}"
+    )
+    p.add_argument(
         "--states", action="store_true", help="keep the hidden states, for kd.feature"
     )
     p.add_argument(
@@ -63,6 +73,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         step=args.step,
         worth=args.worth,
         states=teacher.state_size if args.states else 0,
+        selector=args.selector,
+        selector_conf=yaml.safe_load(args.selector_conf) or {},
     )
     plan = make_plan(
         args.wav_scp,

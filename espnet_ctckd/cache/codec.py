@@ -8,16 +8,17 @@ that mass.
 
 import struct
 import zlib
-from dataclasses import dataclass
-from typing import Optional, Sequence, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from espnet_ctckd.align import DROPPED
-from espnet_ctckd.choices import InputError
-from espnet_ctckd.posteriors import LOG_ZERO
+from espnet_ctckd.choices import InputError, check_options, look_up
+from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
+from espnet_ctckd.select import SELECTOR_CHOICES
 
 # A count of kept tokens has seven bits; the eighth says that the blank is not the best.
 _MOST_KEPT = 127
@@ -39,6 +40,9 @@ class Codec:
         step: of quantisation: nats from one level of log-probability to the next.
         worth: nats of KL divergence by which a token must better a frame to be kept.
         states: D of the hidden states, kept as float16; 0 for none.
+        selector: name in `SELECTOR_CHOICES`: frames that it does not take are kept as
+            certain blank, which it does not take either. None keeps all frames.
+        selector_conf: its options.
 
     Raises:
         InputError: K is not in [2, V), or the other numbers make no sense.
@@ -49,8 +53,12 @@ class Codec:
     step: float = 0.25
     worth: float = 5e-4
     states: int = 0
+    selector: Optional[str] = None
+    selector_conf: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.selector is not None:
+            self._check_selector()
         if self.kept is None:
             return
         # The blank is always kept, and says nothing without another beside it.
@@ -65,6 +73,19 @@ class Codec:
             raise InputError(f"--step is {self.step}; give nats from 0.1 to 1")
         if not 0 <= self.worth < 1:
             raise InputError(f"--worth is {self.worth}; give nats from 0 to 1")
+
+    def _check_selector(self) -> None:
+        if self.kept is None:
+            raise InputError("--selector packs fewer frames, so it needs --top_k")
+        choice = look_up("selector", self.selector, SELECTOR_CHOICES)
+        if self.selector == "random" or "grow_every" in self.selector_conf:
+            raise InputError(
+                f"--selector {self.selector} {dict(self.selector_conf)} takes other "
+                "frames in each epoch: give one that always takes the same"
+            )
+        check_options("selector", str(self.selector), choice.fn, self.selector_conf)
+        one = FramePosteriors(torch.zeros(1, 1, 1), torch.ones(1).long(), 0)
+        choice.fn(one, 1, **self.selector_conf)
 
     def encode(
         self, log_probs: Tensor, blank: int, states: Optional[Tensor] = None
@@ -128,6 +149,14 @@ class Codec:
         spike = best[:, 0] > log_blank
         counts = torch.where(spike, counts.clamp(min=1), counts)
         log_rest = log_rest.gather(1, counts.unsqueeze(1)).squeeze(1)
+        if self.selector is not None:
+            frames = FramePosteriors(
+                said.unsqueeze(0), torch.tensor([len(said)], device=said.device), blank
+            )
+            select = SELECTOR_CHOICES[self.selector].fn
+            left = select(frames, 1, **self.selector_conf)[0] == 0  # (U,)
+            counts = counts.masked_fill(left, 0)
+            log_rest = log_rest.masked_fill(left, -torch.inf)
         # Levels are relative to the best token, which needs none.
         peak = torch.where(spike, best[:, 0], log_blank)
         rows = torch.cat([log_rest.unsqueeze(1), best], 1)

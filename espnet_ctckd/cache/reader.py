@@ -13,7 +13,7 @@ from espnet_ctckd.cache.record import Records
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_token_list
 
-FORMAT = 2
+FORMAT = 3
 META = "meta.json"
 SCP = "teacher.scp"
 TOKENS = "tokens.txt"

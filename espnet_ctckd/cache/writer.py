@@ -12,6 +12,7 @@ import shutil
 import socket
 import time
 import zlib
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -53,6 +54,7 @@ from espnet_ctckd.data import (
     write_beside,
     write_scp,
 )
+from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers import Teacher
 
 PLAN = "plan.json"
@@ -156,10 +158,9 @@ def forecast(teacher: Teacher, utterances: Sequence[Utterance], codec: Codec) ->
     """
     records = Records(codec, teacher.blank, "", "")
     size = 0
-    for utterance in utterances:
-        for utt, _, _, record in _compute(teacher, records, [utterance]):
-            # The record, its head in the ark, and a line in each of the lists.
-            size += record.nbytes + 6 * len(utt) + 160
+    for utt, _, _, record in _compute(teacher, records, [[u] for u in utterances]):
+        # The record, its head in the ark, and a line in each of the lists.
+        size += record.nbytes + 6 * len(utt) + 160
     return size / sum(u.samples for u in utterances)
 
 
@@ -294,13 +295,11 @@ def _write_shard(
     partial.mkdir(parents=True, exist_ok=True)
     ark, lines = partial / _shard_ark(folder, index).name, []
     with open(ark, "wb") as f:
-        for batch in plan.shards[index]:
-            for utt, frames, audio, record in _compute(teacher, records, batch):
-                offset = f.tell() + len(utt.encode()) + 1
-                kaldiio.save_ark(f, {utt: record})
-                lines.append(
-                    f"{utt} {offset} {frames} {audio.samples} {audio.crc32:08x}\n"
-                )
+        shard = plan.shards[index]
+        for utt, frames, audio, record in _compute(teacher, records, shard):
+            offset = f.tell() + len(utt.encode()) + 1
+            kaldiio.save_ark(f, {utt: record})
+            lines.append(f"{utt} {offset} {frames} {audio.samples} {audio.crc32:08x}\n")
         f.flush()
         os.fsync(f.fileno())
     with write_beside(ark.with_suffix(".scp")) as text:
@@ -315,21 +314,50 @@ def _write_shard(
 
 
 def _compute(
-    teacher: Teacher, records: Records, batch: Sequence[Utterance]
+    teacher: Teacher, records: Records, batches: Sequence[Sequence[Utterance]]
 ) -> Iterator[Tuple[str, int, Audio, np.ndarray]]:
+    """Utterance, its frames, its audio and its record, batch by batch.
+
+    While the teacher is at one batch, the next is read and the last one packed.
+    """
+    with ThreadPoolExecutor(2) as pool:
+        ahead = [pool.submit(_hear, batches[0], teacher.rate)]
+        behind: List[Future[List[Tuple[str, int, Audio, np.ndarray]]]] = []
+        for number, batch in enumerate(batches):
+            audio = ahead.pop().result()
+            if number + 1 < len(batches):
+                ahead.append(pool.submit(_hear, batches[number + 1], teacher.rate))
+            speech = torch.nn.utils.rnn.pad_sequence(
+                [torch.from_numpy(a) for a in audio], batch_first=True
+            )  # (B, S)
+            lengths = torch.tensor([len(a) for a in audio])
+            said = teacher.posteriors(speech, lengths)
+            if behind:
+                yield from behind.pop().result()
+            behind.append(pool.submit(_seal, records, batch, audio, said))
+        yield from behind.pop().result()
+
+
+def _hear(batch: Sequence[Utterance], rate: int) -> List[np.ndarray]:
+    """The audio of a batch."""
+    return [read_audio(u.name, u.path, rate) for u in batch]
+
+
+def _seal(
+    records: Records,
+    batch: Sequence[Utterance],
+    audio: Sequence[np.ndarray],
+    said: FramePosteriors,
+) -> List[Tuple[str, int, Audio, np.ndarray]]:
     """Utterance, its frames, its audio and its record, for a batch."""
-    audio = [read_audio(u.name, u.path, teacher.rate) for u in batch]
-    speech = torch.nn.utils.rnn.pad_sequence(
-        [torch.from_numpy(a) for a in audio], batch_first=True
-    )  # (B, S)
-    lengths = torch.tensor([len(a) for a in audio])
-    said = teacher.posteriors(speech, lengths)
+    sealed = []
     for i, utterance in enumerate(batch):
         frames = int(said.lengths[i])
         states = None if said.states is None else said.states[i, :frames]
         heard = fingerprint(audio[i])
         record = records.seal(utterance.name, said.log_probs[i, :frames], states, heard)
-        yield utterance.name, frames, heard, record
+        sealed.append((utterance.name, frames, heard, record))
+    return sealed
 
 
 def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
