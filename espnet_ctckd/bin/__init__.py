@@ -46,6 +46,45 @@ def parser(description: Optional[str]) -> argparse.ArgumentParser:
     )
 
 
+def configured(
+    p: argparse.ArgumentParser, cmd: Optional[Sequence[str]]
+) -> argparse.Namespace:
+    """Parse a command whose --config, a YAML file, may hold its flags.
+
+    Args:
+        p: has ``--config``.
+        cmd: the command line, which wins over the file.
+
+    Raises:
+        InputError: the file is missing, or holds something else.
+    """
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--config")
+    path = early.parse_known_args(cmd)[0].config
+    if path is None:
+        return p.parse_args(cmd)
+    try:
+        with open(path, encoding="utf-8") as f:
+            conf = yaml.safe_load(f) or {}
+    except FileNotFoundError:
+        raise InputError(f"there is no configuration {path}") from None
+    takes = {action.dest: action for action in p._actions}
+    if not isinstance(conf, dict):
+        raise InputError(f"{path} holds no mapping of flags")
+    for key, value in conf.items():
+        if key not in takes:
+            raise InputError(f"{path} has the key {key!r}, which is no flag here")
+        action = takes[key]
+        if action.type is not None and value is not None:
+            try:
+                conf[key] = action.type(str(value))  # type: ignore[operator]
+            except (ValueError, argparse.ArgumentTypeError):
+                raise InputError(f"{path}: {key} cannot be {value!r}") from None
+        action.required = False
+    p.set_defaults(**conf)
+    return p.parse_args(cmd)
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1, for a flag."""
     number = int(text)

@@ -1,15 +1,21 @@
-"""Recognise audio with the CTC branch of any ESPnet ASR model, greedily.
+"""Recognise audio with the CTC branch of any ESPnet ASR model.
 
-Writes <output_dir>/text, /token and /decode.json (real-time factor, parameters).
+Greedily, by prefix beam search, or with a lexicon and an n-gram language model; blank
+runs may be collapsed before the search. Writes <output_dir>/text, /token and
+/decode.json (real-time factor, parameters); with --nbest above 1 /nbest, a line of JSON
+an utterance: scores and texts; with --ctm /ctm: utterance, channel, start and duration
+in seconds, word and confidence.
 """
 
+import argparse
 import json
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
-from espnet_ctckd.bin import add_compute, device, parser, run
+from espnet_ctckd.bin import add_compute, configured, device, parser, run
 from espnet_ctckd.data import write_beside, write_scp
-from espnet_ctckd.decode.recognise import recognise
+from espnet_ctckd.decode.recognise import Recognised, Recogniser, recognise
+from espnet_ctckd.decode.search import METHODS, SearchConfig
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -19,24 +25,76 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--asr_model_file", required=True, help="weights of the model")
     p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
     p.add_argument("--output_dir", required=True, help="folder of the results")
+    p.add_argument("--ctm", action="store_true", help="say when each word is said")
+    p.add_argument(
+        "--search_processes", type=int, default=0, help="beside this one; 0: none"
+    )
+    add_search(p)
     add_compute(p)
-    args = p.parse_args(cmd)
+    args = configured(p, cmd)
+    config = search_of(args)
+    model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
     found = recognise(
-        args.asr_train_config,
-        args.asr_model_file,
-        args.wav_scp,
-        args.batch_seconds,
-        device(args),
+        model, args.wav_scp, args.batch_seconds, config, args.search_processes, args.ctm
     )
-    folder = Path(args.output_dir)
-    write_scp(folder / "token", ((u, " ".join(t)) for u, t in found.tokens.items()))
-    with write_beside(folder / "decode.json") as f:
-        json.dump(found.summary(), f, indent=1)
-    write_scp(folder / "text", found.text.items())
+    write(found, Path(args.output_dir), config)
+    speed = found.speed
     print(
-        f"{len(found.text)} utterances, RTF {found.speed.rtf:.4f} on "
-        f"{found.speed.device}, {found.speed.threads} threads: {folder / 'text'}"
+        f"{len(found.text)} utterances, RTF {speed.rtf:.4f} on {speed.device}, "
+        f"{speed.threads} threads: {args.output_dir}/text"
     )
+
+
+def write(found: Recognised, folder: Path, config: SearchConfig) -> None:
+    """Write the results of a set; the text last."""
+    write_scp(folder / "token", ((u, " ".join(t)) for u, t in found.tokens.items()))
+    if found.nbest:
+        lines = {
+            utt: json.dumps([[round(s, 3), t] for s, t in each], ensure_ascii=False)
+            for utt, each in found.nbest.items()
+        }
+        write_scp(folder / "nbest", lines.items())
+    if found.words:
+        with write_beside(folder / "ctm") as f:
+            for utt, words in sorted(found.words.items()):
+                f.writelines(
+                    f"{utt} 1 {w.start:.2f} {w.duration:.2f} {w.word} "
+                    f"{w.confidence:.3f}\n"
+                    for w in words
+                )
+    with write_beside(folder / "decode.json") as f:
+        json.dump({**found.summary(), "search": vars(config)}, f, indent=1)
+    write_scp(folder / "text", found.text.items())
+
+
+def add_search(p: argparse.ArgumentParser) -> None:
+    """Add the flags of the search, and --config, a YAML file that may hold them."""
+    p.add_argument("--config", help="YAML of these flags; the command line wins")
+    g = p.add_argument_group("search")
+    default: Dict[str, Any] = vars(SearchConfig())
+    helps = {
+        "nbest": "hypotheses an utterance",
+        "blank_collapse": "threshold of Blank Collapse, as 0.999; 1: off",
+        "beam": "hypotheses that are followed",
+        "tokens_per_frame": "most probable tokens of a frame that are tried",
+        "beam_threshold": "of lexicon: nats behind the best that are still followed",
+        "lexicon": "of lexicon: file of words and their tokens",
+        "lm": "of lexicon: n-gram model of KenLM, ARPA or binary",
+        "lm_scale": "of lexicon: factor of its log-probability",
+        "word_score": "of lexicon: added for each word",
+        "silence_score": "of lexicon: added for each space",
+        "prior_file": "of prefix_beam and lexicon: as estimate_prior writes it",
+        "prior_scale": "how much of the prior is taken out",
+    }
+    g.add_argument("--method", choices=METHODS, default=default["method"], help="how")
+    for name, text in helps.items():
+        kind = str if default[name] is None else type(default[name])
+        g.add_argument(f"--{name}", type=kind, default=default[name], help=text)
+
+
+def search_of(args: argparse.Namespace) -> SearchConfig:
+    """The search that the flags ask for."""
+    return SearchConfig(**{name: getattr(args, name) for name in vars(SearchConfig())})
 
 
 if __name__ == "__main__":

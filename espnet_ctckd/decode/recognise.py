@@ -1,21 +1,27 @@
 """Recognise a list of audio files with the CTC branch of an ESPnet model."""
 
 import logging
+import multiprocessing
 import time
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Dict, List
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
+import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.text.build_tokenizer import build_tokenizer
 
-from espnet_ctckd.cache.writer import make_plan
+from espnet_ctckd.cache.writer import Utterance, make_plan
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_audio
+from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.greedy import greedy
+from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig, words_of
 from espnet_ctckd.teachers.espnet import (
     encode,
     load_espnet_model,
+    measure_frame_shift,
     sample_rate,
     shortest_input,
 )
@@ -30,27 +36,61 @@ class Speed:
         compute_seconds: wall time of front-end, encoder and search; files are read
             before and written after.
         rtf: compute_seconds / audio_seconds.
+        encoder_seconds: of it, front-end and encoder.
         utterances: how many.
+        frames: of the model, in all.
+        frames_searched: of them, what Blank Collapse has left.
         parameters: of the model, as far as CTC decoding uses it.
         device: ``cpu`` or ``cuda``.
         threads: of the CPU.
+        processes: that search; 0 where the main one does.
     """
 
     audio_seconds: float
     compute_seconds: float
     rtf: float
+    encoder_seconds: float
     utterances: int
+    frames: int
+    frames_searched: int
     parameters: int
     device: str
     threads: int
+    processes: int
+
+
+class TimedWord(NamedTuple):
+    """A word, when it is said, and how sure of it the model is.
+
+    Attributes:
+        word: it.
+        start: seconds.
+        duration: seconds.
+        confidence: the least mean probability of its tokens in their frames.
+    """
+
+    word: str
+    start: float
+    duration: float
+    confidence: float
 
 
 @dataclass(frozen=True)
 class Recognised:
-    """Result for a set: tokens and text of each utterance, and the time it took."""
+    """Result for a set, by utterance.
+
+    Attributes:
+        tokens: of the best hypothesis.
+        text: likewise.
+        nbest: scores and texts, where several were asked for.
+        words: of the best hypothesis, where times were asked for.
+        speed: what it took.
+    """
 
     tokens: Dict[str, List[str]]
     text: Dict[str, str]
+    nbest: Dict[str, List[Tuple[float, str]]]
+    words: Dict[str, List[TimedWord]]
     speed: Speed
 
     def summary(self) -> Dict[str, object]:
@@ -58,66 +98,249 @@ class Recognised:
         return asdict(self.speed)
 
 
-def recognise(
-    config_file: Pathlike,
-    model_file: Pathlike,
-    wav_scp: str,
-    batch_seconds: float,
-    device: str,
-) -> Recognised:
-    """Decode greedily, in batches by length.
+class Heard(NamedTuple):
+    """A batch, and what the model says of it."""
+
+    batch: Sequence[Utterance]
+    log_probs: torch.Tensor  # (B, U, V)
+    lengths: torch.Tensor  # (B,)
+    seconds: float
+
+
+class Recogniser:
+    """A model that says posteriors.
 
     Args:
         config_file: ``config.yaml`` of a model with a CTC branch, ours or not.
         model_file: weights.
+        device: ``cpu`` or ``cuda``.
+
+    Attributes:
+        tokens: V.
+        blank: index of the blank.
+        token_type: of ESPnet.
+        rate: samples per second.
+        parameters: of the model, as far as CTC decoding uses it.
+
+    Raises:
+        InputError: the model cannot be used.
+    """
+
+    def __init__(
+        self, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
+    ) -> None:
+        self._model, args = load_espnet_model(config_file, model_file, device)
+        self._device = device
+        if self._model.ctc is None:
+            raise InputError(f"{config_file} has no CTC branch to decode")
+        if args.input_size is not None:
+            raise InputError(
+                f"{config_file} takes features (input_size {args.input_size}); only "
+                "models that take audio are decoded here"
+            )
+        self._tokenizer = build_tokenizer(args.token_type, bpemodel=args.bpemodel)
+        self.tokens: List[str] = list(self._model.token_list)
+        self.blank: int = self._model.blank_id
+        self.token_type: str = args.token_type
+        self.rate = sample_rate(args)
+        self.parameters = count_parameters(self._model)
+
+    def frame_seconds(self) -> float:
+        """Seconds from one frame to the next."""
+        return float(measure_frame_shift(self._model) / self.rate)
+
+    def text(self, hypothesis: Hypothesis, by_words: bool) -> str:
+        """What is written of a hypothesis."""
+        if by_words:
+            return " ".join(word for word, _, _ in hypothesis.words)
+        named = [self.tokens[token] for token in hypothesis.tokens]
+        return str(self._tokenizer.tokens2text(named))
+
+    def hear(self, wav_scp: str, batch_seconds: float) -> Iterator[Heard]:
+        """Posteriors of a set, batch by batch, by length.
+
+        Args:
+            wav_scp: Kaldi's list of audio files.
+            batch_seconds: audio of a batch, padding included.
+
+        Yields:
+            Each batch, with what it took.
+
+        Raises:
+            InputError: audio cannot be used.
+        """
+        least = shortest_input(self._model)
+        plan = make_plan(wav_scp, self.rate, least, batch_seconds)
+        for batch in (batch for shard in plan.shards for batch in shard):
+            audio = [
+                torch.from_numpy(read_audio(u.name, u.path, self.rate)) for u in batch
+            ]
+            start = time.perf_counter()
+            log_probs, lengths = self._say(audio)
+            yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
+
+    @torch.inference_mode()
+    def _say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
+        speech = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)  # (B, S)
+        lengths = torch.tensor([len(a) for a in audio])
+        states, lengths = encode(
+            self._model, speech.to(self._device), lengths.to(self._device)
+        )
+        return self._model.ctc.ctc_lo(states).float().log_softmax(-1), lengths
+
+
+def recognise(
+    model: Recogniser,
+    wav_scp: str,
+    batch_seconds: float,
+    config: SearchConfig,
+    processes: int = 0,
+    times: bool = False,
+) -> Recognised:
+    """Decode, in batches by length.
+
+    Args:
+        model: says the posteriors.
         wav_scp: Kaldi's list of audio files.
         batch_seconds: audio of a batch, padding included.
-        device: ``cpu`` or ``cuda``.
+        config: of the search.
+        processes: that search beside the model; 0 searches in this one.
+        times: whether to say when each word was said.
 
     Returns:
         Tokens, text and speed.
 
     Raises:
-        InputError: model or audio cannot be used.
+        InputError: audio or a file of the search cannot be used.
     """
-    model, args = load_espnet_model(config_file, model_file, device)
-    if model.ctc is None:
-        raise InputError(f"{config_file} has no CTC branch to decode")
-    if args.input_size is not None:
-        raise InputError(
-            f"{config_file} takes features (input_size {args.input_size}); only "
-            "models that take audio are decoded here"
-        )
-    tokenizer = build_tokenizer(args.token_type, bpemodel=args.bpemodel)
-    plan = make_plan(wav_scp, sample_rate(args), shortest_input(model), batch_seconds)
-    tokens: Dict[str, List[str]] = {}
-    text: Dict[str, str] = {}
-    seconds, samples = 0.0, 0
-    for batch in (batch for shard in plan.shards for batch in shard):
-        audio = [torch.from_numpy(read_audio(u.name, u.path, plan.rate)) for u in batch]
-        samples += sum(len(a) for a in audio)
+    searching = Searching(config, model, processes)
+    shift = model.frame_seconds() if times else 0.0
+    heard: List[Tuple[str, int, Future[_Answer] | _Answer]] = []
+    said: Dict[str, np.ndarray] = {}
+    encoder = search = 0.0
+    samples = 0
+    for number, (batch, log_probs, lengths, seconds) in enumerate(
+        model.hear(wav_scp, batch_seconds)
+    ):
         start = time.perf_counter()
-        found = _decode_batch(model, audio, device)
-        seconds += time.perf_counter() - start
-        for utterance, ids in zip(batch, found):
-            named = [model.token_list[i] for i in ids]
-            tokens[utterance.name] = named
-            text[utterance.name] = tokenizer.tokens2text(named)
+        answers = searching.ask(log_probs, lengths)
+        search += time.perf_counter() - start
+        encoder += seconds
+        for i, (utterance, answer) in enumerate(zip(batch, answers)):
+            frames = int(lengths[i])
+            heard.append((utterance.name, frames, answer))
+            samples += utterance.samples
+            if times:
+                said[utterance.name] = log_probs[i, :frames].cpu().numpy()
         logging.info(
-            f"{len(text)} of {len(plan.utterances)} utterances, RTF "
-            f"{seconds * plan.rate / samples:.4f}"
+            f"batch {number + 1}: {len(heard)} utterances, RTF "
+            f"{(encoder + search) * model.rate / samples:.4f}"
         )
-    duration = samples / plan.rate
+    start = time.perf_counter()
+    found = {utt: searching.answer(answer) for utt, _, answer in heard}
+    search += time.perf_counter() - start
+    searching.close()
+    duration = samples / model.rate
     speed = Speed(
         audio_seconds=duration,
-        compute_seconds=seconds,
-        rtf=seconds / duration,
-        utterances=len(text),
-        parameters=count_parameters(model),
-        device=device,
+        compute_seconds=encoder + search,
+        rtf=(encoder + search) / duration,
+        encoder_seconds=encoder,
+        utterances=len(found),
+        frames=sum(frames for _, frames, _ in heard),
+        frames_searched=sum(frames for _, frames in found.values()),
+        parameters=model.parameters,
+        device=str(log_probs.device.type),
         threads=torch.get_num_threads(),
+        processes=processes,
     )
-    return Recognised(tokens, text, speed)
+    by_words = config.lexicon is not None
+    best = {utt: hypotheses[0] for utt, (hypotheses, _) in found.items()}
+    return Recognised(
+        tokens={utt: [model.tokens[t] for t in h.tokens] for utt, h in best.items()},
+        text={utt: model.text(h, by_words) for utt, h in best.items()},
+        nbest={
+            utt: [(h.score, model.text(h, by_words)) for h in hypotheses]
+            for utt, (hypotheses, _) in found.items()
+            if config.nbest > 1
+        },
+        words={utt: _timed(said[utt], best[utt], model.blank, shift) for utt in said},
+        speed=speed,
+    )
+
+
+def _timed(
+    log_probs: np.ndarray, hypothesis: Hypothesis, blank: int, shift: float
+) -> List[TimedWord]:
+    """When the words of a hypothesis are said, by its alignment to all frames."""
+    spans = align(log_probs, hypothesis.tokens, blank)
+    words = []
+    for word, first, after in hypothesis.words:
+        start, end = spans[first].start, spans[after - 1].end
+        sure = min(span.confidence for span in spans[first:after])
+        words.append(TimedWord(word, start * shift, (end - start) * shift, sure))
+    return words
+
+
+# Hypotheses, and how many frames were searched.
+_Answer = Tuple[List[Hypothesis], int]
+
+
+class Searching:
+    """Searches here, or in other processes."""
+
+    def __init__(self, config: SearchConfig, model: Recogniser, processes: int) -> None:
+        self._config, self._model = config, model
+        arguments = (config, model.tokens, model.blank, model.token_type)
+        self._search = Search(*arguments)  # here, so that its errors are said here
+        self._pool: Optional[ProcessPoolExecutor] = None
+        if processes > 0:
+            # They compute with numpy alone, which a fork leaves whole.
+            self._pool = ProcessPoolExecutor(
+                processes,
+                multiprocessing.get_context("fork"),
+                initializer=_prepare,
+                initargs=arguments,
+            )
+
+    def ask(
+        self, log_probs: torch.Tensor, lengths: torch.Tensor
+    ) -> Sequence["Future[_Answer] | _Answer"]:
+        """Begin with a batch."""
+        if self._config.plain:
+            found = greedy(log_probs, lengths, self._model.blank)
+            kind = self._model.token_type
+            return [
+                ([Hypothesis(tuple(t), words_of(self._search.names(t), kind), 0.0)], n)
+                for t, n in zip(found, lengths.tolist())
+            ]
+        said = log_probs.cpu().numpy()
+        parts = [row[:n] for row, n in zip(said, lengths.tolist())]
+        if self._pool is None:
+            return [self._search(part) for part in parts]
+        return [self._pool.submit(_search, part) for part in parts]
+
+    def answer(self, asked: "Future[_Answer] | _Answer") -> _Answer:
+        """What was found."""
+        return asked.result() if isinstance(asked, Future) else asked
+
+    def close(self) -> None:
+        """End the other processes."""
+        if self._pool is not None:
+            self._pool.shutdown()
+
+
+_here: List[Search] = []
+
+
+def _prepare(
+    config: SearchConfig, tokens: Sequence[str], blank: int, token_type: str
+) -> None:
+    _here.append(Search(config, tokens, blank, token_type))
+
+
+def _search(log_probs: np.ndarray) -> _Answer:
+    return _here[0](log_probs)
 
 
 def count_parameters(model: ESPnetASRModel) -> int:
@@ -127,13 +350,3 @@ def count_parameters(model: ESPnetASRModel) -> int:
         for name, p in model.named_parameters()
         if not name.startswith(("decoder.", "joint_network."))
     )
-
-
-@torch.inference_mode()
-def _decode_batch(
-    model: ESPnetASRModel, audio: List[torch.Tensor], device: str
-) -> List[List[int]]:
-    speech = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)  # (B, S)
-    lengths = torch.tensor([len(a) for a in audio])
-    encoder_out, lengths = encode(model, speech.to(device), lengths.to(device))
-    return greedy(model.ctc.ctc_lo(encoder_out), lengths, model.blank_id)

@@ -1,0 +1,115 @@
+"""Choose the scales of a search on a dev set, for decode --config.
+
+The model runs once; then every combination of the given scales is searched. Prints the
+word error rates, and writes the flags of the best as a YAML file. The test sets are
+then decoded once, with that.
+"""
+
+import itertools
+import logging
+import time
+from dataclasses import asdict, replace
+from typing import Dict, List, Optional, Sequence
+
+import yaml
+
+from espnet_ctckd.bin import add_compute, configured, device, parser, run
+from espnet_ctckd.bin.decode import add_search, search_of
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp, shorten, write_beside
+from espnet_ctckd.decode.recognise import Heard, Recogniser, Searching
+from espnet_ctckd.decode.search import SearchConfig
+from espnet_ctckd.score import Counts, count_errors
+
+TUNED = ("lm_scale", "prior_scale", "word_score")
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Tune a search."""
+    p = parser(__doc__)
+    p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
+    p.add_argument("--asr_model_file", required=True, help="weights of the model")
+    p.add_argument("--wav_scp", required=True, help="audio of the dev set")
+    p.add_argument("--text", required=True, help="transcripts of the dev set")
+    p.add_argument("--output", required=True, help="YAML to write")
+    p.add_argument(
+        "--search_processes", type=int, default=0, help="beside this one; 0: none"
+    )
+    for name in TUNED:
+        p.add_argument(f"--{name}s", type=float, nargs="+", help="to be tried")
+    add_search(p)
+    add_compute(p)
+    args = configured(p, cmd)
+    grid = {name: getattr(args, f"{name}s") or [getattr(args, name)] for name in TUNED}
+    args.prior_scale = max(grid["prior_scale"])
+    base = search_of(args)
+    points = [dict(zip(grid, point)) for point in itertools.product(*grid.values())]
+    configs = [at(base, point) for point in points]
+    model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
+    references = read_scp(args.text)
+    heard = list(model.hear(args.wav_scp, args.batch_seconds))
+    named = {u.name for batch in heard for u in batch.batch}
+    apart = sorted(named ^ set(references))
+    if apart:
+        raise InputError(
+            f"{len(apart)} utterances are in one of {args.wav_scp} and {args.text} "
+            f"only: {shorten(apart)}"
+        )
+    wers, begun, processes = [], time.monotonic(), args.search_processes
+    for config in configs:
+        wers.append(word_error_rate(model, heard, references, config, processes))
+        left = (time.monotonic() - begun) / len(wers) * (len(configs) - len(wers))
+        logging.info(f"{len(wers)} of {len(configs)} searches, {left:.0f} s left")
+    best = min(range(len(configs)), key=lambda i: wers[i])
+    print("".join(f"{name:>14}" for name in (*TUNED, "WER %")))
+    for number, (point, wer) in enumerate(zip(points, wers)):
+        mark = "  <- best" if number == best else ""
+        print("".join(f"{point[name]:>14g}" for name in TUNED) + f"{wer:>14.2f}{mark}")
+    with write_beside(args.output) as f:
+        chosen = {k: v for k, v in asdict(configs[best]).items() if v is not None}
+        yaml.safe_dump(chosen, f, sort_keys=False, allow_unicode=True)
+    print(f"written: {args.output}")
+
+
+def at(base: SearchConfig, point: Dict[str, float]) -> SearchConfig:
+    """A search at a point of the grid; without a prior where its scale is 0."""
+    if point["prior_scale"] == 0:
+        return replace(base, **point, prior_file=None)  # type: ignore[arg-type]
+    return replace(base, **point)  # type: ignore[arg-type]
+
+
+def word_error_rate(
+    model: Recogniser,
+    heard: Sequence[Heard],
+    references: Dict[str, str],
+    config: SearchConfig,
+    processes: int,
+) -> float:
+    """The word error rate of a search.
+
+    Args:
+        model: that was heard.
+        heard: its posteriors, batch by batch.
+        references: transcript of each utterance.
+        config: of the search.
+        processes: that search; 0: this one.
+
+    Returns:
+        Percent.
+    """
+    searching = Searching(config, model, processes)
+    asked = []
+    for batch in heard:
+        answers = searching.ask(batch.log_probs, batch.lengths)
+        asked += [(u.name, answer) for u, answer in zip(batch.batch, answers)]
+    counts: List[Counts] = []
+    for utt, answer in asked:
+        (best, *_), _ = searching.answer(answer)
+        text = model.text(best, config.lexicon is not None)
+        counts.append(count_errors(references[utt].split(), text.split()))
+    searching.close()
+    return sum(counts, Counts()).rate
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,216 @@
+"""Beam search over the words of a lexicon, with an n-gram language model."""
+
+import importlib
+import itertools
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import Pathlike, shorten
+
+SPACE = "<space>"
+UNKNOWN = "<unk>"
+
+
+def read_lexicon(path: Pathlike, tokens: Sequence[str]) -> Dict[str, List[List[str]]]:
+    """Read a lexicon.
+
+    Args:
+        path: a line a spelling: the word and its tokens; a word may have several lines.
+        tokens: V that may stand there.
+
+    Returns:
+        Word -> spellings.
+
+    Raises:
+        InputError: the file is missing or empty, a line has no tokens, or a token is
+            unknown.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(
+            f"there is no lexicon {path}: make one with "
+            "`python -m espnet_ctckd.bin.make_lexicon`"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the lexicon {path} is not UTF-8 text: {error}") from None
+    known, words = set(tokens), {}  # type: ignore[var-annotated]
+    for number, line in enumerate(lines, 1):
+        word, *spelling = line.split()
+        odd = [token for token in spelling if token not in known]
+        if not spelling or odd:
+            raise InputError(
+                f"{path}:{number} spells {word!r} with {shorten(odd) or 'nothing'}; "
+                "give tokens of the model's token list"
+            )
+        words.setdefault(word, []).append(spelling)
+    if not words:
+        raise InputError(f"the lexicon {path} is empty")
+    return words
+
+
+class LexiconSearch:
+    """The best word sequences, by flashlight-text.
+
+    Models whose words are kept apart by ``<space>`` may say it after each word; the
+    lexicon spells words without it.
+
+    Args:
+        tokens: V.
+        blank: index of the blank.
+        lexicon: file, as `read_lexicon` takes it.
+        lm: ARPA or binary file of KenLM; None where only the lexicon counts.
+        lm_scale: factor of its log-probability (natural logarithm).
+        word_score: added for each word.
+        silence_score: added for each ``<space>`` between words.
+        beam: hypotheses that are followed.
+        tokens_per_frame: most probable tokens of a frame that are tried.
+        threshold: hypotheses that are worse than the best by more are given up.
+
+    Raises:
+        InputError: a file or library is missing or cannot be used.
+
+    References:
+        Collobert, Puhrsch, Synnaeve, Wav2Letter: an End-to-End ConvNet-based Speech
+        Recognition System (2016), https://arxiv.org/abs/1609.03193; flashlight-text,
+        https://github.com/flashlight/text
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        blank: int,
+        lexicon: Pathlike,
+        lm: Optional[Pathlike] = None,
+        *,
+        lm_scale: float = 1.0,
+        word_score: float = 0.0,
+        silence_score: float = 0.0,
+        beam: int = 50,
+        tokens_per_frame: int = 20,
+        threshold: float = 25.0,
+    ) -> None:
+        text = _library("flashlight.lib.text.decoder")
+        dictionary = _library("flashlight.lib.text.dictionary")
+        spellings = read_lexicon(lexicon, tokens)
+        self._tokens, self._blank = list(tokens), blank
+        self._space = self._tokens.index(SPACE) if SPACE in self._tokens else None
+        self._words = dictionary.create_word_dict({**spellings, UNKNOWN: []})
+        if lm is None:
+            self._lm: Any = text.ZeroLM()
+        else:
+            if not Path(lm).is_file():
+                raise InputError(f"there is no language model {lm}")
+            kenlm = _library("flashlight.lib.text.decoder.kenlm")
+            try:
+                self._lm = kenlm.KenLM(str(lm), self._words)
+            except RuntimeError as error:
+                raise InputError(
+                    f"KenLM cannot read the language model {lm}: "
+                    f"{' '.join(str(error).split())}. It wants ARPA with tabs after "
+                    "probabilities, or its own binary format"
+                ) from None
+        silence = blank if self._space is None else self._space
+        trie = text.Trie(len(self._tokens), silence)
+        start = self._lm.start(False)
+        index = {token: i for i, token in enumerate(self._tokens)}
+        ends = [] if self._space is None else [self._space]
+        for word, ways in spellings.items():
+            number = self._words.get_index(word)
+            _, score = self._lm.score(start, number)
+            for way in ways:
+                trie.insert([index[token] for token in way] + ends, number, score)
+        trie.smear(text.SmearingMode.MAX)
+        options = text.LexiconDecoderOptions(
+            beam_size=beam,
+            beam_size_token=min(tokens_per_frame, len(self._tokens)),
+            beam_threshold=threshold,
+            lm_weight=lm_scale,
+            word_score=word_score,
+            unk_score=-np.inf,
+            sil_score=silence_score,
+            log_add=False,
+            criterion_type=text.CriterionType.CTC,
+        )
+        unknown = self._words.get_index(UNKNOWN)
+        self._decoder = text.LexiconDecoder(
+            options, trie, self._lm, silence, blank, unknown, [], False
+        )
+        self._trie = trie
+
+    def __call__(
+        self, log_probs: np.ndarray
+    ) -> List[Tuple[List[int], List[Tuple[str, int, int]], float]]:
+        """Search.
+
+        Args:
+            log_probs: (U, V).
+
+        Returns:
+            Hypotheses, the best first: tokens; words, each with its first token and
+            the one after its last; and the score.
+        """
+        said = log_probs
+        if self._space is not None:
+            # Nothing is said after the last word, but the search ends words by a space.
+            after = np.full((1, said.shape[1]), -1e4)
+            after[0, self._space] = 0.0
+            said = np.concatenate([said, after])
+        said = np.ascontiguousarray(said, np.float32)
+        found = self._decoder.decode(said.ctypes.data, *said.shape)
+        return [self._read(result) for result in found]
+
+    def _read(self, result: Any) -> Tuple[List[int], List[Tuple[str, int, int]], float]:
+        """Tokens and words of a hypothesis, whose frames flashlight lists.
+
+        Between words stands one space, wherever and however often it was said.
+        """
+        tokens: List[int] = []
+        words: List[Tuple[str, int, int]] = []
+        spoken: List[int] = []
+        before = self._blank
+        for token, word in zip(result.tokens, result.words):
+            if token not in (before, self._blank, self._space):
+                spoken.append(token)
+            before = token
+            if word >= 0:
+                if words and self._space is not None:
+                    tokens.append(self._space)
+                name, first = self._words.get_entry(word), len(tokens)
+                tokens += spoken
+                words.append((name, first, len(tokens)))
+                spoken = []
+        return tokens, words, float(result.score)
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"decoding with a lexicon needs flashlight-text, and kenlm for a language "
+            f"model ({error}): pip install 'espnet_ctckd[lm]'"
+        ) from None
+
+
+def spell(words: Sequence[str], split: Any, tokens: Sequence[str]) -> List[str]:
+    """Lines of a lexicon, for `read_lexicon`.
+
+    Args:
+        words: to be spelled.
+        split: from a word to its tokens.
+        tokens: V that the model has.
+
+    Returns:
+        A line for each word that can be spelled, in order; others are left out.
+    """
+    known = set(tokens)
+    lines = []
+    for word in dict.fromkeys(words):
+        spelling = split(word)
+        if spelling and known.issuperset(spelling):
+            lines.append(" ".join(itertools.chain([word], spelling)))
+    return lines

@@ -1,0 +1,223 @@
+"""From the posteriors of an utterance to its hypotheses, by any of the methods."""
+
+from dataclasses import dataclass
+from typing import List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_prior
+from espnet_ctckd.decode.collapse import collapse
+from espnet_ctckd.decode.lexicon import SPACE, LexiconSearch
+from espnet_ctckd.decode.prefix_beam import prefix_beam_search
+
+METHODS = ("greedy", "prefix_beam", "lexicon")
+# What begins a word in sentencepiece's tokens.
+_BEGIN = "▁"
+
+# A word, its first token in the hypothesis, and the one after its last.
+Word = Tuple[str, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """How posteriors are searched.
+
+    Attributes:
+        method: ``greedy``; ``prefix_beam``, without a language model; or ``lexicon``,
+            with or without one.
+        nbest: hypotheses that are asked for.
+        blank_collapse: theta of `collapse`; 1 searches all frames.
+        beam: hypotheses that are followed.
+        tokens_per_frame: most probable tokens of a frame that are tried.
+        beam_threshold: of ``lexicon``: hypotheses that are worse than the best by more
+            (in nats) are given up.
+        lexicon: of ``lexicon``: file of words and their tokens.
+        lm: of ``lexicon``: file of KenLM, ARPA or binary.
+        lm_scale: factor of its log-probability.
+        word_score: of ``lexicon``: added for each word.
+        silence_score: of ``lexicon``: added for each ``<space>`` between words.
+        prior_file: token priors, as ``estimate_prior`` writes them: they are taken out
+            of the posteriors, after `collapse`.
+        prior_scale: how much of them.
+
+    Raises:
+        InputError: a value makes no sense, or goes with another method.
+    """
+
+    method: str = "greedy"
+    nbest: int = 1
+    blank_collapse: float = 1.0
+    beam: int = 20
+    tokens_per_frame: int = 20
+    beam_threshold: float = 25.0
+    lexicon: Optional[str] = None
+    lm: Optional[str] = None
+    lm_scale: float = 1.0
+    word_score: float = 0.0
+    silence_score: float = 0.0
+    prior_file: Optional[str] = None
+    prior_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(
+                f"unknown --method {self.method!r}; choose one of {', '.join(METHODS)}"
+            )
+        collapse(np.zeros(1), self.blank_collapse)
+        for name in ("nbest", "beam", "tokens_per_frame"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"--{name} is {getattr(self, name)}; give one of at least 1"
+                )
+        if self.method == "greedy" and self.nbest > 1:
+            raise InputError(
+                "--nbest is of --method prefix_beam and lexicon; greedy has one answer"
+            )
+        if self.nbest > self.beam:
+            raise InputError(
+                f"--nbest is {self.nbest}, and --beam {self.beam}: a beam holds no "
+                "more hypotheses than that"
+            )
+        if (self.method == "lexicon") != (self.lexicon is not None):
+            raise InputError("--method lexicon and --lexicon go together")
+        if self.lm is not None and self.method != "lexicon":
+            raise InputError("--lm is of --method lexicon")
+        if self.prior_scale < 0 or (self.prior_scale > 0) != bool(self.prior_file):
+            raise InputError(
+                f"--prior_file is {self.prior_file} and --prior_scale "
+                f"{self.prior_scale}: give both, the scale above 0, or neither"
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether the best token of each frame is all that is asked for."""
+        return self.method == "greedy" and not self.prior_scale
+
+
+class Hypothesis(NamedTuple):
+    """What may have been said.
+
+    Attributes:
+        tokens: indices, without blanks.
+        words: each with its place in the tokens.
+        score: log-probability, or what the lexicon search makes of it; of different
+            methods and thresholds not to be compared.
+    """
+
+    tokens: Tuple[int, ...]
+    words: Tuple[Word, ...]
+    score: float
+
+
+class Search:
+    """Searches utterance by utterance.
+
+    Args:
+        config: how.
+        tokens: V.
+        blank: index of the blank.
+        token_type: of ESPnet: how tokens make words.
+
+    Raises:
+        InputError: a file of the configuration is missing or cannot be used.
+    """
+
+    def __init__(
+        self, config: SearchConfig, tokens: Sequence[str], blank: int, token_type: str
+    ) -> None:
+        self._config, self._blank = config, blank
+        self._tokens, self._type = list(tokens), token_type
+        self._prior: Optional[np.ndarray] = None
+        if config.prior_file is not None:
+            self._prior = np.array(read_prior(config.prior_file, tokens, tokens[blank]))
+        self._lexicon: Optional[LexiconSearch] = None
+        if config.lexicon is not None:
+            self._lexicon = LexiconSearch(
+                tokens,
+                blank,
+                config.lexicon,
+                config.lm,
+                lm_scale=config.lm_scale,
+                word_score=config.word_score,
+                silence_score=config.silence_score,
+                beam=config.beam,
+                tokens_per_frame=config.tokens_per_frame,
+                threshold=config.beam_threshold,
+            )
+
+    def __call__(self, log_probs: np.ndarray) -> Tuple[List[Hypothesis], int]:
+        """Search one utterance.
+
+        Args:
+            log_probs: (U, V).
+
+        Returns:
+            Hypotheses, the best first, at least one; and how many frames were searched.
+        """
+        config = self._config
+        said = log_probs[collapse(log_probs[:, self._blank], config.blank_collapse)]
+        if self._prior is not None:
+            said = said - config.prior_scale * self._prior
+        if self._lexicon is not None:
+            found = [
+                Hypothesis(tuple(tokens), tuple(words), score)
+                for tokens, words, score in self._lexicon(said)[: config.nbest]
+            ]
+        elif config.method == "prefix_beam":
+            found = [
+                self._hypothesis(tokens, score)
+                for tokens, score in prefix_beam_search(
+                    said,
+                    self._blank,
+                    config.beam,
+                    tokens_per_frame=config.tokens_per_frame,
+                )[: config.nbest]
+            ]
+        else:
+            best = said.argmax(1)
+            kept = best != self._blank
+            kept[1:] &= best[1:] != best[:-1]
+            found = [self._hypothesis(best[kept].tolist(), float(said.max(1).sum()))]
+        return found or [Hypothesis((), (), 0.0)], len(said)
+
+    def _hypothesis(self, tokens: Sequence[int], score: float) -> Hypothesis:
+        return Hypothesis(
+            tuple(tokens), words_of(self.names(tokens), self._type), score
+        )
+
+    def names(self, tokens: Sequence[int]) -> List[str]:
+        """The tokens of indices."""
+        return [self._tokens[token] for token in tokens]
+
+
+def words_of(tokens: Sequence[str], token_type: str) -> Tuple[Word, ...]:
+    """The words that tokens make.
+
+    Args:
+        tokens: of a hypothesis.
+        token_type: of ESPnet: char, bpe, word or phn.
+
+    Examples:
+        >>> words_of(["a", "b", "<space>", "c"], "char")
+        (('ab', 0, 2), ('c', 3, 4))
+        >>> words_of(["▁he", "ll", "▁o"], "bpe")
+        (('hell', 0, 2), ('o', 2, 3))
+    """
+    words: List[Word] = []
+    begun = False
+    for place, token in enumerate(tokens):
+        if token == SPACE:
+            begun = False
+            continue
+        single = token_type in ("word", "phn")
+        piece = token
+        if token_type == "bpe" and token.startswith(_BEGIN):
+            begun, piece = False, token[len(_BEGIN) :]
+        if begun and not single:
+            name, first, _ = words[-1]
+            words[-1] = (name + piece, first, place + 1)
+        else:
+            words.append((piece, place, place + 1))
+            begun = True
+    return tuple(word for word in words if word[0])

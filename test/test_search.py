@@ -1,0 +1,438 @@
+"""Searches, timings and blank collapse, against slow references and other libraries."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+import torchaudio
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_ctckd.bin import decode, make_lexicon, tune_decoding
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp
+from espnet_ctckd.decode.align import align
+from espnet_ctckd.decode.collapse import collapse
+from espnet_ctckd.decode.recognise import Recogniser, recognise
+from espnet_ctckd.decode.search import Search, SearchConfig, words_of
+
+TOKENS = ["<blank>", "<unk>", "<space>", "a", "b", "c", "d", "<sos/eos>"]
+
+
+def draw(frames, seed, sharp=3.0, blank=0, tokens=8):
+    """Log-probabilities (U, V), mostly of the blank."""
+    generator = np.random.default_rng(seed)
+    scores = sharp * generator.normal(size=(frames, tokens))
+    scores[:, blank] += sharp
+    return scores - np.logaddexp.reduce(scores, 1, keepdims=True)
+
+
+# Blank Collapse
+
+
+@pytest.mark.parametrize(
+    ("blank", "threshold", "kept"),
+    [
+        (
+            [
+                0.999,
+                0.999,
+                0.1,
+                0.999,
+                0.999,
+                0.999,
+                0.2,
+                0.3,
+                0.995,
+                0.1,
+                0.999,
+                0.999,
+            ],
+            theta,
+            [2, 5, 6, 7, 8, 9],
+        )
+        for theta in (0.9, 0.99)
+    ]
+    + [
+        ([0.999, 0.1, 0.995, 0.1], 0.9995, [0, 1, 2, 3]),
+        ([0.999] * 5, 0.9, [4]),
+        ([0.1, 0.2], 0.9, [0, 1]),
+        ([], 0.9, []),
+        ([1.0, 1.0], 1.0, [0, 1]),
+    ],
+)
+def test_collapse_keeps_what_the_vectors_say(blank, threshold, kept):
+    with np.errstate(divide="ignore"):
+        found = collapse(np.log(np.array(blank)), threshold)
+    assert found.tolist() == kept
+
+
+def slow_collapse(blank, threshold):
+    """Run by run."""
+    sure = [p > threshold for p in blank]
+    kept, place = [], 0
+    for is_sure, run in itertools.groupby(sure):
+        size = len(list(run))
+        frames = list(range(place, place + size))
+        place += size
+        if not is_sure:
+            kept += frames
+        elif frames[0] > 0 and frames[-1] < len(sure) - 1:
+            kept.append(frames[-1])
+    return kept or ([len(sure) - 1] if sure else [])
+
+
+@given(
+    st.lists(st.sampled_from([0.05, 0.5, 0.9, 0.95, 0.999, 1.0]), max_size=12),
+    st.sampled_from([0.5, 0.9, 0.99, 0.9999]),
+)
+def test_collapse_is_what_run_by_run_would_do(blank, threshold):
+    found = collapse(np.log(np.array(blank, np.float64)), threshold).tolist()
+    assert found == slow_collapse(blank, threshold)
+    # What greedy says is not changed: the others and one blank between them are there.
+    if threshold >= 0.5:
+        path = [0 if p > 0.5 else 3 + i % 2 for i, p in enumerate(blank)]
+        said = [t for t, _ in itertools.groupby(path) if t]
+        kept = [path[i] for i in found]
+        assert [t for t, _ in itertools.groupby(kept) if t] == said
+
+
+# Alignment
+
+
+@given(
+    st.integers(0, 10**6), st.integers(1, 14), st.lists(st.integers(3, 5), max_size=4)
+)
+def test_the_alignment_is_that_of_torchaudio(seed, frames, tokens):
+    log_probs = draw(frames, seed)
+    repeats = sum(a == b for a, b in itertools.pairwise(tokens))
+    if len(tokens) + repeats > frames:
+        with pytest.raises(InputError, match="cannot be aligned"):
+            align(log_probs, tokens, 0)
+        return
+    spans = align(log_probs, tokens, 0)
+    assert [span.token for span in spans] == tokens
+    if not tokens:
+        return
+    path, _ = torchaudio.functional.forced_align(
+        torch.from_numpy(log_probs).float().unsqueeze(0),
+        torch.tensor([tokens], dtype=torch.int32),
+        blank=0,
+    )
+    ours = np.zeros(frames, int)
+    for span in spans:
+        ours[span.start : span.end] = span.token
+        expected = np.exp(log_probs[span.start : span.end, span.token]).mean()
+        assert span.confidence == pytest.approx(expected)
+    scores = [log_probs[np.arange(frames), p].sum() for p in (ours, path[0].numpy())]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+
+
+# Words
+
+
+def test_tokens_make_words():
+    assert words_of(["▁he", "ll", "▁", "o"], "bpe") == (("hell", 0, 2), ("o", 2, 4))
+    assert words_of(["a", "<space>", "<space>", "b"], "char") == (
+        ("a", 0, 1),
+        ("b", 3, 4),
+    )
+    assert words_of(["<space>", "a", "<space>"], "char") == (("a", 1, 2),)
+    assert words_of(["ab", "c"], "word") == (("ab", 0, 1), ("c", 1, 2))
+    assert words_of([], "char") == ()
+
+
+# Search with a lexicon
+
+
+ARPA = """\\data\\
+ngram 1=5
+ngram 2=3
+
+\\1-grams:
+-1.0\t<unk>\t0
+0\t<s>\t-0.3
+-0.9\t</s>\t0
+-0.7\tab\t-0.2
+-0.5\tcd\t-0.1
+
+\\2-grams:
+-0.2\t<s> cd
+-0.3\tcd ab
+-0.1\tab </s>
+
+\\end\\
+"""
+
+
+@pytest.fixture
+def lexicon(tmp_path):
+    pytest.importorskip("flashlight.lib.text")
+    (tmp_path / "lexicon").write_text("ab a b\ncd c d\nab b a\n")
+    (tmp_path / "lm.arpa").write_text(ARPA)
+    return tmp_path / "lexicon"
+
+
+@pytest.mark.parametrize("lm", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_lexicon_search_is_that_of_torchaudio(lexicon, tmp_path, lm, seed):
+    """Which has no end of words of its own: it is given one more frame, a space."""
+    decoder = pytest.importorskip("torchaudio.models.decoder")
+    spelled = tmp_path / "spelled"
+    spelled.write_text(lexicon.read_text().replace("\n", " <space>\n"))
+    scales = {"lm_scale": 1.3, "word_score": -0.4, "silence_score": 0.1}
+    path = str(tmp_path / "lm.arpa") if lm else None
+    config = SearchConfig(
+        **{"method": "lexicon", "lexicon": str(lexicon), "lm": path, **scales},
+        **{"beam": 30, "nbest": 5, "beam_threshold": 40.0},
+    )
+    theirs = decoder.ctc_decoder(
+        str(spelled),
+        TOKENS,
+        lm=path,
+        nbest=5,
+        beam_size=30,
+        beam_size_token=8,
+        beam_threshold=40.0,
+        lm_weight=scales["lm_scale"],
+        word_score=scales["word_score"],
+        sil_score=scales["silence_score"],
+        blank_token="<blank>",
+        sil_token="<space>",
+    )
+    log_probs = draw(20, seed, sharp=1.5)
+    found, searched = Search(config, TOKENS, 0, "char")(log_probs)
+    ended = np.concatenate([log_probs, np.full((1, 8), -1e4)])
+    ended[-1, 2] = 0.0
+    expected = theirs(torch.from_numpy(ended).float().unsqueeze(0))[0]
+    assert searched == 20
+    assert len(found) == len(expected) > 0
+    assert [h.score for h in found] == pytest.approx([e.score for e in expected])
+    assert [[w for w, _, _ in h.words] for h in found[:1]] == [expected[0].words]
+    for hypothesis in found:
+        for word, first, after in hypothesis.words:
+            said = "".join(TOKENS[t] for t in hypothesis.tokens[first:after])
+            assert sorted(said) == sorted(word)
+
+
+def test_a_lexicon_finds_the_words_that_are_there(lexicon):
+    path = [3, 3, 0, 4, 2, 2, 0, 5, 6, 0]
+    log_probs = np.log(np.full((10, 8), 0.01) + 0.92 * np.eye(8)[path])
+    config = SearchConfig(method="lexicon", lexicon=str(lexicon))
+    (best, *_), _ = Search(config, TOKENS, 0, "char")(log_probs)
+    assert best.words == (("ab", 0, 2), ("cd", 3, 5))
+    assert best.tokens == (3, 4, 2, 5, 6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("ab a x\n", r"lexicon:1 spells 'ab' with x; give tokens"),
+        ("ab a b\ncd\n", r"lexicon:2 spells 'cd' with nothing"),
+        ("", "is empty"),
+    ],
+)
+def test_a_lexicon_of_other_tokens_is_refused(lexicon, content, message):
+    lexicon.write_text(content)
+    config = SearchConfig(method="lexicon", lexicon=str(lexicon))
+    with pytest.raises(InputError, match=message):
+        Search(config, TOKENS, 0, "char")
+
+
+# The methods together
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_collapse_changes_no_search_of_sure_posteriors(lexicon, seed):
+    log_probs = draw(60, seed, sharp=12.0)
+    for more in (
+        {},
+        {"method": "prefix_beam", "beam": 8, "nbest": 3},
+        {"method": "lexicon", "lexicon": str(lexicon)},
+    ):
+        full, frames = Search(SearchConfig(**more), TOKENS, 0, "char")(log_probs)
+        config = SearchConfig(**more, blank_collapse=0.999)
+        short, fewer = Search(config, TOKENS, 0, "char")(log_probs)
+        assert short[0].tokens == full[0].tokens
+        assert short[0].words == full[0].words
+        assert fewer < frames == 60
+
+
+def test_a_prior_is_taken_out_after_the_blanks_are_collapsed(tmp_path):
+    prior = np.full(8, 0.01)
+    prior[0], prior[3] = 0.5, 0.44
+    (tmp_path / "prior").write_text(
+        "".join(f"{t} {np.log(p)}\n" for t, p in zip(TOKENS, prior))
+    )
+    config = {"method": "prefix_beam", "prior_file": str(tmp_path / "prior")}
+    log_probs = draw(30, 3, sharp=4.0)
+    for theta in (1.0, 0.9):
+        search = Search(
+            SearchConfig(**config, prior_scale=0.7, blank_collapse=theta),
+            TOKENS,
+            0,
+            "char",
+        )
+        kept = log_probs[collapse(log_probs[:, 0], theta)]
+        plain = Search(SearchConfig(method="prefix_beam"), TOKENS, 0, "char")
+        found, searched = search(log_probs)
+        assert searched == len(kept)
+        expected = plain(kept - 0.7 * np.log(prior))[0][0]
+        assert found[0].tokens == expected.tokens
+        assert found[0].score == pytest.approx(expected.score)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "viterbi"}, "unknown --method 'viterbi'; choose one of greedy"),
+        ({"blank_collapse": 0.0}, r"--blank_collapse is 0.0; give one in"),
+        ({"nbest": 2}, "greedy has one answer"),
+        ({"method": "prefix_beam", "nbest": 30}, "--beam 20: a beam holds no more"),
+        ({"beam": 0}, "--beam is 0; give one of at least 1"),
+        ({"method": "lexicon"}, "--method lexicon and --lexicon go together"),
+        ({"lexicon": "x"}, "--method lexicon and --lexicon go together"),
+        ({"lm": "x"}, "--lm is of --method lexicon"),
+        ({"prior_scale": 0.3}, "give both, the scale above 0, or neither"),
+        ({"prior_file": "x"}, "give both, the scale above 0, or neither"),
+    ],
+)
+def test_a_search_without_sense_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        SearchConfig(**options)
+
+
+# The commands
+
+
+def flags_of(model, data, out, *more):
+    flags = ["--asr_train_config", model.config, "--asr_model_file", model.weights]
+    return [*flags, "--wav_scp", data.wav_scp, "--output_dir", out, *more]
+
+
+def test_every_method_decodes_a_set(tmp_path, tiny_model, tiny_data, lexicon):
+    more = {
+        "greedy": [],
+        "prefix": ["--method", "prefix_beam", "--nbest", 3, "--ctm"],
+        "forked": ["--method", "prefix_beam", "--nbest", 3, "--search_processes", 2],
+        "words": ["--method", "lexicon", "--lexicon", lexicon, "--ctm"],
+    }
+    for name, options in more.items():
+        flags = flags_of(tiny_model, tiny_data, tmp_path / name, *options)
+        status, stderr = tiny.call(decode, *flags)
+        assert status == 0, stderr
+    text = {name: read_scp(tmp_path / name / "text") for name in more}
+    assert list(text["greedy"]) == sorted(tiny_data.wavs())
+    assert text["prefix"] == text["forked"]
+    words = {"ab", "cd"}
+    assert all(set(t.split()) <= words for t in text["words"].values())
+    for name in ("prefix", "forked"):
+        lists = read_scp(tmp_path / name / "nbest")
+        for utt, line in lists.items():
+            scores = [score for score, _ in json.loads(line)]
+            assert scores == sorted(scores, reverse=True)
+            assert json.loads(line)[0][1] == text[name][utt]
+    for name in ("prefix", "words"):
+        said = {utt: [] for utt in text[name]}
+        for line in (tmp_path / name / "ctm").read_text().splitlines():
+            utt, channel, start, length, word, sure = line.split()
+            assert channel == "1"
+            assert float(length) >= 0.04
+            assert 0 <= float(sure) <= 1
+            said[utt].append((float(start), float(length), word))
+        for utt, timed in said.items():
+            assert " ".join(word for _, _, word in timed) == text[name][utt]
+            for (start, length, _), (after, _, _) in itertools.pairwise(timed):
+                assert start + length <= after + 0.011
+    told = json.loads((tmp_path / "forked/decode.json").read_text())
+    assert told["processes"] == 2
+    assert told["frames"] == told["frames_searched"] > 0
+    assert told["search"]["method"] == "prefix_beam"
+    assert 0 < told["encoder_seconds"] < told["compute_seconds"]
+
+
+def test_collapsed_frames_are_counted_and_words_keep_their_times(
+    tmp_path, tiny_model, tiny_data
+):
+    model = Recogniser(tiny_model.config, tiny_model.weights)
+    found = {}
+    for theta in (1.0, 0.5):
+        config = SearchConfig(method="prefix_beam", blank_collapse=theta)
+        found[theta] = recognise(model, str(tiny_data.wav_scp), 60.0, config, 0, True)
+    assert found[0.5].speed.frames_searched < found[0.5].speed.frames
+    for utt, text in found[0.5].text.items():
+        if text == found[1.0].text[utt]:
+            assert found[0.5].words[utt] == found[1.0].words[utt]
+
+
+def test_the_scales_are_tuned_and_the_best_is_decoded_by_its_file(
+    tmp_path, tiny_model, tiny_data, lexicon, capsys
+):
+    out = tmp_path / "best.yaml"
+    flags = flags_of(tiny_model, tiny_data, tmp_path / "unused")[:-2]
+    flags += ["--text", tiny_data.text, "--output", out, "--method", "lexicon"]
+    flags += ["--lexicon", lexicon, "--lm", tmp_path / "lm.arpa"]
+    flags += ["--lm_scales", 0, 1, 3, "--word_scores", -2, 2]
+    status, stderr = tiny.call(tune_decoding, *flags)
+    assert status == 0, stderr
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    table = [row for row in rows if len(row) >= 4 and row[0] in ("0", "1", "3")]
+    assert len(table) == 6
+    best = min(table, key=lambda row: float(row[3]))
+    chosen = yaml.safe_load(out.read_text())
+    assert (chosen["lm_scale"], chosen["word_score"]) == (
+        float(best[0]),
+        float(best[2]),
+    )
+    decoded = flags_of(tiny_model, tiny_data, tmp_path / "test", "--config", out)
+    assert tiny.call(decode, *decoded)[0] == 0
+    hyp, ref = read_scp(tmp_path / "test/text"), read_scp(tiny_data.text)
+    counts = [
+        torchaudio.functional.edit_distance(ref[u].split(), hyp[u].split()) for u in ref
+    ]
+    wer = 100 * sum(counts) / sum(len(t.split()) for t in ref.values())
+    assert float(best[3]) == pytest.approx(wer, abs=0.006)
+
+
+def test_a_configuration_of_the_search_is_read_and_the_command_line_wins(
+    tmp_path, tiny_model, tiny_data
+):
+    conf = tmp_path / "conf.yaml"
+    conf.write_text("method: prefix_beam\nbeam: 7\nnbest: 2\n")
+    flags = flags_of(tiny_model, tiny_data, tmp_path / "out", "--config", conf)
+    assert tiny.call(decode, *flags, "--beam", 9)[0] == 0
+    told = json.loads((tmp_path / "out/decode.json").read_text())["search"]
+    assert (told["method"], told["beam"], told["nbest"]) == ("prefix_beam", 9, 2)
+    for content, message in (
+        ("beams: 7", "has the key 'beams', which is no flag here"),
+        ("beam: x", "beam cannot be 'x'"),
+        ("- beam", "holds no mapping of flags"),
+    ):
+        conf.write_text(content)
+        status, stderr = tiny.call(decode, *flags)
+        assert status == 1
+        assert message in tiny.the_error(stderr)
+
+
+def test_a_lexicon_is_made_of_a_list_a_dictionary_or_an_arpa(
+    tmp_path, tiny_model, capsys
+):
+    sources = {
+        "list": "ab\ncd\nab\nxy\n",
+        "dictionary": "ab AH B\ncd(2) S D\n",
+        "arpa": ARPA,
+    }
+    for name, content in sources.items():
+        (tmp_path / name).write_text(content)
+        flags = ["--words", str(tmp_path / name), "--output", str(tmp_path / "lexicon")]
+        flags += ["--asr_train_config", str(tiny_model.config)]
+        make_lexicon.main(flags)
+        assert (tmp_path / "lexicon").read_text() == "ab a b\ncd c d\n"
+    assert "2 of 3 words are spelled" in capsys.readouterr().out
+    (tmp_path / "list").write_text("AB\n")
+    with pytest.raises(InputError, match=r"none of the 1 words .* is their case"):
+        make_lexicon.main(["--words", str(tmp_path / "list"), *flags[2:]])
