@@ -19,25 +19,28 @@ __version__ = "0.1.0"
 
 MODEL_NAME = "ctckd"
 FRONTEND_NAME = "ctckd_huggingface"
+ENCODER_NAME = "ctckd_skip_conformer"
 
 
 def register() -> None:
-    """Add this package's model and front end to the choices of ESPnet's ASR task.
+    """Add what this package has to the choices of ESPnet's ASR task.
 
-    These are ``model: ctckd`` and ``frontend: ctckd_huggingface``; nothing else is
-    changed. Calling it again does nothing.
+    ``model: ctckd``, ``frontend: ctckd_huggingface`` and ``encoder:
+    ctckd_skip_conformer``; nothing else is changed. Calling it again does nothing.
 
     Raises:
         RuntimeError: the key belongs to another class.
     """
-    from espnet2.tasks.asr import frontend_choices, model_choices
+    from espnet2.tasks.asr import encoder_choices, frontend_choices, model_choices
 
     from espnet_ctckd.frontend import CTCKDHuggingFaceFrontend
     from espnet_ctckd.model import ESPnetCTCKDModel
+    from espnet_ctckd.skip_encoder import CTCKDSkipConformerEncoder
 
     for choices, name, own in (
         (model_choices, MODEL_NAME, ESPnetCTCKDModel),
         (frontend_choices, FRONTEND_NAME, CTCKDHuggingFaceFrontend),
+        (encoder_choices, ENCODER_NAME, CTCKDSkipConformerEncoder),
     ):
         present = choices.classes.setdefault(name, own)
         if present is not own:

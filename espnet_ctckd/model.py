@@ -12,7 +12,7 @@ from torch import Tensor
 
 from espnet_ctckd.align import FrameMismatchError
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.config import KDConfig
+from espnet_ctckd.config import InterConfig, KDConfig
 from espnet_ctckd.data import read_prior
 from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss, occupancies
@@ -552,7 +552,15 @@ def _check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
             "decoder: remove the key decoder"
         )
     if config.inter is not None:
-        _check_inter(kwargs)
+        _check_inter(config.inter, kwargs)
+    elif (
+        hasattr(kwargs.get("encoder"), "skip_after")
+        and kwargs.get("interctc_weight", 0.0) == 0
+    ):
+        raise InputError(
+            "encoder is 'ctckd_skip_conformer', and nothing trains its lower layers to "
+            "say what is blank: give kd.inter, as conf/kd/layer_skipping.yaml does"
+        )
     if kwargs.get("interctc_weight", 0.0) > 0 and not config.needs_labels:
         raise InputError(
             f"model_conf.interctc_weight is {kwargs['interctc_weight']}, which needs "
@@ -561,13 +569,19 @@ def _check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
         )
 
 
-def _check_inter(kwargs: Dict[str, Any]) -> None:
+def _check_inter(config: InterConfig, kwargs: Dict[str, Any]) -> None:
     """Refuse an encoder or a head that has no intermediate losses of ours."""
     if not getattr(kwargs.get("encoder"), "interctc_layer_idx", None):
         raise InputError(
             "kd.inter is given, but the encoder gives no intermediate outputs: set "
             "encoder_conf.interctc_layer_idx, e.g. [4, 8], on a Conformer, "
             "E-Branchformer or Transformer"
+        )
+    if hasattr(kwargs["encoder"], "skip_after") and config.head != "shared":
+        raise InputError(
+            "encoder is 'ctckd_skip_conformer', which asks the student's own output "
+            f"layer what is blank, and kd.inter.head is {config.head!r}: set "
+            "kd.inter.head: shared"
         )
     if kwargs.get("interctc_weight", 0.0) > 0:
         raise InputError(

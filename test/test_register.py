@@ -26,6 +26,7 @@ espnet_ctckd.register()
 after = picture()
 assert after[0]["model"].pop("ctckd").__name__ == "ESPnetCTCKDModel"
 after[0]["frontend"].pop("ctckd_huggingface")
+after[0]["encoder"].pop("ctckd_skip_conformer")
 assert after == before
 asr.model_choices.classes["ctckd"] = int
 try:

@@ -1,0 +1,195 @@
+"""A Conformer whose upper layers run on the frames alone that are not blank."""
+
+import contextlib
+from typing import Any, Callable, List, Optional, Tuple
+
+import torch
+from espnet2.asr.ctc import CTC
+from espnet2.asr.encoder import conformer_encoder as stock
+from torch import Tensor
+
+from espnet_ctckd.choices import InputError
+
+
+def _mask_convolution(layer: Any, mask: Tensor) -> Callable[[], None]:
+    """Let a layer's convolution see 0 where the mask (B, 1, T) is not set.
+
+    Returns:
+        Undoes it.
+    """
+    if layer.conv_module is None:
+        return lambda: None
+
+    def clear(_module: object, inputs: Tuple[Tensor]) -> Tuple[Tensor]:
+        return (inputs[0].masked_fill(~mask, 0.0),)
+
+    hook = layer.conv_module.depthwise_conv.register_forward_pre_hook(clear)
+    undo: Callable[[], None] = hook.remove
+    return undo
+
+
+class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
+    """ESPnet's Conformer, with blank-triggered skipping of its upper layers.
+
+    After the lower layers the CTC output layer says what each frame is; the upper ones
+    run on the frames that are not surely blank, and their neighbours, moved together.
+    The others keep what the lower layers made of them. Attention and convolution of the
+    upper layers see that shorter time axis. In training a part of the batches is
+    treated so, and the others run whole.
+
+    Parameters and their names are those of ``conformer``.
+
+    Args:
+        input_size: of the features.
+        skip_after: l: layers that always run.
+        skip_threshold: theta: a frame is skipped where its blank is at least that
+            probable; above 1 none is.
+        skip_neighbours: k: frames on either side of one that runs, which run, too.
+        skip_ratio: share of the training's batches in which frames are skipped.
+        **kwargs: of ESPnet's ``conformer``, with its latest relative positions.
+
+    Raises:
+        InputError: an option makes no sense.
+
+    References:
+        Hou et al., Blank-triggered Dynamic Layer-skipping for Efficient CTC-based
+        Speech Recognition (2024), https://arxiv.org/abs/2401.02046; the rules for
+        neighbours and training are this package's, the paper's are not known.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        skip_after: int,
+        skip_threshold: float = 0.99,
+        skip_neighbours: int = 1,
+        skip_ratio: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        kwargs = {**kwargs, "interctc_layer_idx": [skip_after]}
+        blocks = kwargs.get("num_blocks", 6)
+        if not 0 < skip_after < blocks:
+            raise InputError(
+                f"encoder_conf.skip_after is {skip_after}, and the encoder has "
+                f"{blocks} layers: give one from 1 to {blocks - 1}"
+            )
+        for name, value, most in (
+            ("skip_threshold", skip_threshold, float("inf")),
+            ("skip_neighbours", skip_neighbours, float("inf")),
+            ("skip_ratio", skip_ratio, 1.0),
+        ):
+            if isinstance(value, bool) or not 0 <= value <= most:
+                raise InputError(f"encoder_conf.{name} is {value}; give one >= 0")
+        positions = (kwargs.get("pos_enc_layer_type"), kwargs.get("rel_pos_type"))
+        if positions != ("rel_pos", "latest"):
+            raise InputError(
+                f"encoder_conf has pos_enc_layer_type and rel_pos_type {positions}; "
+                "ctckd_skip_conformer takes rel_pos and latest"
+            )
+        super().__init__(input_size, **kwargs)
+        self.skip_after = skip_after
+        self.skip_threshold, self.skip_neighbours = skip_threshold, skip_neighbours
+        self.skip_ratio = skip_ratio
+        # ESPnet hands the CTC module to encoders that have this.
+        self.ctc_trim = True
+        self.frames = self.frames_run = 0
+
+    def forward(
+        self,
+        xs_pad: Tensor,
+        ilens: Tensor,
+        prev_states: Optional[Tensor] = None,
+        masks: Optional[Tensor] = None,
+        ctc: Optional[CTC] = None,
+        return_all_hs: bool = False,
+    ) -> Tuple[Tuple[Tensor, List[Tuple[int, Tensor]]], Tensor, Optional[Tensor]]:
+        """Encode a batch.
+
+        Args:
+            xs_pad: features (B, frames, dim).
+            ilens: (B,).
+            prev_states: not read.
+            masks: not read.
+            ctc: whose output layer says what is blank; without it nothing is skipped.
+            return_all_hs: not read.
+
+        Returns:
+            States (B, T, dim), with those of the layer ``skip_after``; lengths (B,).
+        """
+        valid = (~stock.make_pad_mask(ilens)[:, None, :]).to(xs_pad.device)
+        short, least = stock.check_short_utt(self.embed, xs_pad.size(1))
+        if short:
+            raise stock.TooShortUttError(
+                f"has {xs_pad.size(1)} frames and needs more than {least}",
+                xs_pad.size(1),
+                least,
+            )
+        hidden, valid = self.embed(xs_pad, valid)
+        layers = list(self.encoders)
+        for layer in layers[: self.skip_after]:
+            hidden, valid = layer(hidden, valid)
+        x, positions = hidden  # (B, T, dim), (1, 2 T - 1, dim)
+        shallow = self.after_norm(x) if self.normalize_before else x
+        runs = self._gate(shallow, valid.squeeze(1), ctc)  # (B, T)
+        x = self._run(layers[self.skip_after :], x, positions, valid, runs)
+        if self.normalize_before:
+            x = self.after_norm(x)
+        return (x, [(self.skip_after, shallow)]), valid.squeeze(1).sum(1), None
+
+    def _gate(self, shallow: Tensor, valid: Tensor, ctc: Optional[CTC]) -> Tensor:
+        """The frames that the upper layers run on (B, T), one of each at least."""
+        whole = ctc is None or self.skip_threshold > 1.0
+        if not whole and self.training:
+            whole = bool(torch.rand(()) >= self.skip_ratio)
+        if whole:
+            return valid
+        assert ctc is not None
+        with torch.no_grad():
+            blank = ctc.softmax(shallow)[..., 0]  # (B, T)
+        blank = blank.masked_fill(~valid, 2.0)
+        runs: Tensor = blank < self.skip_threshold
+        runs |= torch.nn.functional.one_hot(blank.argmin(1), blank.size(1)).bool()
+        if self.skip_neighbours > 0:
+            width = 2 * self.skip_neighbours + 1
+            runs = (
+                torch.nn.functional.max_pool1d(
+                    runs.float().unsqueeze(1), width, 1, self.skip_neighbours
+                ).squeeze(1)
+                > 0
+            )
+        runs &= valid
+        if not self.training:
+            self.frames += int(valid.sum())
+            self.frames_run += int(runs.sum())
+        return runs
+
+    def _run(
+        self,
+        layers: List[torch.nn.Module],
+        x: Tensor,
+        positions: Tensor,
+        valid: Tensor,
+        runs: Tensor,
+    ) -> Tensor:
+        """Run layers on some frames, and put what they give back in place."""
+        frames = x.size(1)
+        counts = runs.sum(1)  # (B,)
+        size = int(counts.max())
+        # Those that run first, in their order.
+        index = (~runs).int().argsort(dim=1, stable=True)[:, :size]  # (B, T')
+        every = index.unsqueeze(-1).expand(-1, -1, x.size(2))
+        inside = torch.arange(size, device=x.device) < counts.unsqueeze(1)  # (B, T')
+        # Distances of at most T' - 1, around the one of 0 in the middle.
+        near = positions[:, frames - size : frames + size - 1]
+        hidden: Any = (x.gather(1, every), near)
+        mask = inside.unsqueeze(1)  # (B, 1, T')
+        with contextlib.ExitStack() as hooks:
+            if not torch.equal(runs, valid.squeeze(1)):
+                # ESPnet's convolution hears what stands behind an utterance; here, that
+                # would be other frames of its own.
+                for layer in layers:
+                    hooks.callback(_mask_convolution(layer, mask))
+            for layer in layers:
+                hidden, mask = layer(hidden, mask)
+        given = torch.where(inside.unsqueeze(-1), hidden[0], x.gather(1, every))
+        return x.scatter(1, every, given)
