@@ -1,11 +1,12 @@
 """The benchmark runs, and its contenders compute the same."""
 
+import itertools
 import re
 
 import pytest
 import torch
 
-from espnet_ctckd.bin import bench
+from espnet_ctckd.bin import bench, bench_dump, bench_search
 from espnet_ctckd.bin.bench import keep_top, make_objective, make_teacher
 
 
@@ -47,3 +48,39 @@ def test_the_objective_that_is_measured_is_kl_div_on_a_fifth_of_the_frames(top):
         reduction="sum",
     )
     torch.testing.assert_close(loss, expected / 2, rtol=0.02 if top else 1e-4, atol=0)
+
+
+def test_a_dump_is_measured_against_the_teacher_alone(tiny_model, tiny_data, capsys):
+    flags = ["--teacher_config", tiny_model.config, "--teacher_model"]
+    flags += [tiny_model.weights, "--wav_scp", tiny_data.wav_scp]
+    bench_dump.main([str(flag) for flag in [*flags, "--rounds", 1, "--top_k", 4]])
+    printed = capsys.readouterr().out
+    assert re.search(r"teacher alone, in batches +[0-9.]+ +1\.00", printed)
+    assert re.search(r"\ndump +[0-9.]+ +[0-9.]+", printed)
+    assert re.search(r"one by one +[0-9.]+ +[0-9.]+", printed)
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_searches_are_measured_against_those_of_others(
+    tiny_model, tiny_data, tmp_path, capsys, words
+):
+    flags = ["--asr_train_config", tiny_model.config, "--asr_model_file"]
+    flags += [tiny_model.weights, "--wav_scp", tiny_data.wav_scp, "--rounds", 1]
+    flags += ["--text", tiny_data.text, "--espnet_utterances", 0 if words else 2]
+    if words:
+        pytest.importorskip("flashlight.lib.text")
+        (tmp_path / "lexicon").write_text("ab a b\ncd c d\n")
+        flags += ["--method", "lexicon", "--lexicon", tmp_path / "lexicon"]
+    bench_search.main([str(flag) for flag in [*flags, "--beam", 4]])
+    printed = capsys.readouterr().out.splitlines()
+    table = itertools.takewhile(bool, printed[2:])
+    rows = {line[:30].strip(): line[30:].split() for line in table}
+    assert rows["greedy"][1] == rows["prefix_beam"][1] == "1.00"
+    assert float(rows["prefix_beam, collapse 0.9"][4]) <= 100
+    if words:
+        ours, theirs = rows["lexicon"], rows["lexicon, torchaudio"]
+        assert ours[-1] == theirs[-1]  # the same errors
+    else:
+        whole = {line.split()[0]: line.split() for line in printed[-3:]}
+        assert whole["espnet2.bin.asr_inference"][2] == "1.0"
+        assert float(whole["prefix_beam"][2]) > 1

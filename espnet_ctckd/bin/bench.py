@@ -4,10 +4,8 @@ step: a training step of an 18 M Conformer on utterances of 20 s, distilled from
 posteriors, or from a teacher of its own size that runs in the step, against the step of
 the same student with plain CTC. objective: the
 distance alone, forward and backward, at 5000 tokens and a fifth of the frames selected,
-against the obvious PyTorch, with the peak of the memory allocated. dump: a dump of a
-teacher (--teacher ..., --wav_scp) against the teacher alone on the same batches, and on
-one utterance at a time. All contenders take turns in every round; ratios are medians
-over the rounds.
+against the obvious PyTorch, with the peak of the memory allocated. All contenders take
+turns in every round; ratios are medians over the rounds.
 """
 
 import argparse
@@ -22,14 +20,9 @@ import torch
 import torch.nn.functional as F
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from espnet_ctckd.bin import device, parser, positive, run, seconds
-from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
-from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.writer import dump, make_plan
+from espnet_ctckd.bin import device, parser, positive, run
 from espnet_ctckd.config import TeacherConfig
-from espnet_ctckd.data import read_audio
 from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.online import OnlineTeacher, open_online
@@ -63,7 +56,7 @@ Contenders = Dict[str, Callable[[], object]]
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Measure, and print tables."""
     p = parser(__doc__)
-    p.add_argument("--what", choices=["step", "objective", "dump"], required=True)
+    p.add_argument("--what", choices=["step", "objective"], required=True)
     p.add_argument("--rounds", type=positive, default=7, help="of which the median is")
     p.add_argument("--utterances", type=positive, default=4, help="in a batch")
     p.add_argument("--num_threads", type=positive, default=torch.get_num_threads())
@@ -71,16 +64,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--ngpu", type=int, default=0, choices=(0, 1), help="1: on a GPU (not tried)"
     )
-    add_teacher(p)
-    p.add_argument("--wav_scp", help="of --what dump: Kaldi's list of audio files")
-    p.add_argument("--top_k", type=int, default=16, help="of --what dump; 0: all")
-    p.add_argument("--batch_seconds", type=seconds, default=60.0, help="of --what dump")
     args = p.parse_args(cmd)
-    if args.what == "dump":
-        if not args.wav_scp:
-            p.error("--what dump needs --wav_scp, and a teacher")
-        bench_dump(args)
-        return
     logging.getLogger().setLevel(logging.ERROR)  # ESPnet tells of every model
     torch.manual_seed(args.seed)
     place = device(args)
@@ -94,59 +78,6 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         else:
             for tokens in STEP_TOKENS:
                 bench_step(args, tokens)
-
-
-def bench_dump(args: argparse.Namespace) -> None:
-    """A dump against the teacher alone."""
-    teacher = teacher_of(args, device(args))
-    logging.getLogger().setLevel(logging.ERROR)
-    plan = make_plan(args.wav_scp, teacher.rate, teacher.shortest, args.batch_seconds)
-    codec = Codec(len(teacher.token_list), args.top_k or None)
-    audio = [
-        [torch.from_numpy(read_audio(u.name, u.path, plan.rate)) for u in batch]
-        for shard in plan.shards
-        for batch in shard
-    ]
-    batches = [
-        (pad_sequence(b, True), torch.tensor([len(a) for a in b])) for b in audio
-    ]
-
-    def alone() -> None:
-        for speech, lengths in batches:
-            teacher.posteriors(speech, lengths)
-
-    def one_by_one() -> None:
-        for batch in audio:
-            for speech in batch:
-                teacher.posteriors(speech.unsqueeze(0), torch.tensor([len(speech)]))
-
-    def dumped() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            dump(teacher, plan, codec, Path(folder), args.batch_seconds)
-
-    contenders: Contenders = {
-        "teacher alone, in batches": alone,
-        "dump": dumped,
-        "teacher alone, one by one": one_by_one,
-    }
-    times = take_turns(contenders, args.rounds)
-    spoken = sum(u.samples for u in plan.utterances) / plan.rate
-    print(
-        f"\n{len(plan.utterances)} utterances, {spoken:.0f} s, top_k {args.top_k}, "
-        f"{torch.get_num_threads()} threads"
-    )
-    print(
-        f"{'':34}{'times real time':>16}{'of the teacher alone':>22}{'quartiles':>16}"
-    )
-    for name in contenders:
-        shares = [
-            a / b for a, b in zip(times["teacher alone, in batches"], times[name])
-        ]
-        low, middle, high = quartiles(shares)
-        print(
-            f"{name:34}{spoken / statistics.median(times[name]):16.1f}{middle:22.2f}"
-            f"{f'{low:.2f} - {high:.2f}':>16}"
-        )
 
 
 def bench_objective(args: argparse.Namespace) -> None:

@@ -176,11 +176,12 @@ class Recogniser:
                 torch.from_numpy(read_audio(u.name, u.path, self.rate)) for u in batch
             ]
             start = time.perf_counter()
-            log_probs, lengths = self._say(audio)
+            log_probs, lengths = self.say(audio)
             yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
 
     @torch.inference_mode()
-    def _say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
+    def say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities (B, U, V) and lengths (B,) of audio, (S,) each."""
         speech = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)  # (B, S)
         lengths = torch.tensor([len(a) for a in audio])
         states, lengths = encode(

@@ -1,0 +1,272 @@
+"""Measure on this machine how fast a set is decoded, and how well.
+
+All searches see the same posteriors: ours, each with Blank Collapse at several
+thresholds, and torchaudio's search with a lexicon where there is one. Then all of the
+way, from audio to text: ours, and ESPnet's own search with CTC alone. Contenders take
+turns in every round; ratios are medians over the rounds, word error rates beside them.
+"""
+
+import logging
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from espnet2.bin.asr_inference import Speech2Text
+
+from espnet_ctckd.bin import add_compute, configured, device, parser, positive, run
+from espnet_ctckd.bin.bench import quartiles
+from espnet_ctckd.bin.decode import add_search, search_of
+from espnet_ctckd.data import read_audio, read_scp
+from espnet_ctckd.decode.lexicon import SPACE, read_lexicon
+from espnet_ctckd.decode.recognise import Recogniser
+from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
+from espnet_ctckd.score import Counts, count_errors
+
+THRESHOLDS = (1.0, 0.999, 0.99, 0.9)
+Decoder = Callable[[], Dict[str, str]]
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Measure, and print tables."""
+    p = parser(__doc__)
+    p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
+    p.add_argument("--asr_model_file", required=True, help="weights of the model")
+    p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
+    p.add_argument("--text", required=True, help="transcripts")
+    p.add_argument("--rounds", type=positive, default=3, help="of which the median is")
+    p.add_argument(
+        "--espnet_utterances",
+        type=int,
+        default=10,
+        help="that ESPnet's own search decodes, evenly spread; 0: none",
+    )
+    add_search(p)
+    add_compute(p)
+    args = configured(p, cmd)
+    given = search_of(args)
+    model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
+    logging.getLogger().setLevel(logging.ERROR)
+    references = read_scp(args.text)
+    said, audio_seconds = _posteriors(model, args.wav_scp, args.batch_seconds)
+    print(
+        f"{len(said)} utterances, {audio_seconds:.0f} s of audio, "
+        f"{torch.get_num_threads()} threads, beam {given.beam}"
+    )
+    bench_searches(model, said, audio_seconds, given, references, args.rounds)
+    if args.espnet_utterances:
+        wavs = read_scp(args.wav_scp)
+        step = max(1, len(wavs) // args.espnet_utterances)
+        few = dict(list(wavs.items())[::step])
+        bench_espnet(model, few, given, references, args)
+
+
+def _posteriors(
+    model: Recogniser, wav_scp: str, batch_seconds: float
+) -> Tuple[Dict[str, np.ndarray], float]:
+    """Log-probabilities (U, V) of each utterance, and the seconds of all."""
+    said, samples = {}, 0
+    for batch, log_probs, lengths, _ in model.hear(wav_scp, batch_seconds):
+        for i, utterance in enumerate(batch):
+            said[utterance.name] = log_probs[i, : int(lengths[i])].cpu().numpy()
+            samples += utterance.samples
+    return said, samples / model.rate
+
+
+def bench_searches(
+    model: Recogniser,
+    said: Dict[str, np.ndarray],
+    audio_seconds: float,
+    given: SearchConfig,
+    references: Dict[str, str],
+    rounds: int,
+) -> None:
+    """Searches of the same posteriors.
+
+    Args:
+        model: that has said them.
+        said: log-probabilities (U, V) of each utterance.
+        audio_seconds: of all.
+        given: what the command line asks for, of which beams and scales are taken.
+        references: transcript of each utterance.
+        rounds: of which the median is.
+    """
+    plain = SearchConfig(beam=given.beam, tokens_per_frame=given.tokens_per_frame)
+    bases = {"greedy": plain, "prefix_beam": replace(plain, method="prefix_beam")}
+    if given.lexicon is not None:
+        bases["lexicon"] = given
+    decoders: Dict[str, Decoder] = {}
+    shares: Dict[str, float] = {}
+    first: Dict[str, str] = {}
+    for name, base in bases.items():
+        for theta in THRESHOLDS:
+            config = replace(base, blank_collapse=theta)
+            search = Search(config, model.tokens, model.blank, model.token_type)
+            label = name if theta == 1.0 else f"{name}, collapse {theta:g}"
+            decoders[label] = _ours(model, search, said, config.lexicon is not None)
+            frames = sum(search(log_probs)[1] for log_probs in said.values())
+            shares[label] = 100 * frames / sum(map(len, said.values()))
+            first[label] = name
+    if given.lexicon is not None:
+        decoders["lexicon, torchaudio"] = _torchaudio(model, said, given)
+        shares["lexicon, torchaudio"], first["lexicon, torchaudio"] = 100.0, "lexicon"
+    times, texts = take_turns(decoders, rounds)
+    print(
+        f"{'search of the same posteriors':30}{'s of audio a s':>15}"
+        f"{'times faster':>14}{'quartiles':>16}{'frames %':>10}{'WER %':>8}"
+    )
+    for label in decoders:
+        ratios = [a / b for a, b in zip(times[first[label]], times[label])]
+        low, middle, high = quartiles(ratios)
+        print(
+            f"{label:30}{audio_seconds / statistics.median(times[label]):15.0f}"
+            f"{middle:14.2f}{f'{low:.2f} - {high:.2f}':>16}{shares[label]:10.1f}"
+            f"{error_rate(references, texts[label]):8.2f}"
+        )
+
+
+def _ours(
+    model: Recogniser, search: Search, said: Dict[str, np.ndarray], by_words: bool
+) -> Decoder:
+    def decode() -> Dict[str, str]:
+        return {
+            utt: model.text(search(log_probs)[0][0], by_words)
+            for utt, log_probs in said.items()
+        }
+
+    return decode
+
+
+def _torchaudio(
+    model: Recogniser, said: Dict[str, np.ndarray], given: SearchConfig
+) -> Decoder:
+    """Torchaudio's search, with the words ended as ours are."""
+    from torchaudio.models.decoder import ctc_decoder
+
+    assert given.lexicon is not None
+    space = SPACE in model.tokens
+    lines = [
+        " ".join([word, *way, *([SPACE] if space else [])])
+        for word, ways in read_lexicon(given.lexicon, model.tokens).items()
+        for way in ways
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "lexicon")
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        decoder = ctc_decoder(
+            str(path),
+            model.tokens,
+            lm=given.lm,
+            beam_size=given.beam,
+            beam_size_token=min(given.tokens_per_frame, len(model.tokens)),
+            beam_threshold=given.beam_threshold,
+            lm_weight=given.lm_scale,
+            word_score=given.word_score,
+            sil_score=given.silence_score,
+            blank_token=model.tokens[model.blank],
+            sil_token=SPACE if space else model.tokens[model.blank],
+        )
+    end = torch.full((1, len(model.tokens)), -1e4)
+    if space:
+        end[0, model.tokens.index(SPACE)] = 0.0
+
+    def decode() -> Dict[str, str]:
+        texts = {}
+        for utt, log_probs in said.items():
+            emissions = torch.from_numpy(log_probs).float()
+            if space:
+                emissions = torch.cat([emissions, end])
+            found = decoder(emissions.unsqueeze(0))[0]
+            texts[utt] = " ".join(found[0].words) if found else ""
+        return texts
+
+    return decode
+
+
+def bench_espnet(
+    model: Recogniser,
+    wavs: Dict[str, str],
+    given: SearchConfig,
+    references: Dict[str, str],
+    args: Any,
+) -> None:
+    """From audio to text, one utterance after the other.
+
+    Args:
+        model: to decode with.
+        wavs: audio file of each utterance.
+        given: what the command line asks for, of which the beam is taken.
+        references: transcript of each utterance.
+        args: the command line.
+    """
+    audio = {utt: read_audio(utt, path, model.rate) for utt, path in wavs.items()}
+    stock = Speech2Text(
+        args.asr_train_config,
+        args.asr_model_file,
+        ctc_weight=1.0,
+        beam_size=given.beam,
+        device=device(args),
+    )
+
+    def espnet() -> Dict[str, str]:
+        return {utt: stock(speech)[0][0] for utt, speech in audio.items()}
+
+    def ours(config: SearchConfig) -> Decoder:
+        search = Search(config, model.tokens, model.blank, model.token_type)
+
+        def decode() -> Dict[str, str]:
+            texts = {}
+            for utt, speech in audio.items():
+                log_probs, _ = model.say([torch.from_numpy(speech)])
+                found: List[Hypothesis] = search(log_probs[0].cpu().numpy())[0]
+                texts[utt] = model.text(found[0], by_words=False)
+            return texts
+
+        return decode
+
+    decoders: Dict[str, Decoder] = {
+        "espnet2.bin.asr_inference": espnet,
+        "prefix_beam": ours(SearchConfig(method="prefix_beam", beam=given.beam)),
+        "greedy": ours(SearchConfig()),
+    }
+    times, texts = take_turns(decoders, 1)
+    spoken = sum(map(len, audio.values())) / model.rate
+    print(
+        f"\n{f'audio to text, {len(audio)} utterances, {spoken:.0f} s':45}"
+        f"{'s of audio a s':>15}{'times faster':>14}{'WER %':>8}"
+    )
+    for label in decoders:
+        (seconds,) = times[label]
+        print(
+            f"{label:45}{spoken / seconds:15.1f}"
+            f"{times['espnet2.bin.asr_inference'][0] / seconds:14.1f}"
+            f"{error_rate(references, texts[label]):8.2f}"
+        )
+
+
+def take_turns(
+    decoders: Dict[str, Decoder], rounds: int
+) -> Tuple[Dict[str, List[float]], Dict[str, Dict[str, str]]]:
+    """Seconds of each in each round, and what it has decoded."""
+    times: Dict[str, List[float]] = {label: [] for label in decoders}
+    texts: Dict[str, Dict[str, str]] = {}
+    for _ in range(rounds):
+        for label, decode in decoders.items():
+            begun = time.perf_counter()
+            texts[label] = decode()
+            times[label].append(time.perf_counter() - begun)
+    return times, texts
+
+
+def error_rate(references: Dict[str, str], texts: Dict[str, str]) -> float:
+    """Word errors in percent."""
+    counts = [count_errors(references[u].split(), t.split()) for u, t in texts.items()]
+    return sum(counts, Counts()).rate
+
+
+if __name__ == "__main__":
+    run(main)
