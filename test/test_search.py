@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_ctckd.bin import decode, make_lexicon, tune_decoding
+from espnet_ctckd.bin import configured, decode, make_lexicon, parser, tune_decoding
+from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp
 from espnet_ctckd.decode.align import align
@@ -20,6 +22,7 @@ from espnet_ctckd.decode.collapse import collapse
 from espnet_ctckd.decode.recognise import Recogniser, recognise
 from espnet_ctckd.decode.search import Search, SearchConfig, words_of
 
+ROOT = Path(__file__).parent.parent
 TOKENS = ["<blank>", "<unk>", "<space>", "a", "b", "c", "d", "<sos/eos>"]
 
 
@@ -436,3 +439,16 @@ def test_a_lexicon_is_made_of_a_list_a_dictionary_or_an_arpa(
     (tmp_path / "list").write_text("AB\n")
     with pytest.raises(InputError, match=r"none of the 1 words .* is their case"):
         make_lexicon.main(["--words", str(tmp_path / "list"), *flags[2:]])
+
+
+@pytest.mark.parametrize(
+    "conf", sorted((ROOT / "conf").glob("decode_*.yaml")), ids=lambda path: path.stem
+)
+def test_the_configurations_of_the_search_are_understood(conf, lexicon):
+    p = parser("")
+    add_search(p)
+    more = ["--lexicon", str(lexicon)] if "lexicon" in conf.name else []
+    config = search_of(configured(p, ["--config", str(conf), *more]))
+    assert config.blank_collapse == 0.999
+    assert config.method in conf.name
+    assert conf.name in (ROOT / "README.md").read_text()

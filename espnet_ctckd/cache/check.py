@@ -185,7 +185,8 @@ def _check_utterances(
             raise InputError(
                 f"{meta.folder / SCP} names {name}, which is not of this cache: the "
                 "folder was moved, or is named from another working directory. Go "
-                "where it was dumped, or dump the teacher again"
+                "where it was dumped, or make a cache of this place with `python -m "
+                "espnet_ctckd.bin.cache_merge`"
             )
     lacks = [u for u in wavs if u not in cached]
     if lacks:

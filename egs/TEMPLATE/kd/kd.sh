@@ -154,8 +154,9 @@ Student
     --pretrained_model      # Weights to start from (default="${pretrained_model}").
     --feats_normalize       # global_mvn or utterance_mvn (default="${feats_normalize}").
 Decoding
-    --inference_tool        # ctckd: batched greedy; stream: greedy, piece by piece;
-                            # espnet: espnet2.bin.asr_inference (default="${inference_tool}").
+    --inference_tool        # ctckd: batched, greedy where --inference_config says
+                            # nothing else; stream: greedy, piece by piece; espnet:
+                            # espnet2.bin.asr_inference (default="${inference_tool}").
     --inference_config, --inference_args
                             # For it.
     --inference_tag         # Name of the results' folder.
@@ -410,7 +411,8 @@ decode() {
         cat "$3"/logdir/output.*/1best_recog/text | sort >"$3/text"
     else
         [ "${tool}" != stream ] || tool=decode_stream
-        ${decode_cmd} --gpu "${gpu}" "$3/decode.log" ${bin}.${tool/ctckd/decode} \
+        [ "${tool}" = decode_stream ] || tool="decode ${inference_config:+--config ${inference_config}}"
+        ${decode_cmd} --gpu "${gpu}" "$3/decode.log" ${bin}.${tool} \
             --ngpu "${gpu}" --asr_train_config "$4" --asr_model_file "$5" \
             --wav_scp "$2" --output_dir "$3" ${inference_args}
     fi
@@ -642,7 +644,7 @@ if runs 12 && ! ${skip_eval}; then
             weights=("${asr_exp}/export/config.yaml" "${asr_exp}/export/model.pth")
             [ "${model}" = "${asr_exp}" ] || weights=("${teacher_model[@]}")
             [ -f "${weights[1]}" ] || continue
-            begin 12 "${dir}" "${inference_args} ${local_data_opts} $(cksum <"${weights[1]}")" || continue
+            begin 12 "${dir}" "${inference_args} ${local_data_opts} $(cat "${weights[1]}" ${inference_config} | cksum)" || continue
             log "Stage 12: Decode ${set} with ${model} -> ${dir}"
             decode "${set}" "${data}/org/${set}/wav.scp" "${dir}" "${weights[@]}"
             finish

@@ -34,6 +34,7 @@ from kaldi_dir import (
 
 URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 TRANSCRIPTION = "etc/an4_{}.transcription"
+LANGUAGE_MODEL = "etc/an4.lm"
 AUDIO_DIRS = {"train": "wav/an4_clstk", "test": "wav/an4test_clstk"}
 # "<s> YES </s> (an251-fash-b)"; the test set has no <s> and </s>
 LINE = re.compile(r"(?:<s>)?\s*(\S.*?)\s*(?:</s>)?\s*\((\w+)-(\w+)-(\w+)\)")
@@ -176,6 +177,22 @@ def unpack(archive: Path, corpus: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def write_language_model(root: Path, path: Path) -> None:
+    """Writes AN4's n-gram model as KenLM reads it: without what stands before it."""
+    source = root / LANGUAGE_MODEL
+    if not source.exists():
+        return
+    lines = source.read_text(encoding="utf-8").splitlines()
+    begin = lines.index("\\data\\")
+    kept = [
+        line.replace("<UNK>", "<unk>").replace("\t ", "\t") for line in lines[begin:]
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    os.replace(partial, path)
+
+
 def get_parser() -> argparse.ArgumentParser:
     """Builds the command line."""
     parser = argparse.ArgumentParser(
@@ -219,6 +236,7 @@ def main() -> None:
     root = find_corpus(args.an4 or fetch(args.download_dir, args.url))
     if args.fetch_only:
         return
+    write_language_model(root, args.data_dir / "lm.arpa")
     train, test = read_set(root, "train"), read_set(root, "test")
     held_out = choose_dev_speakers({utt.speaker for utt in train}, args.dev_speakers)
     valid = [utt for utt in train if utt.speaker in held_out]
