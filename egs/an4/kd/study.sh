@@ -56,8 +56,10 @@ distil_an4 "$@"
 
 # shellcheck disable=SC2034  # for distil
 students=()
-student half_then_label_free "${kd}" "${free}" "${half} --unlabeled_set train_withheld \
---pretrained_model exp/asr_half_all_lambda0.5/export/model.pth"
+begun="--pretrained_model exp/asr_half_all_lambda0.5/export/model.pth"
+student half_then_label_free "${kd}" "${free}" "${half} --unlabeled_set train_withheld ${begun}"
+# The control: as many updates more, on the labelled half again.
+student half_all_lambda0.5_longer "${kd}" "--max_epoch 36 ${all}" "${half} ${begun}"
 distil_an4 "$@"
 
 . ./path.sh
