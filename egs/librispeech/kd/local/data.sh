@@ -23,6 +23,7 @@ Options:
     --mini           # Run on what is there of train-clean-100 and test-other, however
                      # little: train_mini, dev_mini and test_mini (default="false").
     --unlabeled_set  # Folder of audio files without transcripts -> data/unlabeled.
+    --phonemes       # With --mini: transcripts in phonemes (default="false").
     --stage          # 1: find or download the parts, 2: prepare (default="1").
     --stop_stage     # (default="2").
 EOF
@@ -36,6 +37,7 @@ train_set=
 parts=
 mini=false
 unlabeled_set=
+phonemes=false
 
 # shellcheck disable=SC1091
 . utils/parse_options.sh
@@ -78,6 +80,9 @@ fi
 if [ "${stage}" -le 2 ] && [ "${stop_stage}" -ge 2 ]; then
     log "Stage 2: Prepare the data directories"
     python3 local/prepare_librispeech.py "${opts[@]}"
+    if "${phonemes}"; then
+        python3 local/phonemes.py data/{train_mini,train_mini_half,dev_mini,test_mini}
+    fi
     if [ -n "${unlabeled_set}" ]; then
         python3 utils/prepare_unlabeled.py --audio_dir "${unlabeled_set}" \
             --output_dir data/unlabeled

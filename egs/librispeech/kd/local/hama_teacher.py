@@ -23,7 +23,7 @@ class HamaTeacher:
         rate: samples per second.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, boundaries: bool) -> None:
         model = hama.ASRModel()
         self._session = model.session
         self.rate = int(model.model_sample_rate)
@@ -31,6 +31,12 @@ class HamaTeacher:
         # A space cannot stand in a file of tokens; the end of a word is one to ESPnet.
         names = {" ": "<gap>", "<wb>": "<space>"}
         self.token_list = [names.get(t, t) for t in model.decoder_tokens]
+        # Where the student shall say phonemes alone, the others count as blank.
+        self._silent = [
+            index
+            for index, token in enumerate(self.token_list)
+            if not boundaries and token in names.values()
+        ]
 
     def __call__(self, speech: np.ndarray) -> np.ndarray:
         """Map a waveform (S,), float32 in [-1, 1], to log-probabilities (U, V)."""
@@ -38,13 +44,18 @@ class HamaTeacher:
             ["log_probs", "out_lengths"],
             {"waveform": speech[None], "waveform_lengths": np.array([len(speech)])},
         )
-        return log_probs[0, : int(lengths[0])]
+        said = log_probs[0, : int(lengths[0])]
+        if self._silent:
+            mass = [*self._silent, self.blank]
+            said[:, self.blank] = np.logaddexp.reduce(said[:, mass], axis=1)
+            said[:, self._silent] = -1e4
+        return said
 
     def describe(self) -> dict[str, str]:
         """Provenance, for the cache."""
         return {"hama": getattr(hama, "__version__", "unknown")}
 
 
-def make() -> HamaTeacher:
-    """Make the teacher."""
-    return HamaTeacher()
+def make(boundaries: bool = True) -> HamaTeacher:
+    """Make the teacher; with ``--teacher_conf boundaries=false``, of phonemes alone."""
+    return HamaTeacher(boundaries)

@@ -93,10 +93,16 @@ def make_sets(roots: list[Path], parts: list[str]) -> dict[str, list[Utterance]]
 
 
 def make_mini_sets(roots: list[Path]) -> dict[str, list[Utterance]]:
-    """Makes train_mini, dev_mini and test_mini."""
+    """Makes train_mini and its first half, dev_mini and test_mini."""
     train, dev = hold_out(read_part(roots, MINI_PARTS[0], mini=True))
     test = read_part(roots, MINI_PARTS[1], mini=True)
-    return {"train_mini": train, "dev_mini": dev, "test_mini": test}
+    half = train[: len(train) // 2]
+    return {
+        "train_mini": train,
+        "train_mini_half": half,
+        "dev_mini": dev,
+        "test_mini": test,
+    }
 
 
 def main() -> None:
