@@ -292,10 +292,29 @@ def _write_shard(
     final = _shard_ark(folder, index).parent
     owner = f"{socket.gethostname()}.{os.getpid()}"
     partial = final.with_name(f".{final.name}.{owner}.part")
-    partial.mkdir(parents=True, exist_ok=True)
-    ark, lines = partial / _shard_ark(folder, index).name, []
+    try:
+        _write_into(partial, teacher, plan.shards[index], records, index)
+        os.rename(partial, final)
+    except OSError as error:
+        if not _shard_scp(folder, index).exists():
+            error.filename = error.filename or str(final)  # a full disk names none
+            raise
+        logging.warning(f"another job has written {final}, too: its files are kept")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_into(
+    folder: Path,
+    teacher: Teacher,
+    shard: Sequence[Sequence[Utterance]],
+    records: Records,
+    index: int,
+) -> None:
+    """Write ark and scp of a shard."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ark, lines = folder / f"posteriors.{index:05d}.ark", []
     with open(ark, "wb") as f:
-        shard = plan.shards[index]
         for utt, frames, audio, record in _compute(teacher, records, shard):
             offset = f.tell() + len(utt.encode()) + 1
             kaldiio.save_ark(f, {utt: record})
@@ -304,13 +323,6 @@ def _write_shard(
         os.fsync(f.fileno())
     with write_beside(ark.with_suffix(".scp")) as text:
         text.writelines(lines)
-    try:
-        os.rename(partial, final)
-    except OSError:
-        if not _shard_scp(folder, index).exists():
-            raise
-        shutil.rmtree(partial, ignore_errors=True)
-        logging.warning(f"another job has written {final}, too: its files are kept")
 
 
 def _compute(
