@@ -43,6 +43,7 @@ distil --local_data_opts "${librispeech} --mini true --phonemes true" --lang en 
 
 . ./path.sh
 for hyp in exp/asr_phonemes_*/decode_ctckd/test_mini/text; do
+    [ -f "${hyp}" ] || continue # stopped before its decoding
     echo "${hyp} against what the teacher says:"
     python3 -m espnet_ctckd.bin.score --ref exp/teacher_hama/decode_ctckd/test_mini/text \
         --hyp "${hyp}" --output_dir "$(dirname "${hyp}")/against_teacher"
