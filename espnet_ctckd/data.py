@@ -35,6 +35,24 @@ def file_crc32(path: Pathlike) -> int:
     return crc
 
 
+def read_lines(path: Pathlike, what: str) -> List[str]:
+    """Read the lines of a text file.
+
+    Args:
+        path: the file.
+        what: it is, for the error.
+
+    Raises:
+        InputError: it is missing, or not text.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"there is no {what} {path}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the {what} {path} is not UTF-8 text: {error}") from None
+
+
 def read_scp(path: Pathlike) -> Dict[str, str]:
     """Read a Kaldi file of two columns.
 
@@ -216,12 +234,7 @@ def read_token_list(path: Pathlike) -> List[str]:
     Raises:
         InputError: it is missing or empty, or a token stands there twice.
     """
-    try:
-        tokens = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"there is no token list {path}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from None
+    tokens = read_lines(path, "token list")
     if not tokens:
         raise InputError(f"the token list {path} is empty")
     twice = [token for token, count in Counter(tokens).items() if count > 1]

@@ -1,9 +1,6 @@
 """The student: an ESPnet CTC model whose loss has a distillation term."""
 
-import contextlib
-import logging
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -11,11 +8,13 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_ctckd.align import FrameMismatchError
+from espnet_ctckd.batch import Batch, Seen, first_output
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.config import InterConfig, KDConfig
+from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_prior
 from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss, occupancies
+from espnet_ctckd.model_checks import check_model
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.reduce import sum_over_processes
@@ -48,7 +47,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
 
     def __init__(self, *args: Any, kd: Any, **kwargs: Any) -> None:
         config = kd if isinstance(kd, KDConfig) else KDConfig.from_dict(kd)
-        _check_model(config, kwargs)
+        check_model(config, kwargs)
         super().__init__(*args, **{"ctc_weight": 1.0, **kwargs})
         self.kd_config = config
         self.epoch = 1
@@ -170,7 +169,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         hypotheses = None
         if nbest is not None and nbest_sizes is not None and nbest_weights is not None:
             hypotheses = Hypotheses(nbest, nbest_sizes, nbest_weights)
-        batch = _Batch(
+        batch = Batch(
             speech, speech_lengths, text, text_lengths, posteriors, hypotheses
         )
         self._check_batch(batch)
@@ -194,7 +193,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         return gathered
 
     def _all_losses(
-        self, batch: "_Batch", stats: Dict[str, Any], more: Dict[str, Any]
+        self, batch: Batch, stats: Dict[str, Any], more: Dict[str, Any]
     ) -> Tensor:
         config, views = self.kd_config, self.training and self.kd_config.views
         if views:
@@ -216,7 +215,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             loss = loss + views.weight * self._views_distance(batch, seen, stats)
         return loss
 
-    def _feature_alone(self, batch: "_Batch", stats: Dict[str, Any]) -> Tensor:
+    def _feature_alone(self, batch: Batch, stats: Dict[str, Any]) -> Tensor:
         """The loss of the epochs in which only hidden states are learned."""
         self.encode(batch.speech, batch.speech_lengths)
         seen = self._take_encoded(batch.speech.new_zeros(()), None)
@@ -231,7 +230,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         ]
         return loss + 0.0 * torch.stack([p.sum() for p in idle]).sum()
 
-    def _check_batch(self, batch: "_Batch") -> None:
+    def _check_batch(self, batch: Batch) -> None:
         config = self.kd_config
         if config.needs_labels and batch.text is None:
             raise InputError(
@@ -264,13 +263,11 @@ class ESPnetCTCKDModel(ESPnetASRModel):
                 "the same for --valid_data_path_and_name_and_type"
             )
 
-    def _see(
-        self, batch: "_Batch", stats: Dict[str, Any], more: Dict[str, Any]
-    ) -> "_Seen":
+    def _see(self, batch: Batch, stats: Dict[str, Any], more: Dict[str, Any]) -> Seen:
         """Run the encoder, and CTC where labels are used."""
         ctc, projected = batch.speech.new_zeros(()), []
         if self.kd_config.needs_labels:
-            with _first_output(self.ctc.ctc_lo) as projected:
+            with first_output(self.ctc.ctc_lo) as projected:
                 loss, of_ctc, _ = super().forward(
                     batch.speech,
                     batch.speech_lengths,
@@ -290,16 +287,16 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             stats["cer_ctc"] = self._error_rate(seen.states, batch.text)
         return seen
 
-    def _take_encoded(self, ctc: Tensor, logits: Optional[Tensor]) -> "_Seen":
+    def _take_encoded(self, ctc: Tensor, logits: Optional[Tensor]) -> Seen:
         """What `encode` has kept."""
         assert self._encoded is not None
         (states, lengths), self._encoded = self._encoded, None
         layers: List[Tuple[int, Tensor]] = []
         if isinstance(states, tuple):
             states, layers = states
-        return _Seen(states, lengths, layers, ctc, logits)
+        return Seen(states, lengths, layers, ctc, logits)
 
-    def _norm_ctc(self, ctc: Tensor, batch: "_Batch") -> Tensor:
+    def _norm_ctc(self, ctc: Tensor, batch: Batch) -> Tensor:
         """From the mean over utterances to what ``ctc_norm`` asks for."""
         if self.kd_config.ctc_norm != "token":
             return ctc
@@ -310,9 +307,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         normed: Tensor = ctc * (everyone / labels).to(ctc)
         return normed
 
-    def _distance(
-        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
-    ) -> Tensor:
+    def _distance(self, batch: Batch, seen: Seen, stats: Dict[str, Any]) -> Tensor:
         """The distance of the last layer to the teacher."""
         teacher = batch.teacher
         assert teacher is not None
@@ -332,7 +327,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         return distance
 
     def _feature_distance(
-        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
+        self, batch: Batch, seen: Seen, stats: Dict[str, Any]
     ) -> Tensor:
         """The distance of the last layer's states to the teacher's."""
         assert batch.teacher is not None
@@ -347,9 +342,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         stats["loss_feature"] = distance.detach()
         return distance
 
-    def _nbest_loss(
-        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
-    ) -> Tensor:
+    def _nbest_loss(self, batch: Batch, seen: Seen, stats: Dict[str, Any]) -> Tensor:
         """The weighted CTC losses of the teacher's hypotheses."""
         assert batch.hypotheses is not None
         with torch.autocast(seen.states.device.type, enabled=False):
@@ -358,16 +351,14 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         stats["loss_nbest"] = loss.detach()
         return loss
 
-    def _logits(self, seen: "_Seen") -> Tensor:
+    def _logits(self, seen: Seen) -> Tensor:
         """The last layer's logits of all frames (B, T, V)."""
         logits: Tensor = (
             self.ctc.ctc_lo(seen.states) if seen.logits is None else seen.logits
         )
         return logits
 
-    def _inter_loss(
-        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
-    ) -> Tensor:
+    def _inter_loss(self, batch: Batch, seen: Seen, stats: Dict[str, Any]) -> Tensor:
         """Losses of the intermediate layers, combined."""
         config, teacher = self.kd_config.inter, batch.teacher
         if config.target == "self":
@@ -395,7 +386,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         together: Tensor = joined.mean() if config.combine == "mean" else joined.sum()
         return together
 
-    def _ctc_of(self, logits: Tensor, batch: "_Batch", seen: "_Seen") -> Tensor:
+    def _ctc_of(self, logits: Tensor, batch: Batch, seen: Seen) -> Tensor:
         """The CTC loss of other logits (B, T, V) of the batch."""
         assert batch.text is not None
         assert batch.text_lengths is not None
@@ -406,7 +397,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         return self._norm_ctc(loss.sum(), batch)
 
     def _views_distance(
-        self, batch: "_Batch", seen: "_Seen", stats: Dict[str, Any]
+        self, batch: Batch, seen: Seen, stats: Dict[str, Any]
     ) -> Tensor:
         """The mean of the distances of each view to the other."""
         views = self._logits(seen).chunk(2)  # (B, T, V) each
@@ -452,143 +443,3 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             best.cpu(), text.cpu(), is_ctc=True
         )
         return rate
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """What `ESPnetCTCKDModel.forward` is given."""
-
-    speech: Tensor
-    speech_lengths: Tensor
-    text: Optional[Tensor]
-    text_lengths: Optional[Tensor]
-    teacher: Optional[FramePosteriors]
-    hypotheses: Optional[Hypotheses]
-
-    def twice(self) -> "_Batch":
-        """All utterances, and then all again."""
-        return _Batch(*(_twice(getattr(self, f.name)) for f in fields(self)))
-
-
-def _twice(value: Any) -> Any:
-    """A tensor, or all tensors of a dataclass, doubled along the batch."""
-    if isinstance(value, Tensor):
-        return torch.cat([value] * 2)
-    if is_dataclass(value) and not isinstance(value, type):
-        doubled = {f.name: _twice(getattr(value, f.name)) for f in fields(value)}
-        return replace(value, **doubled)
-    return value
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What the student makes of a batch.
-
-    Attributes:
-        states: of the last layer (B, T, dim).
-        lengths: (B,).
-        layers: number and states of intermediate ones (B, T, dim).
-        ctc: the CTC loss (), 0 where there is none.
-        logits: of the last layer (B, T, V), where CTC has computed them.
-    """
-
-    states: Tensor
-    lengths: Tensor
-    layers: List[Tuple[int, Tensor]]
-    ctc: Tensor
-    logits: Optional[Tensor]
-
-
-@contextlib.contextmanager
-def _first_output(module: torch.nn.Module) -> Iterator[List[Tensor]]:
-    """What a module gives when it is first called inside the context."""
-    found: List[Tensor] = []
-
-    def keep(_module: object, _inputs: object, output: Tensor) -> None:
-        if not found:
-            found.append(output)
-
-    hook = module.register_forward_hook(keep)
-    try:
-        yield found
-    finally:
-        hook.remove()
-
-
-def _check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
-    """Refuse what cannot be distilled, by the key of the YAML that says it."""
-    tokens, symbol = list(kwargs["token_list"]), kwargs.get("sym_blank", "<blank>")
-    if symbol not in tokens:
-        raise InputError(
-            f"the token list has no blank {symbol!r}: add it as the first token, or "
-            "name the one that is there with model_conf.sym_blank"
-        )
-    if tokens.index(symbol) != 0:
-        raise InputError(
-            f"the token list has the blank {symbol!r} at {tokens.index(symbol)}, and "
-            "ESPnet's CTC takes the first token for it: put it first. The teacher may "
-            "have it anywhere"
-        )
-    specaug = kwargs.get("specaug")
-    if specaug is None and config.views is not None:
-        logging.warning(
-            "kd.views without specaug: the views of an utterance differ by dropout only"
-        )
-    if specaug is not None and getattr(specaug, "apply_time_warp", False):
-        raise InputError(
-            "specaug_conf.apply_time_warp is true (which is its default): it moves "
-            "frames under the teacher's targets. Set specaug_conf.apply_time_warp: "
-            "false"
-        )
-    ctc_weight = kwargs.get("ctc_weight", 1.0)
-    if ctc_weight != 1.0:
-        raise InputError(
-            f"model_conf.ctc_weight is {ctc_weight}, but the student is a CTC model "
-            "without a decoder: set model_conf.ctc_weight: 1.0 or remove the key"
-        )
-    if kwargs.get("joint_network") is not None:
-        raise InputError(
-            "decoder is 'transducer', but the student is a CTC model without a "
-            "decoder: remove the key decoder"
-        )
-    if config.inter is not None:
-        _check_inter(config.inter, kwargs)
-    elif (
-        hasattr(kwargs.get("encoder"), "skip_after")
-        and kwargs.get("interctc_weight", 0.0) == 0
-    ):
-        raise InputError(
-            "encoder is 'ctckd_skip_conformer', and nothing trains its lower layers to "
-            "say what is blank: give kd.inter, as conf/kd/layer_skipping.yaml does"
-        )
-    if kwargs.get("interctc_weight", 0.0) > 0 and not config.needs_labels:
-        raise InputError(
-            f"model_conf.interctc_weight is {kwargs['interctc_weight']}, which needs "
-            "labels, but kd.weight 1 trains without them: set interctc_weight: 0, or "
-            "kd.weight below 1"
-        )
-
-
-def _check_inter(config: InterConfig, kwargs: Dict[str, Any]) -> None:
-    """Refuse an encoder or a head that has no intermediate losses of ours."""
-    if not getattr(kwargs.get("encoder"), "interctc_layer_idx", None):
-        raise InputError(
-            "kd.inter is given, but the encoder gives no intermediate outputs: set "
-            "encoder_conf.interctc_layer_idx, e.g. [4, 8], on a Conformer, "
-            "E-Branchformer or Transformer"
-        )
-    if hasattr(kwargs["encoder"], "skip_after") and config.head != "shared":
-        raise InputError(
-            "encoder is 'ctckd_skip_conformer', which asks the student's own output "
-            f"layer what is blank, and kd.inter.head is {config.head!r}: set "
-            "kd.inter.head: shared"
-        )
-    if kwargs.get("interctc_weight", 0.0) > 0:
-        raise InputError(
-            f"model_conf.interctc_weight is {kwargs['interctc_weight']} beside "
-            "kd.inter, which has a CTC loss of its own (kd.inter.ctc_weight): set "
-            "interctc_weight: 0"
-        )
-    kind = getattr(kwargs.get("ctc"), "ctc_type", "builtin")
-    if kind not in ("builtin", "builtin2"):
-        raise InputError(f"ctc_conf.ctc_type is {kind!r}; kd.inter needs 'builtin'")

@@ -4,13 +4,16 @@ import csv
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Sequence, Tuple
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import jiwer
 import numpy as np
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_scp, shorten, write_beside
+
+UNITS = ("wer", "cer", "ter")
+_SCORE = "score.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,30 @@ class Counts:
         return 100.0 * self.errors / self.units
 
 
+@dataclass(frozen=True)
+class Normalization:
+    """What is done to references and hypotheses alike before they are compared.
+
+    Attributes:
+        case: ``keep``, ``upper`` or ``lower``.
+        remove: characters that do not count, as ``.,?!``.
+    """
+
+    case: str = "keep"
+    remove: str = ""
+
+    def __call__(self, text: str) -> str:
+        """Normalize a transcript."""
+        if self.remove:
+            spaced = text.translate({ord(character): " " for character in self.remove})
+            text = " ".join(filter(None, spaced.split(" ")))
+        return text if self.case == "keep" else str(getattr(text, self.case)())
+
+    def __str__(self) -> str:
+        removed = f", without {self.remove!r}" if self.remove else ""
+        return f"case {self.case}{removed}"
+
+
 def count_errors(references: Sequence[str], hypothesis: Sequence[str]) -> Counts:
     """Align one hypothesis with its reference.
 
@@ -82,6 +109,7 @@ def score(
     reference: Pathlike,
     hypothesis: Pathlike,
     split: Callable[[str], Sequence[str]],
+    normalization: Normalization = Normalization(),
 ) -> Dict[str, Counts]:
     """Count the errors of every utterance.
 
@@ -89,6 +117,7 @@ def score(
         reference: Kaldi ``text``.
         hypothesis: Kaldi ``text`` of the same utterances.
         split: from a transcript to its units.
+        normalization: of both.
 
     Returns:
         Utterance -> counts.
@@ -97,7 +126,10 @@ def score(
         InputError: an utterance is missing, doubled, not in the reference, or has an
             empty reference.
     """
-    references, hypotheses = read_scp(reference), read_scp(hypothesis)
+    references, hypotheses = (
+        {utt: normalization(text) for utt, text in read_scp(path).items()}
+        for path in (reference, hypothesis)
+    )
     for has, path, lacks, other in (
         (references, reference, hypotheses, hypothesis),
         (hypotheses, hypothesis, references, reference),
@@ -120,23 +152,103 @@ def score(
     }
 
 
-def write_counts(folder: Pathlike, unit: str, counted: Mapping[str, Counts]) -> Counts:
-    """Write the counts of each utterance, and return their sum.
+def by_speaker(counted: Mapping[str, Counts], utt2spk: Pathlike) -> Dict[str, Counts]:
+    """Sum the counts of each speaker.
 
     Args:
-        folder: gets ``<unit>.tsv``.
-        unit: ``wer``, ``cer`` or ``ter``.
         counted: utterance -> counts.
+        utt2spk: Kaldi's file.
 
     Returns:
-        The sum.
+        Speaker -> counts.
+
+    Raises:
+        InputError: an utterance has no speaker.
     """
+    speakers = read_scp(utt2spk)
+    lacking = [utt for utt in counted if not speakers.get(utt)]
+    if lacking:
+        raise InputError(f"{utt2spk} has no speaker of {shorten(lacking)}")
+    sums: Dict[str, Counts] = {}
+    for utt, counts in counted.items():
+        sums[speakers[utt]] = sums.get(speakers[utt], Counts()) + counts
+    return sums
+
+
+def write_scores(
+    folder: Pathlike,
+    counted: Mapping[str, Mapping[str, Counts]],
+    normalization: Normalization,
+    utt2spk: Optional[Pathlike] = None,
+) -> Dict[str, Counts]:
+    """Write the scores of a set.
+
+    Args:
+        folder: gets ``<unit>.tsv``, ``<unit>.speakers.tsv`` and, last, ``score.json``.
+        counted: unit (``wer``, ``cer``, ``ter``) -> utterance -> counts.
+        normalization: with which they were counted.
+        utt2spk: Kaldi's file, None where speakers do not matter.
+
+    Returns:
+        Unit -> total.
+    """
+    totals = {}
+    for unit, of_utterances in counted.items():
+        path = Path(folder) / f"{unit}.tsv"
+        totals[unit] = _write_counts(path, "utterance", of_utterances)
+        if utt2spk is not None:
+            speakers = by_speaker(of_utterances, utt2spk)
+            _write_counts(path.with_suffix(".speakers.tsv"), "speaker", speakers)
+    with write_beside(Path(folder) / _SCORE) as f:
+        json.dump(
+            {
+                **{unit: asdict(total) for unit, total in totals.items()},
+                "normalization": str(normalization),
+            },
+            f,
+        )
+    return totals
+
+
+def _write_counts(path: Path, of: str, counted: Mapping[str, Counts]) -> Counts:
+    """Write a table of counts, and return their sum."""
     names = list(asdict(Counts()))
-    with write_beside(Path(folder) / f"{unit}.tsv") as f:
-        f.write("\t".join(["utterance", *names]) + "\n")
-        for utt, counts in sorted(counted.items()):
-            f.write("\t".join([utt, *map(str, asdict(counts).values())]) + "\n")
+    with write_beside(path) as f:
+        f.write("\t".join([of, *names]) + "\n")
+        for name, counts in sorted(counted.items()):
+            f.write("\t".join([name, *map(str, asdict(counts).values())]) + "\n")
     return sum(counted.values(), Counts())
+
+
+class Score(NamedTuple):
+    """Totals of a set.
+
+    Attributes:
+        totals: unit -> counts.
+        normalization: what was done to the texts, in words.
+    """
+
+    totals: Dict[str, Counts]
+    normalization: str
+
+
+def read_score(folder: Pathlike) -> Score:
+    """Read the totals of a set.
+
+    Args:
+        folder: of its scores.
+
+    Raises:
+        InputError: it was not scored.
+    """
+    path = Path(folder) / _SCORE
+    if not path.exists():
+        raise InputError(
+            f"{folder} has no scores: run `python -m espnet_ctckd.bin.score`"
+        )
+    found = json.loads(path.read_text(encoding="utf-8"))
+    normalization = found.pop("normalization", str(Normalization()))
+    return Score({u: Counts(**counts) for u, counts in found.items()}, normalization)
 
 
 def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
@@ -147,12 +259,20 @@ def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
 
     Returns:
         Pairs of ``<experiment>/<decoding>/<set>`` and unit -> totals, sorted.
+
+    Raises:
+        InputError: sets were scored with different normalization.
     """
-    found = []
-    for path in sorted(Path(expdir).glob("*/*/*/score.json")):
-        totals = json.loads(path.read_text(encoding="utf-8"))
-        name = str(path.parent.relative_to(expdir))
-        found.append((name, {u: Counts(**counts) for u, counts in totals.items()}))
+    found, said = [], {}
+    for path in sorted(Path(expdir).glob(f"*/*/*/{_SCORE}")):
+        score = read_score(path.parent)
+        said[score.normalization] = path.parent
+        found.append((str(path.parent.relative_to(expdir)), score.totals))
+    if len(said) > 1:
+        listed = ", ".join(f"{path}: {how}" for how, path in said.items())
+        raise InputError(
+            f"texts were normalized in {len(said)} ways ({listed}): score all alike"
+        )
     return found
 
 
@@ -192,7 +312,7 @@ def bootstrap_interval(
     """95 % interval of an error rate over the choice of utterances.
 
     Args:
-        paths: ``<unit>.tsv`` from `write_counts`; of several, e.g. one for each seed,
+        paths: ``<unit>.tsv`` from `write_scores`; of several, e.g. one for each seed,
             the mean rate.
         others: of another system; the interval is then that of the first one's rate
             less the other's, on the same utterances.

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 import tiny
-from test_cache import assert_same, contents
+from test_dump import assert_same, contents
 
 from espnet_ctckd.bin import cache_info, cache_merge, cache_show
 from espnet_ctckd.bin.cache_show import likeliest, read_one
 from espnet_ctckd.cache.check import check_cache
 from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.cache.reader import read_meta
-from espnet_ctckd.cache.writer import dump, make_plan
+from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
 

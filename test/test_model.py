@@ -5,10 +5,10 @@ import copy
 import pytest
 import torch
 
+from espnet_ctckd.batch import Batch, Seen
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.losses.sequence import occupancies
-from espnet_ctckd.model import _Batch, _Seen
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.task import CTCKDTask
 
@@ -473,8 +473,8 @@ def test_the_gradient_of_two_views_stops_at_the_targets(batch):
     model = build(kd={**KD, "weight": 0.0, "views": VIEWS})
     logits = torch.randn(6, 5, 7, requires_grad=True)
     lengths = torch.tensor([5, 3, 4] * 2)
-    seen = _Seen(logits, lengths, [], logits.new_zeros(()), logits)
-    given = _Batch(batch["speech"], batch["speech_lengths"], *[None] * 4)
+    seen = Seen(logits, lengths, [], logits.new_zeros(()), logits)
+    given = Batch(batch["speech"], batch["speech_lengths"], *[None] * 4)
     distance = model._views_distance(given, seen, {})
     (gradient,) = torch.autograd.grad(distance, logits)
     q = logits.detach().softmax(-1)

@@ -8,19 +8,22 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from espnet_ctckd.bin import results
+from espnet_ctckd.bin import compare_scores, results
 from espnet_ctckd.bin import score as score_command
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import write_scp
 from espnet_ctckd.score import (
     Counts,
+    Normalization,
     bootstrap_interval,
     count_errors,
     read_scores,
     results_table,
     score,
-    write_counts,
+    write_scores,
 )
+
+PLAIN = Normalization()
 
 
 def distance(a, b):
@@ -129,7 +132,7 @@ def test_utterances_that_do_not_pair_up_are_refused_by_name(
 def test_the_total_is_the_sum_of_the_utterances(tmp_path_factory, pairs):
     folder = tmp_path_factory.mktemp("score")
     counted = {f"u{i}": count_errors(ref, hyp) for i, (ref, hyp) in enumerate(pairs)}
-    total = write_counts(folder, "wer", counted)
+    total = write_scores(folder, {"wer": counted}, PLAIN)["wer"]
     assert total.sentences == len(pairs)
     assert total.wrong == sum(ref != hyp for ref, hyp in pairs)
     assert total.units == sum(len(ref) for ref, _ in pairs)
@@ -157,7 +160,7 @@ def scored(tmp_path):
 
 def test_the_command_writes_totals_and_utterances(scored):
     totals = json.loads((scored / "score.json").read_text())
-    assert totals.keys() == {"wer", "cer"}
+    assert totals.keys() == {"wer", "cer", "normalization"}
     assert Counts(**totals["wer"]) == WORDS
     assert Counts(**totals["cer"]) == CHARACTERS
     assert (scored / "wer.tsv").read_text() == (
@@ -248,7 +251,7 @@ def test_the_bootstrap_interval_is_that_of_a_loop_and_holds_the_rate(tmp_path):
         f"u{i}": Counts(1, int(e > 0), n, n - e, e, 0, 0)
         for i, (e, n) in enumerate(zip(errors, units))
     }
-    total = write_counts(tmp_path, "wer", counted)
+    total = write_scores(tmp_path, {"wer": counted}, PLAIN)["wer"]
     low, high = bootstrap_interval([tmp_path / "wer.tsv"], draws=500)
     rates = []
     for row in np.random.default_rng(0).integers(6, size=(500, 6)):
@@ -270,7 +273,7 @@ def test_the_interval_of_a_difference_is_that_of_the_same_utterances(tmp_path):
             f"u{i}": Counts(1, int(e > 0), n, n - e, e, 0, 0)
             for i, (e, n) in enumerate(zip(errors, units))
         }
-        write_counts(tmp_path / name, "wer", counted)
+        write_scores(tmp_path / name, {"wer": counted}, PLAIN)
         paths[name] = tmp_path / name / "wer.tsv"
     # Against itself there is no difference, in whatever utterances.
     assert bootstrap_interval([paths["a"]], [paths["a"]]) == (0.0, 0.0)
@@ -282,6 +285,71 @@ def test_the_interval_of_a_difference_is_that_of_the_same_utterances(tmp_path):
         rates.append((a + c) / 2 - b)
     assert low == pytest.approx(np.percentile(rates, 2.5))
     assert high == pytest.approx(np.percentile(rates, 97.5))
-    write_counts(tmp_path, "wer", {"other": Counts(1, 0, 5, 5, 0, 0, 0)})
+    other = {"other": Counts(1, 0, 5, 5, 0, 0, 0)}
+    write_scores(tmp_path, {"wer": other}, PLAIN)
     with pytest.raises(InputError, match="are not of the same utterances"):
         bootstrap_interval([paths["a"]], [tmp_path / "wer.tsv"])
+
+
+def test_what_is_normalized_is_so_in_both_texts_and_noted(scored, tmp_path, capsys):
+    (tmp_path / "ref").write_text("u1 Ab, cd\nu2 a B c.\nu3 a b\n")
+    flags = ["--ref", str(tmp_path / "ref"), "--hyp", str(scored / "text")]
+    score_command.main([*flags, "--case", "upper", "--remove", ".,"])
+    totals = json.loads((scored / "score.json").read_text())
+    assert totals["normalization"] == "case upper, without '.,'"
+    assert Counts(**totals["wer"]) == WORDS
+    assert Counts(**totals["cer"]) == CHARACTERS
+    # Next to one that was scored otherwise it is refused.
+    other = tmp_path / "exp" / "other" / "greedy" / "test"
+    score_command.main([*flags, "--output_dir", str(other)])
+    with pytest.raises(InputError, match="texts were normalized in 2 ways"):
+        results.main(["--expdir", str(tmp_path / "exp")])
+    with pytest.raises(InputError, match="different normalization: case keep, case up"):
+        compare_scores.main(["--system", str(scored), "--against", str(other)])
+
+
+def test_a_text_of_which_nothing_is_left_is_refused(scored, tmp_path):
+    (tmp_path / "ref").write_text("u1 ab cd\nu2 ...\nu3 a b\n")
+    flags = ["--ref", str(tmp_path / "ref"), "--hyp", str(scored / "text")]
+    with pytest.raises(InputError, match="1 empty transcripts: u2"):
+        score_command.main([*flags, "--remove", "."])
+
+
+def test_speakers_are_summed(scored, tmp_path):
+    (tmp_path / "utt2spk").write_text("u1 ann\nu2 bob\nu3 ann\n")
+    flags = ["--ref", str(tmp_path / "ref"), "--hyp", str(scored / "text")]
+    score_command.main([*flags, "--utt2spk", str(tmp_path / "utt2spk")])
+    assert (scored / "wer.speakers.tsv").read_text().splitlines()[1:] == [
+        "ann\t2\t2\t4\t2\t1\t1\t1",
+        "bob\t1\t0\t3\t3\t0\t0\t0",
+    ]
+    (tmp_path / "utt2spk").write_text("u1 ann\nu2 bob\n")
+    with pytest.raises(InputError, match="has no speaker of u3"):
+        score_command.main([*flags, "--utt2spk", str(tmp_path / "utt2spk")])
+
+
+def test_two_systems_are_compared_on_the_same_utterances(scored, tmp_path, capsys):
+    better = scored.with_name("better")
+    better.mkdir()
+    (better / "text").write_text(REFERENCE)
+    flags = ["--ref", str(tmp_path / "ref"), "--hyp", str(better / "text")]
+    score_command.main(flags)
+    capsys.readouterr()
+    systems = ["--system", str(scored), str(better), "--against", str(better)]
+    compare_scores.main(systems)
+    first, second, difference = capsys.readouterr().out.splitlines()
+    assert first.split()[:4] == ["21.43", "%", "(42.9", "0.0)"]
+    assert second.split()[:3] == ["0.00", "%", "(0.0)"]
+    low, high = bootstrap_interval(
+        [scored / "wer.tsv", better / "wer.tsv"], [better / "wer.tsv"]
+    )
+    assert difference.startswith(f"difference {low:+.2f} to {high:+.2f} points")
+    assert difference.endswith(
+        "within noise" if low <= 0 <= high else "more than noise"
+    )
+    compare_scores.main(["--system", str(better), "--against", str(better)])
+    assert capsys.readouterr().out.endswith(
+        "+0.00 to +0.00 points (95 %): within noise\n"
+    )
+    with pytest.raises(InputError, match="nowhere has no scores"):
+        compare_scores.main(["--system", str(scored), "--against", "nowhere"])

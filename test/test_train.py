@@ -18,7 +18,8 @@ from espnet2.tasks.asr import ASRTask
 
 from espnet_ctckd.bin import dump_nbest, dump_teacher
 from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.writer import dump, make_plan
+from espnet_ctckd.cache.plan import make_plan
+from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.export import export
 from espnet_ctckd.task import CTCKDTask, read_kd_file

@@ -75,9 +75,16 @@ def configured(
         if key not in takes:
             raise InputError(f"{path} has the key {key!r}, which is no flag here")
         action = takes[key]
-        if action.type is not None and value is not None:
+        if action.nargs == 0 and not isinstance(value, bool):
+            raise InputError(f"{path}: {key} cannot be {value!r}; give true or false")
+        if action.nargs != 0 and value is not None:
+            kind = action.type or str
             try:
-                conf[key] = action.type(str(value))  # type: ignore[operator]
+                conf[key] = (
+                    [kind(str(v)) for v in value]  # type: ignore[operator]
+                    if isinstance(value, list)
+                    else kind(str(value))  # type: ignore[operator]
+                )
             except (ValueError, argparse.ArgumentTypeError):
                 raise InputError(f"{path}: {key} cannot be {value!r}") from None
         action.required = False
@@ -99,6 +106,13 @@ def seconds(text: str) -> float:
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number
+
+
+def add_model(p: argparse.ArgumentParser) -> None:
+    """Add the flags that say which model hears which audio."""
+    p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
+    p.add_argument("--asr_model_file", required=True, help="weights of the model")
+    p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
 
 
 def add_compute(p: argparse.ArgumentParser) -> None:

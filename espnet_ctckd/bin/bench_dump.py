@@ -17,7 +17,8 @@ from espnet_ctckd.bin import add_compute, device, parser, positive, run
 from espnet_ctckd.bin.bench import Contenders, quartiles, take_turns
 from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.writer import dump, make_plan
+from espnet_ctckd.cache.plan import make_plan
+from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.data import read_audio
 
 
@@ -32,7 +33,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = p.parse_args(cmd)
     teacher = teacher_of(args, device(args))
     logging.getLogger().setLevel(logging.ERROR)  # a dump tells how far it is
-    plan = make_plan(args.wav_scp, teacher.rate, teacher.shortest, args.batch_seconds)
+    plan = make_plan(
+        args.wav_scp,
+        teacher.rate,
+        teacher.shortest,
+        args.batch_seconds,
+        teacher.longest,
+    )
     codec = Codec(len(teacher.token_list), args.top_k or None)
     audio = [
         [torch.from_numpy(read_audio(u.name, u.path, plan.rate)) for u in batch]

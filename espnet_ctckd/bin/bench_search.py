@@ -9,7 +9,6 @@ turns in every round; ratios are medians over the rounds, word error rates besid
 import logging
 import statistics
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -18,8 +17,16 @@ import numpy as np
 import torch
 from espnet2.bin.asr_inference import Speech2Text
 
-from espnet_ctckd.bin import add_compute, configured, device, parser, positive, run
-from espnet_ctckd.bin.bench import quartiles
+from espnet_ctckd.bin import (
+    add_compute,
+    add_model,
+    configured,
+    device,
+    parser,
+    positive,
+    run,
+)
+from espnet_ctckd.bin.bench import quartiles, take_turns
 from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.data import read_audio, read_scp
 from espnet_ctckd.decode.lexicon import SPACE, read_lexicon
@@ -34,9 +41,7 @@ Decoder = Callable[[], Dict[str, str]]
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Measure, and print tables."""
     p = parser(__doc__)
-    p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
-    p.add_argument("--asr_model_file", required=True, help="weights of the model")
-    p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
+    add_model(p)
     p.add_argument("--text", required=True, help="transcripts")
     p.add_argument("--rounds", type=positive, default=3, help="of which the median is")
     p.add_argument(
@@ -114,7 +119,7 @@ def bench_searches(
     if given.lexicon is not None:
         decoders["lexicon, torchaudio"] = _torchaudio(model, said, given)
         shares["lexicon, torchaudio"], first["lexicon, torchaudio"] = 100.0, "lexicon"
-    times, texts = take_turns(decoders, rounds)
+    times, texts = decode_in_turns(decoders, rounds)
     print(
         f"{'search of the same posteriors':30}{'s of audio a s':>15}"
         f"{'times faster':>14}{'quartiles':>16}{'frames %':>10}{'WER %':>8}"
@@ -233,7 +238,7 @@ def bench_espnet(
         "prefix_beam": ours(SearchConfig(method="prefix_beam", beam=given.beam)),
         "greedy": ours(SearchConfig()),
     }
-    times, texts = take_turns(decoders, 1)
+    times, texts = decode_in_turns(decoders, 1)
     spoken = sum(map(len, audio.values())) / model.rate
     print(
         f"\n{f'audio to text, {len(audio)} utterances, {spoken:.0f} s':45}"
@@ -248,18 +253,16 @@ def bench_espnet(
         )
 
 
-def take_turns(
+def decode_in_turns(
     decoders: Dict[str, Decoder], rounds: int
 ) -> Tuple[Dict[str, List[float]], Dict[str, Dict[str, str]]]:
     """Seconds of each in each round, and what it has decoded."""
-    times: Dict[str, List[float]] = {label: [] for label in decoders}
     texts: Dict[str, Dict[str, str]] = {}
-    for _ in range(rounds):
-        for label, decode in decoders.items():
-            begun = time.perf_counter()
-            texts[label] = decode()
-            times[label].append(time.perf_counter() - begun)
-    return times, texts
+
+    def noting(label: str) -> Callable[[], object]:
+        return lambda: texts.update({label: decoders[label]()})
+
+    return take_turns({label: noting(label) for label in decoders}, rounds), texts
 
 
 def error_rate(references: Dict[str, str], texts: Dict[str, str]) -> float:

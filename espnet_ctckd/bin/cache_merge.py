@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet_ctckd.bin import parser, run
+from espnet_ctckd.cache.index import merge
 from espnet_ctckd.cache.reader import read_meta
-from espnet_ctckd.cache.writer import merge
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

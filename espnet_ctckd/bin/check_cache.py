@@ -1,7 +1,8 @@
 """Hold a cache of posteriors against the audio, the transcripts and the student.
 
 Utterances, lengths and files are compared for all; the audio itself for a sample,
-or for all with --audio_sample 0.
+or for all with --audio_sample 0. Flags of asr_train may follow, as they will for the
+training of --asr_config.
 """
 
 from fractions import Fraction
@@ -32,8 +33,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         default=200,
         help="utterances whose audio is compared; 0: all",
     )
-    args = p.parse_args(cmd)
+    args, theirs = p.parse_known_args(cmd)
     student = None
+    if theirs and not args.asr_config:
+        p.error(f"{theirs[0]} is unknown, or is read with --asr_config only")
     if args.token_list and not args.asr_config:
         p.error("--token_list is read with --asr_config only: give both")
     if args.asr_config:
@@ -42,8 +45,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         if args.token_type == "bpe" and not args.bpemodel:
             p.error("--token_type bpe needs --bpemodel; for characters: char")
         read_token_list(args.token_list)
-        flags = ["--config", args.asr_config, "--token_list", args.token_list]
-        flags += ["--token_type", args.token_type, "--normalize", "none"]
+        flags = ["--config", args.asr_config, *theirs]
+        flags += ["--token_list", args.token_list, "--token_type", args.token_type]
+        flags += ["--normalize", "none"]
         flags += ["--bpemodel", args.bpemodel] if args.bpemodel else []
         student = build_student(flags)
     meta = check_cache(

@@ -1,8 +1,9 @@
 """Build the model of a training configuration, before hours are spent on its data.
 
 Prints what the training reads, a line each: `text=true teacher=true online=false
-states=false nbest=0 shift=640 frontend=<hash>` (shift: samples from frame to frame),
-and by which loss on the dev set a label-free one is chosen.
+states=false nbest=0 target=posteriors ratio=1 shift=640 frontend=<hash>` (shift:
+samples from frame to frame), and by which loss on the dev set a label-free one is
+chosen.
 Flags of asr_train may follow, as they will for the training.
 """
 
@@ -33,7 +34,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         args.token_list = [blank, *_TOKENS]
         args.normalize = None
         reads: Dict[str, object] = {"text": True, "teacher": False, "online": False}
-        reads.update(states=False, nbest=0)
+        reads.update(states=False, nbest=0, target=None, ratio=1)
         loss = "loss_kd"
         if args.model == MODEL_NAME:
             kd = read_kd_config(args)
@@ -43,6 +44,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
                 "online": kd.online,
                 "states": kd.feature is not None,
                 "nbest": kd.nbest.hypotheses if kd.nbest else 0,
+                "target": kd.target,
+                "ratio": kd.ratio,
             }
             if kd.weight == 0:
                 loss = "loss_nbest" if kd.nbest else "loss"

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from espnet_ctckd.bin import add_compute, configured, device, parser, run
+from espnet_ctckd.bin import add_compute, add_model, configured, device, parser, run
 from espnet_ctckd.data import write_beside, write_scp
 from espnet_ctckd.decode.recognise import Recognised, Recogniser, recognise
 from espnet_ctckd.decode.search import METHODS, SearchConfig
@@ -21,9 +21,7 @@ from espnet_ctckd.decode.search import METHODS, SearchConfig
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Decode a set."""
     p = parser(__doc__)
-    p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
-    p.add_argument("--asr_model_file", required=True, help="weights of the model")
-    p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
+    add_model(p)
     p.add_argument("--output_dir", required=True, help="folder of the results")
     p.add_argument("--ctm", action="store_true", help="say when each word is said")
     p.add_argument(

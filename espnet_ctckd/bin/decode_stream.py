@@ -13,7 +13,7 @@ from typing import Dict, List, Optional, Sequence
 import torch
 from espnet2.text.build_tokenizer import build_tokenizer
 
-from espnet_ctckd.bin import add_device, device, parser, positive, run
+from espnet_ctckd.bin import add_device, add_model, device, parser, positive, run
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.data import read_audio, read_scp, write_beside, write_scp
 from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
@@ -24,9 +24,7 @@ _SAY_EVERY = 5.0  # seconds
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Decode a set."""
     p = parser(__doc__)
-    p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
-    p.add_argument("--asr_model_file", required=True, help="weights of the model")
-    p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
+    add_model(p)
     p.add_argument("--output_dir", required=True, help="folder of the results")
     p.add_argument(
         "--chunk_ms", type=positive, default=40, help="audio that comes in at a time"

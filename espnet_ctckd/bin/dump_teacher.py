@@ -14,7 +14,8 @@ import yaml
 from espnet_ctckd.bin import add_compute, device, parser, positive, run
 from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.writer import Plan, dump, forecast, make_plan
+from espnet_ctckd.cache.plan import Plan, make_plan
+from espnet_ctckd.cache.writer import dump, forecast
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.teachers import Teacher
 from espnet_ctckd.teachers.half import DTYPES

@@ -6,7 +6,6 @@ pronunciations instead, in the same format: the word, and its tokens.
 """
 
 import re
-from pathlib import Path
 from typing import List, Optional, Sequence
 
 from espnet2.text.build_tokenizer import build_tokenizer
@@ -14,7 +13,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import shorten, write_beside
+from espnet_ctckd.data import read_lines, shorten, write_beside
 from espnet_ctckd.decode.lexicon import spell
 
 # A second pronunciation of a word, as CMU's dictionaries mark it.
@@ -55,13 +54,7 @@ def read_words(path: str) -> List[str]:
     Raises:
         InputError: it is missing, or not text.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from None
-    column = 0
+    lines, column = read_lines(path, "list of words"), 0
     if "\\1-grams:" in lines:
         begin = lines.index("\\1-grams:") + 1
         end = next(

@@ -8,7 +8,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import kaldiio
 import numpy as np
@@ -17,11 +17,12 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.analysis import find_spikes
 from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin.score import add_normalization
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, read_token_list, write_beside, write_scp
-from espnet_ctckd.score import score, write_counts
+from espnet_ctckd.score import Normalization, score, write_scores
 
 
 @dataclass
@@ -55,6 +56,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--max_wer", type=float, default=math.inf, help="percent that it may have"
     )
+    add_normalization(p)
     args = p.parse_args(cmd)
     meta = read_meta(args.cache)
     tokens = read_token_list(args.token_list)
@@ -71,14 +73,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     folder = Path(args.output_dir)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in named.items()))
     write_scp(folder / "text", text.items())
-    words = score(args.text, folder / "text", str.split)
-    characters = score(args.text, folder / "text", list)
-    totals = {
-        "wer": write_counts(folder, "wer", words),
-        "cer": write_counts(folder, "cer", characters),
+    normalization = Normalization(args.case, args.remove)
+    splits: Dict[str, Callable[[str], Sequence[str]]] = {"wer": str.split, "cer": list}
+    counted = {
+        unit: score(args.text, folder / "text", split, normalization)
+        for unit, split in splits.items()
     }
-    with write_beside(folder / "score.json") as f:
-        json.dump({unit: asdict(counts) for unit, counts in totals.items()}, f)
+    totals = write_scores(folder, counted, normalization)
     with write_beside(folder / "teacher.json") as f:
         json.dump(asdict(sayings), f, indent=1)
     wer, cer = totals["wer"].rate, totals["cer"].rate

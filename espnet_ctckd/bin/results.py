@@ -15,7 +15,7 @@ from typing import List, Optional, Sequence
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import write_beside
-from espnet_ctckd.score import bootstrap_interval, read_scores, results_table
+from espnet_ctckd.score import UNITS, bootstrap_interval, read_scores, results_table
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -31,9 +31,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     if args.table:
         print(systems_table(Path(args.expdir)))
         return
-    units = [
-        u for u in ("wer", "cer", "ter") if any(u in totals for _, totals in scores)
-    ]
+    units = [u for u in UNITS if any(u in totals for _, totals in scores)]
     with write_beside(Path(args.expdir) / "RESULTS.md") as f:
         f.write("\n".join([*_environment(args.command), ""]))
         for unit in units:

@@ -1,16 +1,16 @@
 """Count the errors of a decoded set: WER, CER, and TER where a BPE model is given.
 
-Writes <output_dir>/score.json (totals) and wer.tsv, cer.tsv, ter.tsv (utterances).
+Writes <output_dir>/score.json (totals), wer.tsv, cer.tsv, ter.tsv (utterances), and
+with --utt2spk wer.speakers.tsv and so on. What --case and --remove do is done to
+references and hypotheses alike, and noted with the scores.
 """
 
-import json
-from dataclasses import asdict
+import argparse
 from pathlib import Path
 from typing import Callable, Dict, Optional, Sequence
 
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.data import write_beside
-from espnet_ctckd.score import score, write_counts
+from espnet_ctckd.score import Normalization, score, write_scores
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -20,6 +20,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--hyp", required=True, help="Kaldi text that was decoded")
     p.add_argument("--output_dir", help="folder of the scores; the hypotheses' own")
     p.add_argument("--bpemodel", help="sentencepiece model, for TER")
+    p.add_argument("--utt2spk", help="to count by speaker, too")
+    add_normalization(p)
     args = p.parse_args(cmd)
     folder = Path(args.output_dir or Path(args.hyp).parent)
     splits: Dict[str, Callable[[str], Sequence[str]]] = {"wer": str.split, "cer": list}
@@ -28,17 +30,25 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
         model = sentencepiece.SentencePieceProcessor(model_file=args.bpemodel)
         splits["ter"] = lambda text: model.encode(text, out_type=str)
-    totals = {
-        unit: write_counts(folder, unit, score(args.ref, args.hyp, split))
+    normalization = Normalization(args.case, args.remove)
+    counted = {
+        unit: score(args.ref, args.hyp, split, normalization)
         for unit, split in splits.items()
     }
-    with write_beside(folder / "score.json") as f:
-        json.dump({unit: asdict(counts) for unit, counts in totals.items()}, f)
+    totals = write_scores(folder, counted, normalization, args.utt2spk)
     for unit, c in totals.items():
         print(
             f"{unit.upper()} {c.rate:.2f} % ({c.errors} of {c.units}: "
             f"{c.substitutions} sub, {c.deletions} del, {c.insertions} ins)"
         )
+
+
+def add_normalization(p: argparse.ArgumentParser) -> None:
+    """Add the flags that say what of a text counts."""
+    p.add_argument(
+        "--case", choices=("keep", "upper", "lower"), default="keep", help="of letters"
+    )
+    p.add_argument("--remove", default="", help='characters that do not count: ".,?!"')
 
 
 if __name__ == "__main__":

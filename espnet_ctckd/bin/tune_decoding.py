@@ -13,7 +13,7 @@ from typing import Dict, List, Optional, Sequence
 
 import yaml
 
-from espnet_ctckd.bin import add_compute, configured, device, parser, run
+from espnet_ctckd.bin import add_compute, add_model, configured, device, parser, run
 from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, shorten, write_beside
@@ -27,9 +27,7 @@ TUNED = ("lm_scale", "prior_scale", "word_score")
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Tune a search."""
     p = parser(__doc__)
-    p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
-    p.add_argument("--asr_model_file", required=True, help="weights of the model")
-    p.add_argument("--wav_scp", required=True, help="audio of the dev set")
+    add_model(p)
     p.add_argument("--text", required=True, help="transcripts of the dev set")
     p.add_argument("--output", required=True, help="YAML to write")
     p.add_argument(

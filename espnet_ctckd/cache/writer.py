@@ -13,7 +13,7 @@ import socket
 import time
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import (
@@ -21,8 +21,6 @@ from typing import (
     Iterator,
     List,
     Mapping,
-    NamedTuple,
-    Optional,
     Sequence,
     Tuple,
 )
@@ -33,119 +31,24 @@ import torch
 
 from espnet_ctckd import __version__
 from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.cache.index import SHARDS, Placed, shard_ark, write_index
+from espnet_ctckd.cache.plan import Plan, Utterance
 from espnet_ctckd.cache.reader import (
     META,
-    SCP,
-    TOKENS,
-    UTT2AUDIO,
-    UTT2FRAMES,
     CacheMeta,
     key_of,
-    read_meta,
 )
 from espnet_ctckd.cache.record import Audio, Records, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
-    audio_info,
-    beside,
-    file_crc32,
     read_audio,
     read_scp,
     write_beside,
-    write_scp,
 )
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers import Teacher
 
 PLAN = "plan.json"
-_SHARDS = "shards"
-
-# A shard is what a kill can cost: a 64th of the data, but 20 s to an hour of audio.
-_SHARD_SECONDS = (20.0, 3600.0)
-_SHARDS_WANTED = 64
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One line of ``wav.scp``, and the samples that its file holds."""
-
-    name: str
-    path: str
-    samples: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Division of the data: shards of batches of utterances."""
-
-    shards: Sequence[Sequence[Sequence[Utterance]]]
-    rate: int
-
-    @property
-    def utterances(self) -> List[Utterance]:
-        """All of them, in the order of the shards."""
-        return [u for shard in self.shards for batch in shard for u in batch]
-
-
-def make_plan(
-    wav_scp: str,
-    rate: int,
-    shortest: int,
-    batch_seconds: float,
-    longest: Optional[int] = None,
-) -> Plan:
-    """Divide the data by length.
-
-    Args:
-        wav_scp: Kaldi's list of audio files.
-        rate: samples per second that they must have.
-        shortest: samples that an utterance must have.
-        batch_seconds: audio of a batch, padding included; a longer utterance is a
-            batch of its own.
-        longest: samples that an utterance may have, None for any number.
-
-    Returns:
-        The division.
-
-    Raises:
-        InputError: a file is missing, damaged, too short or long, or of another format.
-    """
-    utterances = [
-        Utterance(name, path, audio_info(name, path, rate))
-        for name, path in read_scp(wav_scp).items()
-    ]
-    utterances.sort(key=lambda u: (u.samples, u.name))
-    if utterances[0].samples < shortest:
-        raise InputError(
-            f"utterance {utterances[0].name}: {utterances[0].path} has "
-            f"{utterances[0].samples} samples, too few for the model, which needs "
-            f"{shortest}: remove it from {wav_scp}"
-        )
-    most = utterances[-1].samples
-    if longest is not None and most > longest:
-        raise InputError(
-            f"utterance {utterances[-1].name}: {utterances[-1].path} has "
-            f"{most / rate:g} s, and the model hears {longest / rate:g} s at most: "
-            f"segment it, or remove it from {wav_scp} (--max_wav_duration)"
-        )
-    batches: List[List[Utterance]] = []
-    for utterance in utterances:
-        padded = (len(batches[-1]) + 1) * utterance.samples if batches else 0
-        if not batches or padded > batch_seconds * rate:
-            batches.append([])
-        batches[-1].append(utterance)
-    total = sum(u.samples for u in utterances)
-    low, high = (seconds * rate for seconds in _SHARD_SECONDS)
-    size = min(max(total / _SHARDS_WANTED, low), high)
-    shards: List[List[List[Utterance]]] = [[]]
-    filled = 0
-    for batch in batches:
-        if shards[-1] and filled >= size:
-            shards.append([])
-            filled = 0
-        shards[-1].append(batch)
-        filled += sum(u.samples for u in batch)
-    return Plan(shards, rate)
 
 
 def forecast(teacher: Teacher, utterances: Sequence[Utterance], codec: Codec) -> float:
@@ -273,12 +176,8 @@ def _claim(folder: Path, request: Mapping[str, object]) -> None:
         )
 
 
-def _shard_ark(folder: Path, index: int) -> Path:
-    return folder / _SHARDS / f"{index:05d}" / f"posteriors.{index:05d}.ark"
-
-
 def _shard_scp(folder: Path, index: int) -> Path:
-    return _shard_ark(folder, index).with_suffix(".scp")
+    return shard_ark(folder, index).with_suffix(".scp")
 
 
 def _write_shard(
@@ -289,7 +188,7 @@ def _write_shard(
     A line of the scp is: utterance, offset in the ark, frames, samples, crc32. Of two
     jobs that were given the same shard by mistake the first one's is taken.
     """
-    final = _shard_ark(folder, index).parent
+    final = shard_ark(folder, index).parent
     owner = f"{socket.gethostname()}.{os.getpid()}"
     partial = final.with_name(f".{final.name}.{owner}.part")
     try:
@@ -374,12 +273,12 @@ def _seal(
 
 def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
     """Join the shards; two jobs that end together write the same."""
-    for left in (folder / _SHARDS).glob(".*.part"):  # by killed jobs
+    for left in (folder / SHARDS).glob(".*.part"):  # by killed jobs
         shutil.rmtree(left, ignore_errors=True)
     placed = []
     arks, files = [], [folder / PLAN]
     for index in range(len(plan.shards)):
-        ark = _shard_ark(folder, index)
+        ark = shard_ark(folder, index)
         arks.append(ark)
         files.append(_shard_scp(folder, index))
         for name, rest in read_scp(_shard_scp(folder, index)).items():
@@ -400,116 +299,3 @@ def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
         files={},
     )
     write_index(meta, placed, arks, files)
-
-
-class Placed(NamedTuple):
-    """Where an utterance lies in a cache, and its entries in the lists."""
-
-    name: str
-    place: str
-    frames: str
-    audio: str
-
-
-def write_index(
-    meta: CacheMeta, placed: Sequence[Placed], arks: Sequence[Path], files: List[Path]
-) -> None:
-    """Finish a cache whose arks are written: lists, tokens and, last, ``meta.json``.
-
-    Args:
-        meta: of the cache, but for what is counted here.
-        placed: all utterances.
-        arks: all arks.
-        files: others that belong to it.
-    """
-    folder = meta.folder
-    write_scp(folder / SCP, [(p.name, p.place) for p in placed])
-    write_scp(folder / UTT2FRAMES, [(p.name, p.frames) for p in placed])
-    write_scp(folder / UTT2AUDIO, [(p.name, p.audio) for p in placed])
-    with write_beside(folder / TOKENS) as f:
-        f.writelines(f"{token}\n" for token in meta.token_list)
-    lists = [folder / name for name in (UTT2FRAMES, UTT2AUDIO, TOKENS)]
-    whole = replace(
-        meta,
-        utterances=len(placed),
-        frames=sum(int(p.frames) for p in placed),
-        arks=_sizes(folder, arks),
-        files=_sizes(folder, [*files, *lists]),
-    )
-    with write_beside(folder / META) as f:
-        json.dump(whole.to_json(), f, indent=1, ensure_ascii=False)
-        f.write("\n")
-
-
-def _sizes(folder: Path, paths: Sequence[Path]) -> Dict[str, Tuple[int, int]]:
-    """Bytes and crc32 of files, by their paths inside the folder."""
-    return {
-        str(path.relative_to(folder)): (path.stat().st_size, file_crc32(path))
-        for path in paths
-    }
-
-
-def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
-    """Join caches of one teacher, of different utterances; or move one.
-
-    Args:
-        sources: the caches.
-        folder: of the new one; it holds copies, and the others may be deleted.
-
-    Returns:
-        What the new one says of itself.
-
-    Raises:
-        InputError: they are of different teachers, tokens or packings; an utterance is
-            in two of them; an ark is damaged; or the folder holds a cache.
-    """
-    if (folder / META).exists():
-        raise InputError(f"{folder} holds a finished cache; choose another folder")
-    first = sources[0]
-    placed: Dict[str, Placed] = {}
-    arks: List[Path] = []
-    for meta in sources:
-        _check_mergeable(first, meta)
-        frames = read_scp(meta.folder / UTT2FRAMES)
-        audio = read_scp(meta.folder / UTT2AUDIO)
-        copies = {}
-        for name, (size, crc) in meta.arks.items():
-            copies[Path(name).name] = _shard_ark(folder, len(arks))
-            arks.append(copies[Path(name).name])
-            _copy_ark(meta.folder / name, arks[-1], size, crc)
-        for utt, place in read_scp(meta.folder / SCP).items():
-            if utt in placed:
-                raise InputError(
-                    f"utterance {utt} is in two of the caches, {meta.folder} and one "
-                    "before it: merge caches of different utterances"
-                )
-            ark, _, offset = place.rpartition(":")
-            here = f"{copies[Path(ark).name]}:{offset}"
-            placed[utt] = Placed(utt, here, frames[utt], audio[utt])
-    write_index(replace(first, folder=folder), list(placed.values()), arks, [])
-    return read_meta(folder)
-
-
-def _check_mergeable(first: CacheMeta, other: CacheMeta) -> None:
-    if first.records.key == other.records.key:
-        return
-    differs = [
-        name
-        for name in ("token_list", "blank", "rate", "frame_shift", "codec", "teacher")
-        if getattr(first, name) != getattr(other, name)
-    ]
-    raise InputError(
-        f"the caches {first.folder} and {other.folder} differ in "
-        f"{', '.join(differs)}: merge what one teacher has said, packed alike"
-    )
-
-
-def _copy_ark(source: Path, target: Path, size: int, crc: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with beside(target) as partial:
-        shutil.copyfile(source, partial)
-        if (partial.stat().st_size, file_crc32(partial)) != (size, crc):
-            raise InputError(
-                f"{source} is damaged: it is not what was written (crc32). Dump that "
-                "cache again"
-            )

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, shorten
+from espnet_ctckd.data import Pathlike, read_lines, shorten
 
 SPACE = "<space>"
 UNKNOWN = "<unk>"
@@ -28,17 +28,10 @@ def read_lexicon(path: Pathlike, tokens: Sequence[str]) -> Dict[str, List[List[s
         InputError: the file is missing or empty, a line has no tokens, or a token is
             unknown.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        raise InputError(
-            f"there is no lexicon {path}: make one with "
-            "`python -m espnet_ctckd.bin.make_lexicon`"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"the lexicon {path} is not UTF-8 text: {error}") from None
     known, words = set(tokens), {}  # type: ignore[var-annotated]
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path, "lexicon"), 1):
+        if not line.strip():
+            raise InputError(f"{path}:{number} is an empty line; remove it")
         word, *spelling = line.split()
         odd = [token for token in spelling if token not in known]
         if not spelling or odd:

@@ -12,7 +12,7 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.text.build_tokenizer import build_tokenizer
 
-from espnet_ctckd.cache.writer import Utterance, make_plan
+from espnet_ctckd.cache.plan import Utterance, make_plan
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_audio
 from espnet_ctckd.decode.align import align

@@ -76,6 +76,7 @@ inference_config=
 inference_args=
 inference_tool=ctckd
 inference_asr_model=
+score_opts=
 download_model=
 hf_repo=
 
@@ -162,6 +163,8 @@ Decoding
     --inference_tag         # Name of the results' folder.
     --inference_asr_model   # Checkpoint (default: best by dev CER; label-free: by
                             # the dev loss of what it learns from; each averaged).
+    --score_opts            # Text normalization, for all systems alike: e.g.
+                            # "--case lower --remove .,?!" (default="${score_opts}").
     --download_model        # Tag of a model to decode instead of training one.
     --hf_repo               # Repository to upload to, e.g. "me/student".
 END
@@ -523,8 +526,11 @@ if runs 6 && ! ${skip_teacher}; then
     fi
 fi
 if runs 7 && ! ${skip_teacher}; then
-    # The dev set's proves the teacher, also where it runs in the training step.
-    for set in $(reads online || echo "${train}") ${valid_set}; do
+    # The dev set's proves the teacher, also where it runs in the training step; n-best
+    # lists are made from the cache.
+    sets="${train} ${valid_set}"
+    ! reads online || [ "${nbest:-0}" -gt 0 ] || sets=${valid_set}
+    for set in ${sets}; do
         begin 7 "${cache}/${set}" "${filter_opts} ${speed_perturb_factors} $(cat "${teacher_exp}/.done.stage6" 2>/dev/null || true)" || continue
         log "Stage 7: Teacher inference: ${set} -> ${cache}/${set}"
         jobs=$(lines "${teacher_nj}" "${data}/${set}/wav.scp")
@@ -551,7 +557,7 @@ if runs 8 && ! ${skip_teacher}; then
         log "Stage 8: Check the cache ${cache}/${set}"
         ${bin}.check_cache --cache "${cache}/${set}" --wav_scp "${data}/${set}/wav.scp" \
             $(! reads text || echo --text "${data}/${set}/text") \
-            --asr_config "${asr_config}" $(token_opts)
+            --asr_config "${asr_config}" $(token_opts) ${asr_args}
         finish
     done
     if [ "${nbest:-0}" -gt 0 ]; then
@@ -563,11 +569,11 @@ if runs 8 && ! ${skip_teacher}; then
             finish
         done
     fi
-    if begin 8 "${teacher_exp}" "${valid_set} ${teacher_max_wer} $(cksum <"${cache}/${valid_set}/meta.json")"; then
+    if begin 8 "${teacher_exp}" "${score_opts} ${valid_set} ${teacher_max_wer} $(cksum <"${cache}/${valid_set}/meta.json")"; then
         log "Stage 8: Prove the teacher by what it says of ${valid_set}"
         ${bin}.prove_teacher --cache "${cache}/${valid_set}" --text "${data}/${valid_set}/text" \
             --output_dir "${teacher_exp}/${inference_tag}/${valid_set}" \
-            --max_wer "${teacher_max_wer}" $(token_opts)
+            --max_wer "${teacher_max_wer}" $(token_opts) ${score_opts}
         finish
     fi
 fi
@@ -658,11 +664,12 @@ if runs 13 && ! ${skip_eval}; then
         for model in "${asr_exp}" "${teacher_exp}"; do
             dir=${model}/${inference_tag}/${set}
             [ -f "${dir}/text" ] || continue
-            begin 13 "${dir}" "$(cat "${data}/org/${set}/text" "${dir}/text" | cksum)" >/dev/null || continue
+            begin 13 "${dir}" "${score_opts} $(cat "${data}/org/${set}/text" "${dir}/text" | cksum)" >/dev/null || continue
             bpe=()
             [ ! -f "${token_dir}/bpe.model" ] || bpe=(--bpemodel "${token_dir}/bpe.model")
             echo "${dir}:"
-            ${bin}.score --ref "${data}/org/${set}/text" --hyp "${dir}/text" "${bpe[@]}"
+            ${bin}.score --ref "${data}/org/${set}/text" --hyp "${dir}/text" "${bpe[@]}" \
+                --utt2spk "${data}/org/${set}/utt2spk" ${score_opts}
             finish
         done
     done

@@ -1,0 +1,43 @@
+"""Tell whether two systems differ in more than the choice of test utterances.
+
+Draws utterances with replacement (paired bootstrap), the same ones for both systems,
+from what `score` has counted. Several folders are seeds of a system, whose mean is
+taken; with one seed the training's own luck is not in the interval.
+"""
+
+from pathlib import Path
+from typing import Optional, Sequence, Set
+
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.score import UNITS, bootstrap_interval, read_score
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Compare them."""
+    p = parser(__doc__)
+    p.add_argument("--system", required=True, nargs="+", help="folders of its scores")
+    p.add_argument("--against", required=True, nargs="+", help="those of the other")
+    p.add_argument("--unit", choices=UNITS, default="wer", help="what is counted")
+    args = p.parse_args(cmd)
+    systems = [args.system, args.against]
+    said: Set[str] = set()
+    for folders in systems:
+        scores = [read_score(folder) for folder in folders]
+        said.update(score.normalization for score in scores)
+        rates = [score.totals[args.unit].rate for score in scores]
+        listed = " ".join(f"{rate:.1f}" for rate in rates)
+        print(f"{sum(rates) / len(rates):6.2f} %  ({listed})  {' '.join(folders)}")
+    if len(said) > 1:
+        raise InputError(
+            f"they were scored with different normalization: "
+            f"{', '.join(sorted(said))}; score both alike"
+        )
+    one, other = ([Path(f, f"{args.unit}.tsv") for f in folders] for folders in systems)
+    low, high = bootstrap_interval(one, other)
+    verdict = "within noise" if low <= 0 <= high else "more than noise"
+    print(f"difference {low:+.2f} to {high:+.2f} points (95 %): {verdict}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,139 @@
+"""Lists and ``meta.json`` of a cache whose arks are written; caches joined."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+from espnet_ctckd.cache.reader import (
+    META,
+    SCP,
+    TOKENS,
+    UTT2AUDIO,
+    UTT2FRAMES,
+    CacheMeta,
+    read_meta,
+)
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import beside, file_crc32, read_scp, write_beside, write_scp
+
+SHARDS = "shards"
+
+
+def shard_ark(folder: Path, index: int) -> Path:
+    """Where the ark of a shard lies."""
+    return folder / SHARDS / f"{index:05d}" / f"posteriors.{index:05d}.ark"
+
+
+class Placed(NamedTuple):
+    """Where an utterance lies in a cache, and its entries in the lists."""
+
+    name: str
+    place: str
+    frames: str
+    audio: str
+
+
+def write_index(
+    meta: CacheMeta, placed: Sequence[Placed], arks: Sequence[Path], files: List[Path]
+) -> None:
+    """Finish a cache whose arks are written: lists, tokens and, last, ``meta.json``.
+
+    Args:
+        meta: of the cache, but for what is counted here.
+        placed: all utterances.
+        arks: all arks.
+        files: others that belong to it.
+    """
+    folder = meta.folder
+    write_scp(folder / SCP, [(p.name, p.place) for p in placed])
+    write_scp(folder / UTT2FRAMES, [(p.name, p.frames) for p in placed])
+    write_scp(folder / UTT2AUDIO, [(p.name, p.audio) for p in placed])
+    with write_beside(folder / TOKENS) as f:
+        f.writelines(f"{token}\n" for token in meta.token_list)
+    lists = [folder / name for name in (UTT2FRAMES, UTT2AUDIO, TOKENS)]
+    whole = replace(
+        meta,
+        utterances=len(placed),
+        frames=sum(int(p.frames) for p in placed),
+        arks=_sizes(folder, arks),
+        files=_sizes(folder, [*files, *lists]),
+    )
+    with write_beside(folder / META) as f:
+        json.dump(whole.to_json(), f, indent=1, ensure_ascii=False)
+        f.write("\n")
+
+
+def _sizes(folder: Path, paths: Sequence[Path]) -> Dict[str, Tuple[int, int]]:
+    """Bytes and crc32 of files, by their paths inside the folder."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_size, file_crc32(path))
+        for path in paths
+    }
+
+
+def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
+    """Join caches of one teacher, of different utterances; or move one.
+
+    Args:
+        sources: the caches.
+        folder: of the new one; it holds copies, and the others may be deleted.
+
+    Returns:
+        What the new one says of itself.
+
+    Raises:
+        InputError: they are of different teachers, tokens or packings; an utterance is
+            in two of them; an ark is damaged; or the folder holds a cache.
+    """
+    if (folder / META).exists():
+        raise InputError(f"{folder} holds a finished cache; choose another folder")
+    first = sources[0]
+    placed: Dict[str, Placed] = {}
+    arks: List[Path] = []
+    for meta in sources:
+        _check_mergeable(first, meta)
+        frames = read_scp(meta.folder / UTT2FRAMES)
+        audio = read_scp(meta.folder / UTT2AUDIO)
+        copies = {}
+        for name, (size, crc) in meta.arks.items():
+            copies[Path(name).name] = shard_ark(folder, len(arks))
+            arks.append(copies[Path(name).name])
+            _copy_ark(meta.folder / name, arks[-1], size, crc)
+        for utt, place in read_scp(meta.folder / SCP).items():
+            if utt in placed:
+                raise InputError(
+                    f"utterance {utt} is in two of the caches, {meta.folder} and one "
+                    "before it: merge caches of different utterances"
+                )
+            ark, _, offset = place.rpartition(":")
+            here = f"{copies[Path(ark).name]}:{offset}"
+            placed[utt] = Placed(utt, here, frames[utt], audio[utt])
+    write_index(replace(first, folder=folder), list(placed.values()), arks, [])
+    return read_meta(folder)
+
+
+def _check_mergeable(first: CacheMeta, other: CacheMeta) -> None:
+    if first.records.key == other.records.key:
+        return
+    differs = [
+        name
+        for name in ("token_list", "blank", "rate", "frame_shift", "codec", "teacher")
+        if getattr(first, name) != getattr(other, name)
+    ]
+    raise InputError(
+        f"the caches {first.folder} and {other.folder} differ in "
+        f"{', '.join(differs)}: merge what one teacher has said, packed alike"
+    )
+
+
+def _copy_ark(source: Path, target: Path, size: int, crc: int) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with beside(target) as partial:
+        shutil.copyfile(source, partial)
+        if (partial.stat().st_size, file_crc32(partial)) != (size, crc):
+            raise InputError(
+                f"{source} is damaged: it is not what was written (crc32). Dump that "
+                "cache again"
+            )

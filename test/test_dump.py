@@ -1,0 +1,164 @@
+"""Dumps: the same bytes, whatever happened on the way; and what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import tiny
+
+from espnet_ctckd.bin import dump_teacher
+from espnet_ctckd.cache.check import check_cache as check
+from espnet_ctckd.cache.reader import read_meta
+from espnet_ctckd.choices import InputError
+
+TOP_K = 3
+
+
+@pytest.fixture(scope="module")
+def long_data(tmp_path_factory):
+    """Eight minutes and a half, of 29 shards."""
+    lengths = [5.0 + 0.01 * (i % 7) for i in range(100)]
+    return tiny.write_data(tmp_path_factory.mktemp("long") / "data", lengths)
+
+
+@pytest.fixture(scope="module")
+def long_cache(tmp_path_factory, tiny_model, long_data):
+    """Dumped by one job, without interruption."""
+    cache = tmp_path_factory.mktemp("long") / "cache"
+    dump_teacher.main(tiny.dump_args(tiny_model, long_data, cache, *SMALL))
+    return cache
+
+
+SMALL = ("--batch_seconds", 6, "--top_k", TOP_K)
+
+
+def contents(cache):
+    """Files and their bytes; paths inside the cache stand relative to it."""
+    files = sorted(path for path in cache.rglob("*") if path.is_file())
+    old = str(cache).encode()
+    return {
+        str(path.relative_to(cache)): path.read_bytes().replace(old, b"<cache>")
+        for path in files
+    }
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+def test_the_data_are_divided_into_shards(long_cache):
+    arks = [name for name in contents(long_cache) if name.endswith(".ark")]
+    assert len(arks) >= 4
+    assert set(read_meta(long_cache).arks) == set(arks)
+
+
+def test_the_number_of_jobs_changes_nothing(
+    tmp_path, tiny_model, long_data, long_cache, capsys
+):
+    cache = tmp_path / "cache"
+    flags = tiny.dump_args(tiny_model, long_data, cache, *SMALL, "--num_jobs", 3)
+    for job in (3, 1, 2):
+        capsys.readouterr()
+        dump_teacher.main([*flags, "--job", str(job)])
+        finished = job == 2
+        assert (f"finished: {cache}" in capsys.readouterr().out) is finished
+        assert (cache / "meta.json").exists() is finished
+    assert_same(contents(cache), contents(long_cache))
+
+
+def test_a_killed_dump_goes_on_to_the_same_bytes(
+    tmp_path, tiny_model, long_data, long_cache
+):
+    cache = tmp_path / "cache"
+    flags = tiny.dump_args(tiny_model, long_data, cache, *SMALL)
+    command = [sys.executable, "-m", "espnet_ctckd.bin.dump_teacher", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    first = cache / "shards" / "00000" / "posteriors.00000.scp"
+    deadline = time.monotonic() + 120
+    while not first.exists() and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    done = {path: path.stat().st_mtime_ns for path in cache.rglob("*.scp")}
+    assert 0 < len(done) < len(read_meta(long_cache).arks)
+    with pytest.raises(InputError, match=f"{cache} is not a finished cache"):
+        read_meta(cache)
+    dump_teacher.main(flags)
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert_same(contents(cache), contents(long_cache))
+
+
+def test_dumping_into_a_finished_cache_does_nothing(tmp_path, tiny_model, tiny_data):
+    cache = tmp_path / "cache"
+    flags = tiny.dump_args(tiny_model, tiny_data, cache)
+    dump_teacher.main(flags)
+    before = {path: path.stat() for path in cache.rglob("*")}
+    dump_teacher.main(flags)
+    after = {path: path.stat() for path in cache.rglob("*")}
+    assert after.keys() == before.keys()
+    for path, stat in before.items():
+        assert after[path].st_ino == stat.st_ino, path
+        assert after[path].st_mtime_ns == stat.st_mtime_ns, path
+
+
+def test_dumping_again_does_not_bless_a_damaged_cache(tmp_path, tiny_model, tiny_data):
+    cache = tmp_path / "cache"
+    flags = tiny.dump_args(tiny_model, tiny_data, cache)
+    dump_teacher.main(flags)
+    ark = cache / "shards" / "00000" / "posteriors.00000.ark"
+    os.truncate(ark, ark.stat().st_size - 8)
+    dump_teacher.main(flags)
+    with pytest.raises(InputError, match=str(ark)):
+        check(cache, tiny_data.wav_scp)
+
+
+def test_a_folder_begun_for_another_teacher_is_refused(
+    tmp_path, tiny_model, tiny_data, tiny_cache
+):
+    other = tiny.write_model(tmp_path / "other", seed=1)
+    before = contents(tiny_cache)
+    with pytest.raises(InputError, match=f"{tiny_cache} was begun for .*\\(teacher "):
+        dump_teacher.main(tiny.dump_args(other, tiny_data, tiny_cache))
+    assert contents(tiny_cache) == before
+
+
+def test_a_folder_begun_for_other_data_is_refused(tmp_path, tiny_model, tiny_cache):
+    other = tiny.write_data(tmp_path / "data", (0.8, 0.5, 1.1, 0.66))
+    before = contents(tiny_cache)
+    with pytest.raises(InputError, match=f"{tiny_cache} was begun .*\\(utterances_crc"):
+        dump_teacher.main(tiny.dump_args(tiny_model, other, tiny_cache))
+    assert contents(tiny_cache) == before
+
+
+def test_a_folder_begun_with_another_top_k_is_refused(
+    tiny_model, tiny_data, tiny_cache
+):
+    flags = tiny.dump_args(tiny_model, tiny_data, tiny_cache, "--top_k", TOP_K)
+    with pytest.raises(
+        InputError, match=f"{tiny_cache} was begun .*packing .*'kept': None.*'kept': 3"
+    ):
+        dump_teacher.main(flags)
+
+
+@pytest.mark.parametrize("kept", [-1, 1, len(tiny.TOKENS)])
+def test_a_top_k_without_room_for_blank_and_another_or_without_effect_is_refused(
+    tmp_path, tiny_model, tiny_data, kept
+):
+    flags = tiny.dump_args(tiny_model, tiny_data, tmp_path / "cache", "--top_k", kept)
+    with pytest.raises(InputError, match=f"--top_k is {kept}; give one from 2 to 7"):
+        dump_teacher.main(flags)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_utterance_too_short_for_the_teacher_is_refused_by_name(
+    tmp_path, tiny_model
+):
+    data = tiny.write_data(tmp_path / "data", (0.5, 0.05))
+    with pytest.raises(InputError, match=r"utt01: .* has 800 samples, too few"):
+        dump_teacher.main(tiny.dump_args(tiny_model, data, tmp_path / "cache"))
+    assert not (tmp_path / "cache" / "meta.json").exists()
