@@ -58,6 +58,7 @@ teacher_args=
 teacher_tag=
 teacher_nj=
 teacher_top_k=0
+teacher_dump_args=
 gpu_teacher=false
 teacher_num_threads=
 
@@ -145,6 +146,8 @@ Teacher
     --teacher_tag           # Name of its folder (default: from its configuration).
     --teacher_nj            # Parallel jobs of its inference (default: nj).
     --teacher_top_k         # Tokens kept of a frame; 0: all (default="${teacher_top_k}").
+    --teacher_dump_args     # Further flags of dump_teacher, e.g. "--step 0.5", "--selector
+                            # symmetric --selector_conf {n:1}" (default="${teacher_dump_args}").
     --gpu_teacher           # Infer on a GPU (default="${gpu_teacher}").
     --teacher_num_threads   # CPU threads of its training (default: num_threads).
 Student
@@ -303,6 +306,7 @@ token_list=${token_dir}/tokens.txt
 teacher_exp=${expdir}/teacher_${teacher_tag}
 cache=${dumpdir}/teacher/${teacher_tag}
 [ "${teacher_top_k}" -eq 0 ] || cache=${cache}_top${teacher_top_k}
+[ -z "${teacher_dump_args}" ] || cache=${cache}$(tr -s ' {}:,"/-' '_' <<<"${teacher_dump_args}")
 ! reads states || cache=${cache}_states
 
 if [ -z "${asr_tag}" ]; then
@@ -539,7 +543,7 @@ if runs 7 && ! ${skip_teacher}; then
         ${train_cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${cache}/${set}/logs/dump.JOB.log" \
             ${bin}.dump_teacher "${teacher_opts[@]}" --ngpu "${gpu}" \
             --wav_scp "${data}/${set}/wav.scp" --output_dir "${cache}/${set}" \
-            --top_k "${teacher_top_k}" $(! reads states || echo --states) --job JOB --num_jobs "${jobs}"
+            --top_k "${teacher_top_k}" ${teacher_dump_args} $(! reads states || echo --states) --job JOB --num_jobs "${jobs}"
         grep -h "the cache will take" "${cache}/${set}/logs/dump.1.log"
         finish
     done
@@ -641,7 +645,8 @@ if runs 12 && ! ${skip_eval}; then
                 begin 12 "${dir}" "$(cat "${teacher_exp}/.done.stage6") ${local_data_opts}" || continue
                 log "Stage 12: Decode ${set} with the teacher ${teacher} -> ${dir}"
                 ${decode_cmd} "${dir}/decode.log" ${bin}.dump_teacher "${teacher_opts[@]}" \
-                    --wav_scp "${data}/org/${set}/wav.scp" --output_dir "${cache}/${set}" --top_k "${teacher_top_k}"
+                    --wav_scp "${data}/org/${set}/wav.scp" --output_dir "${cache}/${set}" \
+                    --top_k "${teacher_top_k}" ${teacher_dump_args}
                 ${bin}.prove_teacher --cache "${cache}/${set}" --text "${data}/org/${set}/text" \
                     --output_dir "${dir}" $(token_opts)
                 finish
