@@ -1,5 +1,6 @@
 """The student: an ESPnet CTC model whose loss has a distillation term."""
 
+import functools
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
@@ -366,11 +367,11 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             teacher = FramePosteriors(own, seen.lengths, self.blank_id)
         losses = []
         for layer, states in seen.layers:  # (B, T, dim)
-            shared = config.head == "shared"
-            head = self.ctc.ctc_lo if shared else self.inter_heads[str(layer)]
+            to_logits = self._inter_head(layer)
+            head: Optional[Callable[[Tensor], Tensor]] = to_logits
             loss = states.new_zeros(())
             if config.ctc_weight > 0:
-                states, head = head(states), None  # (B, T, V)
+                states, head = to_logits(states), None  # (B, T, V)
                 ctc = self._ctc_of(states, batch, seen)
                 stats[f"loss_ctc_layer{layer}"] = ctc.detach()
                 loss = loss + config.ctc_weight * ctc
@@ -385,6 +386,16 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         joined = torch.stack(losses)
         together: Tensor = joined.mean() if config.combine == "mean" else joined.sum()
         return together
+
+    def _inter_head(self, layer: int) -> Callable[[Tensor], Tensor]:
+        """What gives the logits of an intermediate layer's states."""
+        if hasattr(self.encoder, "lower_logits"):
+            return functools.partial(self.encoder.lower_logits, ctc_lo=self.ctc.ctc_lo)
+        shared = self.kd_config.inter.head == "shared"
+        head: torch.nn.Module = (
+            self.ctc.ctc_lo if shared else self.inter_heads[str(layer)]
+        )
+        return head
 
     def _ctc_of(self, logits: Tensor, batch: Batch, seen: Seen) -> Tensor:
         """The CTC loss of other logits (B, T, V) of the batch."""

@@ -46,6 +46,8 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
             probable; above 1 none is.
         skip_neighbours: k: frames on either side of one that runs, which run, too.
         skip_ratio: share of the training's batches in which frames are skipped.
+        skip_factorized: whether the lower layers say by an output of their own what is
+            blank, so that the V outputs are not computed to ask it (factorized CTC).
         **kwargs: of ESPnet's ``conformer``, with its latest relative positions.
 
     Raises:
@@ -64,6 +66,7 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
         skip_threshold: float = 0.99,
         skip_neighbours: int = 1,
         skip_ratio: float = 0.5,
+        skip_factorized: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs = {**kwargs, "interctc_layer_idx": [skip_after]}
@@ -90,6 +93,9 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
         self.skip_after = skip_after
         self.skip_threshold, self.skip_neighbours = skip_threshold, skip_neighbours
         self.skip_ratio = skip_ratio
+        self.skip_blank: Optional[torch.nn.Linear] = None
+        if skip_factorized:
+            self.skip_blank = torch.nn.Linear(self.output_size(), 1)
         # ESPnet hands the CTC module to encoders that have this.
         self.ctc_trim = True
         self.frames = self.frames_run = 0
@@ -110,7 +116,8 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
             ilens: (B,).
             prev_states: not read.
             masks: not read.
-            ctc: whose output layer says what is blank; without it nothing is skipped.
+            ctc: whose output layer says what is blank; without it, and without an
+                output of its own, nothing is skipped.
             return_all_hs: not read.
 
         Returns:
@@ -131,21 +138,45 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
         x, positions = hidden  # (B, T, dim), (1, 2 T - 1, dim)
         shallow = self.after_norm(x) if self.normalize_before else x
         runs = self._gate(shallow, valid.squeeze(1), ctc)  # (B, T)
+        if not self.training:
+            self.frames += int(valid.sum())
+            self.frames_run += int(runs.sum())
         x = self._run(layers[self.skip_after :], x, positions, valid, runs)
         if self.normalize_before:
             x = self.after_norm(x)
         return (x, [(self.skip_after, shallow)]), valid.squeeze(1).sum(1), None
 
+    def lower_logits(self, states: Tensor, ctc_lo: torch.nn.Module) -> Tensor:
+        """What the lower layers say.
+
+        Args:
+            states: theirs (..., dim).
+            ctc_lo: the CTC output layer.
+
+        Returns:
+            Logits (..., V). Factorized, their softmax is sigmoid(u) for the blank, and
+            1 - sigmoid(u) times the softmax of the others.
+        """
+        logits: Tensor = ctc_lo(states)
+        if self.skip_blank is None:
+            return logits
+        others = logits[..., 1:].log_softmax(-1)
+        return torch.cat([self.skip_blank(states), others], -1)
+
     def _gate(self, shallow: Tensor, valid: Tensor, ctc: Optional[CTC]) -> Tensor:
         """The frames that the upper layers run on (B, T), one of each at least."""
-        whole = ctc is None or self.skip_threshold > 1.0
+        unsaid = ctc is None and self.skip_blank is None
+        whole = unsaid or self.skip_threshold > 1.0
         if not whole and self.training:
             whole = bool(torch.rand(()) >= self.skip_ratio)
         if whole:
             return valid
-        assert ctc is not None
         with torch.no_grad():
-            blank = ctc.softmax(shallow)[..., 0]  # (B, T)
+            if self.skip_blank is not None:
+                blank = torch.sigmoid(self.skip_blank(shallow).squeeze(-1))  # (B, T)
+            else:
+                assert ctc is not None
+                blank = ctc.softmax(shallow)[..., 0]
         blank = blank.masked_fill(~valid, 2.0)
         runs: Tensor = blank < self.skip_threshold
         runs |= torch.nn.functional.one_hot(blank.argmin(1), blank.size(1)).bool()
@@ -158,9 +189,6 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
                 > 0
             )
         runs &= valid
-        if not self.training:
-            self.frames += int(valid.sum())
-            self.frames_run += int(runs.sum())
         return runs
 
     def _run(

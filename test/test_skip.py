@@ -9,7 +9,7 @@ import torch
 from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
 from test_train import flags
 
-from espnet_ctckd.bin import decode, export_student
+from espnet_ctckd.bin import bench_skip, decode, export_student
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.skip_encoder import CTCKDSkipConformerEncoder
 from espnet_ctckd.task import CTCKDTask
@@ -144,6 +144,26 @@ def test_training_skips_in_part_of_the_batches_and_all_layers_learn():
     assert model.frames == 0
 
 
+@torch.no_grad()
+def test_factorized_the_lower_layers_say_blank_by_an_output_of_their_own():
+    model = encoder(skip_factorized=True, skip_threshold=0.5, skip_neighbours=0)
+    ctc_lo = torch.nn.Linear(model.output_size(), 6)
+    states = torch.randn(2, 5, model.output_size())
+    said = model.lower_logits(states, ctc_lo).double().softmax(-1)
+    blank = torch.sigmoid(model.skip_blank(states)).double()
+    others = ctc_lo(states)[..., 1:].double().softmax(-1)
+    expected = torch.cat([blank, (1 - blank) * others], -1)
+    assert torch.allclose(said, expected, atol=1e-6)
+    # It needs no other to say what runs; where it says blank one frame does.
+    model.skip_blank.weight.zero_()
+    for bias, share in ((-9.0, 1.0), (9.0, 0.0)):
+        model.skip_blank.bias.fill_(bias)
+        model.frames = model.frames_run = 0
+        _, lengths, _ = model(batch(), LENGTHS)
+        assert model.frames == int(lengths.sum())
+        assert model.frames_run == (model.frames if share else 4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -165,8 +185,13 @@ SKIP = {
 }
 
 
-def test_it_trains_exports_and_decodes(tmp_path, tiny_data, tiny_cache, capsys):
-    CTCKDTask.main(cmd=flags(tmp_path / "run", tiny_data, tiny_cache, KD, **SKIP))
+@pytest.mark.parametrize("factorized", [False, True])
+def test_it_trains_exports_and_decodes(
+    tmp_path, tiny_data, tiny_cache, capsys, factorized
+):
+    skip = {**SKIP, "encoder_conf": {**SKIP["encoder_conf"]}}
+    skip["encoder_conf"]["skip_factorized"] = factorized
+    CTCKDTask.main(cmd=flags(tmp_path / "run", tiny_data, tiny_cache, KD, **skip))
     exp = tmp_path / "run/exp"
     given = ["--asr_train_config", exp / "config.yaml"]
     given += ["--asr_model_file", exp / "valid.cer_ctc.ave.pth"]
@@ -183,6 +208,14 @@ def test_it_trains_exports_and_decodes(tmp_path, tiny_data, tiny_cache, capsys):
     )
     assert type(model).__name__ == "ESPnetASRModel"
     assert model.encoder.skip_after == 2
+    assert (model.encoder.skip_blank is not None) == factorized
+    # At every threshold, beside itself as an other one.
+    bench = [*given[:6], "--text", tiny_data.text, "--other", tmp_path / "plain"]
+    capsys.readouterr()
+    assert tiny.call(bench_skip, *bench, "--rounds", 1, "--thresholds", 1.1, 0)[0] == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert len(rows) == 3
+    assert rows[1].split()[-2] == "0.0"
     code = (
         "from espnet2.bin.asr_inference import Speech2Text\n"
         f"Speech2Text({str(tmp_path / 'plain/config.yaml')!r}, "

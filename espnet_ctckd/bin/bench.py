@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +50,7 @@ STUDENT = {
     },
 }
 
-Contenders = Dict[str, Callable[[], object]]
+Contenders = Mapping[str, Callable[[], object]]
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -146,7 +146,7 @@ def bench_step(args: argparse.Namespace, tokens: int) -> None:
         "lambda 1, all": (1.0, "all", {}),
         "lambda 1, symmetric n = 1": (1.0, "symmetric", {"n": 1}),
     }
-    contenders: Contenders = {}
+    contenders: Dict[str, Callable[[], object]] = {}
     for name, system in systems.items():
         kd: Optional[Dict[str, Any]] = None
         if system is not None:

@@ -107,6 +107,10 @@ class Heard(NamedTuple):
     seconds: float
 
 
+# A batch, and its audio (S,) each.
+Read = Tuple[Sequence[Utterance], List[torch.Tensor]]
+
+
 class Recogniser:
     """A model that says posteriors.
 
@@ -121,6 +125,7 @@ class Recogniser:
         token_type: of ESPnet.
         rate: samples per second.
         parameters: of the model, as far as CTC decoding uses it.
+        encoder: of the model.
 
     Raises:
         InputError: the model cannot be used.
@@ -144,6 +149,7 @@ class Recogniser:
         self.token_type: str = args.token_type
         self.rate = sample_rate(args)
         self.parameters = count_parameters(self._model)
+        self.encoder = self._model.encoder
 
     def frame_seconds(self) -> float:
         """Seconds from one frame to the next."""
@@ -169,15 +175,23 @@ class Recogniser:
         Raises:
             InputError: audio cannot be used.
         """
-        least = shortest_input(self._model)
-        plan = make_plan(wav_scp, self.rate, least, batch_seconds)
-        for batch in (batch for shard in plan.shards for batch in shard):
-            audio = [
-                torch.from_numpy(read_audio(u.name, u.path, self.rate)) for u in batch
-            ]
+        for batch, audio in self.read(wav_scp, batch_seconds):
             start = time.perf_counter()
             log_probs, lengths = self.say(audio)
             yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
+
+    def read(self, wav_scp: str, batch_seconds: float) -> Iterator[Read]:
+        """The audio of a set (S,) each, batch by batch, by length; as `hear`."""
+        least = shortest_input(self._model)
+        plan = make_plan(wav_scp, self.rate, least, batch_seconds)
+        for batch in (batch for shard in plan.shards for batch in shard):
+            yield (
+                batch,
+                [
+                    torch.from_numpy(read_audio(u.name, u.path, self.rate))
+                    for u in batch
+                ],
+            )
 
     @torch.inference_mode()
     def say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
