@@ -47,11 +47,13 @@ distil() {
     local at_once=1
     [ "${ngpu}" -ne 0 ] || at_once=${nj}
 
-    local entry pids=() tags=() last=11
+    local entry pids=() tags=() last=11 prepared=
     ! ${decode_at_once} || last=13
     for entry in "${students[@]}"; do
-        # Those with options of their own may want data of their own.
-        [ "${entry}" != "${students[0]}" ] && [ -z "${entry##*|}" ] || phase 0 9 "${entry}"
+        # Those with other options may want other data.
+        [[ ${prepared} != *"|${entry##*|}|"* ]] || continue
+        prepared+="|${entry##*|}|"
+        phase 0 9 "${entry}"
     done
     for entry in "${students[@]}"; do
         [ "${from}" -le "${last}" ] && [ "${to}" -ge 10 ] || break
