@@ -20,7 +20,7 @@ from espnet_ctckd.data import read_scp
 
 KEPT = (4, 8, 16, 32)
 STEPS = (0.125, 0.25, 0.5)
-WORTHS = (5e-5, 5e-4, 5e-3)
+WORTHS = (5e-5, 2e-4, 1e-3, 5e-3)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

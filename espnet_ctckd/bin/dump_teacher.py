@@ -39,7 +39,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--worth",
         type=float,
-        default=5e-4,
+        default=2e-4,
         help="of --top_k: nats that a token must be worth to be kept",
     )
     p.add_argument(

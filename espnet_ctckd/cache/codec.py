@@ -51,7 +51,7 @@ class Codec:
     tokens: int
     kept: Optional[int] = None
     step: float = 0.25
-    worth: float = 5e-4
+    worth: float = 2e-4
     states: int = 0
     selector: Optional[str] = None
     selector_conf: Mapping[str, Any] = field(default_factory=dict)
