@@ -1,5 +1,6 @@
 """The recipes: scripts that parse, configurations that build, and one short run."""
 
+import gzip
 import os
 import shutil
 import subprocess
@@ -62,6 +63,34 @@ def test_configurations_build_a_model_and_are_listed_in_the_readme(config, capsy
     assert "text=true" in printed
     assert ("teacher=true" in printed) == ("ctckd" in config.name)
     assert config.name in (ROOT / "README.md").read_text()
+
+
+def test_a_language_model_is_fetched_once_and_whole(tmp_path):
+    script = ROOT / "egs/librispeech/kd/local/download_lm.py"
+    server, lm = tmp_path / "server", tmp_path / "lm"
+    server.mkdir()
+    arpa = b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1 ONE\n\n\\end\\\n"
+    (server / "librispeech-lexicon.txt").write_text("ONE W AH1 N\n")
+
+    def fetch(packed):
+        (server / "3-gram.arpa.gz").write_bytes(packed)
+        flags = ["3-gram", "--download_dir", lm, "--url", server.as_uri()]
+        return subprocess.run(
+            [sys.executable, script, *flags],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    cut = fetch(gzip.compress(arpa)[:-9])
+    assert cut.returncode != 0
+    assert "Traceback" not in cut.stderr
+    assert "got a failed download of " in cut.stderr
+    assert [path.name for path in lm.iterdir()] == ["librispeech-lexicon.txt"]
+    short = fetch(gzip.compress(arpa[:-7]))
+    assert r"without \end\, expected it as its last line" in short.stderr
+    (lm / "3-gram.arpa").unlink()
+    assert fetch(gzip.compress(arpa)).returncode == 0
+    assert (lm / "3-gram.arpa").read_bytes() == arpa
+    assert "Downloading" not in fetch(b"").stdout
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda p: p.stem)

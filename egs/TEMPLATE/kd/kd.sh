@@ -75,6 +75,9 @@ feats_normalize=global_mvn
 inference_tag=
 inference_config=
 inference_args=
+lm=
+lexicon=
+lm_tune_args="--lm_scales 0.25 0.5 1 2 --word_scores -2 -1 0 1"
 inference_tool=ctckd
 inference_asr_model=
 score_opts=
@@ -163,6 +166,12 @@ Decoding
                             # espnet2.bin.asr_inference (default="${inference_tool}").
     --inference_config, --inference_args
                             # For it.
+    --lm                    # n-gram model of KenLM (ARPA or binary): decode with it and a
+                            # lexicon, at scales that are best on the dev set.
+    --lexicon               # Words that may be said: a list, a dictionary, or an ARPA
+                            # file (default: those of --lm).
+    --lm_tune_args          # Scales to try, and other flags of tune_decoding
+                            # (default="${lm_tune_args}").
     --inference_tag         # Name of the results' folder.
     --inference_asr_model   # Checkpoint (default: best by dev CER; label-free: by
                             # the dev loss of what it learns from; each averaged).
@@ -316,6 +325,9 @@ if [ -z "${asr_tag}" ]; then
 fi
 asr_exp=${asr_exp:-${expdir}/asr_${asr_tag}}
 asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${feats_type}_${train}_${frontend}}
+[ -z "${lm}" ] || [ "${inference_tool}" = ctckd ] || refuse "--lm is for --inference_tool ctckd"
+[ -z "${lm}" ] || [ -f "${lm}" ] || [ "${stage}" -lt 12 ] || refuse "there is no language model ${lm}"
+[ -z "${lm}" ] || inference_tag=${inference_tag:-decode_$(basename "${lm}" | sed 's/\.gz$//; s/\.arpa$//; s/\.bin$//')}
 inference_tag=${inference_tag:-decode_${inference_tool}${inference_config:+_$(basename "${inference_config}" .yaml)}}
 if [ -n "${download_model}" ]; then
     asr_exp=${expdir}/$(basename "${download_model}")
@@ -418,11 +430,30 @@ decode() {
         cat "$3"/logdir/output.*/1best_recog/text | sort >"$3/text"
     else
         [ "${tool}" != stream ] || tool=decode_stream
-        [ "${tool}" = decode_stream ] || tool="decode ${inference_config:+--config ${inference_config}}"
+        local config=${inference_config}
+        [ -z "${lm}" ] || config=$(dirname "$3")/decode.yaml
+        [ "${tool}" = decode_stream ] || tool="decode ${config:+--config ${config}}"
         ${decode_cmd} --gpu "${gpu}" "$3/decode.log" ${bin}.${tool} \
             --ngpu "${gpu}" --asr_train_config "$4" --asr_model_file "$5" \
             --wav_scp "$2" --output_dir "$3" ${inference_args}
     fi
+}
+
+# Choose the scales of a search with --lm on the dev set: tune <folder> <configuration> <weights>
+tune() {
+    local gpu=0
+    ! ${gpu_inference} || gpu=1
+    [ -f "${lm}" ] || refuse "there is no language model ${lm}"
+    begin 12 "$1" "${lm_tune_args} ${inference_args} $(cat "$3" "${lm}" ${lexicon} | cksum)" || return 0
+    log "Stage 12: Tune the search with ${lm} on ${valid_set} -> $1/tune.log"
+    ${bin}.make_lexicon --words "${lexicon:-${lm}}" --asr_train_config "$2" --output "$1/lexicon.txt"
+    ${decode_cmd} --gpu "${gpu}" "$1/tune.log" ${bin}.tune_decoding --ngpu "${gpu}" \
+        --method lexicon --blank_collapse 0.999 ${inference_config:+--config "${inference_config}"} \
+        --asr_train_config "$2" --asr_model_file "$3" \
+        --wav_scp "${data}/${valid_set}/wav.scp" --text "${data}/${valid_set}/text" \
+        --lexicon "$1/lexicon.txt" --lm "${lm}" ${lm_tune_args} --output "$1/decode.yaml"
+    grep -- "<- best" "$1/tune.log"
+    finish
 }
 
 if runs 0 && ! ${skip_data_prep}; then
@@ -655,7 +686,10 @@ if runs 12 && ! ${skip_eval}; then
             weights=("${asr_exp}/export/config.yaml" "${asr_exp}/export/model.pth")
             [ "${model}" = "${asr_exp}" ] || weights=("${teacher_model[@]}")
             [ -f "${weights[1]}" ] || continue
-            begin 12 "${dir}" "${inference_args} ${local_data_opts} $(cat "${weights[1]}" ${inference_config} | cksum)" || continue
+            [ -z "${lm}" ] || tune "${model}/${inference_tag}" "${weights[@]}"
+            searched=${inference_config}
+            [ -z "${lm}" ] || searched=${model}/${inference_tag}/decode.yaml
+            begin 12 "${dir}" "${inference_args} ${local_data_opts} $(cat "${weights[1]}" ${searched} | cksum)" || continue
             log "Stage 12: Decode ${set} with ${model} -> ${dir}"
             decode "${set}" "${data}/org/${set}/wav.scp" "${dir}" "${weights[@]}"
             finish
