@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     license_files=["espnet_ctckd/LICENSE"],
     packages=find_packages(include=["espnet_ctckd", "espnet_ctckd.*"]),
-    package_data={"espnet_ctckd": ["py.typed", "LICENSE"]},
+    package_data={"espnet_ctckd": ["py.typed", "LICENSE", "report/page.html"]},
     python_requires=">=3.10",
     install_requires=[
         # Newer ESPnets need Python 3.12, and are chosen there.
@@ -36,6 +36,7 @@ setup(
         "numpy",
         "pyyaml",
         "jiwer>=4",
+        "jinja2",
         # ESPnet imports these in training without requiring them.
         "editdistance",
         "tensorboard",
@@ -44,6 +45,8 @@ setup(
     extras_require={
         "hf": ["transformers", "espnet_model_zoo"],
         "lm": ["flashlight-text", "kenlm"],
+        # Tests of the report in a Chromium that is installed apart.
+        "browser": ["playwright"],
         "test": [
             "pytest>=7,<8.4",
             "pytest-xdist>=3.6",

@@ -276,6 +276,14 @@ def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
     return found
 
 
+def read_errors(path: Pathlike) -> Dict[str, int]:
+    """Errors of each utterance, from ``<unit>.tsv``."""
+    with open(path, encoding="utf-8", newline="") as f:
+        rows = list(csv.DictReader(f, delimiter="\t"))
+    kinds = ("substitutions", "deletions", "insertions")
+    return {row["utterance"]: sum(int(row[kind]) for kind in kinds) for row in rows}
+
+
 def results_table(scores: Sequence[Tuple[str, Dict[str, Counts]]], unit: str) -> str:
     """A table of totals, in the form of ESPnet's recipes.
 

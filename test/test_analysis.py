@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 
 from espnet_ctckd.analysis import blank_runs, find_spikes
 from espnet_ctckd.bin import compare_spikes, dump_teacher
-from espnet_ctckd.bin.compare_spikes import (
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.export import export
+from espnet_ctckd.report.spikes import (
     Comparison,
     _match,
     compare,
     open_source,
     read_spikes,
 )
-from espnet_ctckd.choices import InputError
-from espnet_ctckd.export import export
 
 paths = st.lists(st.integers(0, 3), max_size=12)
 

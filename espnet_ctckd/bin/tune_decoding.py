@@ -63,6 +63,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     for number, (point, wer) in enumerate(zip(points, wers)):
         mark = "  <- best" if number == best else ""
         print("".join(f"{point[name]:>14g}" for name in TUNED) + f"{wer:>14.2f}{mark}")
+    at_edge = [
+        name
+        for name, values in grid.items()
+        if len(values) > 1 and points[best][name] in (min(values), max(values))
+    ]
+    if at_edge:
+        print(f"the best is at the edge of --{'s, --'.join(at_edge)}s: try beyond it")
     with write_beside(args.output) as f:
         chosen = {k: v for k, v in asdict(configs[best]).items() if v is not None}
         yaml.safe_dump(chosen, f, sort_keys=False, allow_unicode=True)

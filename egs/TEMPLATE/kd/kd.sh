@@ -77,7 +77,7 @@ inference_config=
 inference_args=
 lm=
 lexicon=
-lm_tune_args="--lm_scales 0.25 0.5 1 2 --word_scores -2 -1 0 1"
+lm_tune_args="--lm_scales 0.125 0.25 0.5 1 --word_scores -1 0 1 2"
 inference_tool=ctckd
 inference_asr_model=
 score_opts=
@@ -95,7 +95,7 @@ Stages
     3 format audio                    11 export the student as a plain ESPnet model
     4 leave out unusable utterances   12 decoding
     5 token list                      13 scoring -> RESULTS.md
-    6 teacher: take or train          14 the table of systems
+    6 teacher: take or train          14 report.html and the table
     7 teacher inference -> cache      15 pack the model
     8 check cache and teacher         16 upload to Hugging Face
 A finished stage is not done again; what it would need for that is said.
@@ -452,7 +452,7 @@ tune() {
         --asr_train_config "$2" --asr_model_file "$3" \
         --wav_scp "${data}/${valid_set}/wav.scp" --text "${data}/${valid_set}/text" \
         --lexicon "$1/lexicon.txt" --lm "${lm}" ${lm_tune_args} --output "$1/decode.yaml"
-    grep -- "<- best" "$1/tune.log"
+    grep -e "<- best" -e "at the edge" "$1/tune.log"
     finish
 }
 
@@ -716,8 +716,11 @@ if runs 13 && ! ${skip_eval}; then
 fi
 
 if runs 14 && ! ${skip_eval}; then
-    log "Stage 14: Systems"
+    log "Stage 14: Report -> ${expdir}/report.html"
     ${bin}.results --expdir "${expdir}" --table
+    ${bin}.report "${expdir}" --data "${data}/org" --teacher "${teacher_exp}" \
+        --title "$(basename "$(dirname "${PWD}")")" 2>"${expdir}/.report.log" ||
+        { tail -n 5 "${expdir}/.report.log" >&2; exit 1; }
 fi
 
 packed=${asr_exp}/packed.zip

@@ -7,25 +7,14 @@ system without distillation on the same utterances.
 """
 
 import argparse
-import json
 import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from espnet_ctckd.analysis import Spike
-from espnet_ctckd.bin.compare_spikes import (
-    Comparison,
-    Source,
-    compare,
-    open_source,
-    read_spikes,
-)
-from espnet_ctckd.bin.results import read_scores
-from espnet_ctckd.data import file_crc32, write_beside
-from espnet_ctckd.score import bootstrap_interval
+from espnet_ctckd.report.spikes import KnownSpikes
+from espnet_ctckd.score import bootstrap_interval, read_scores
 
 BASELINE = "no_distillation"
 COLUMNS = (
@@ -65,7 +54,7 @@ def main() -> None:
         for name in scores
         if name.endswith(f"/{args.decoding}")
     ]
-    spikes = Spikes(args.expdir, args.teacher, args.wav_scp)
+    spikes = KnownSpikes(args.expdir / args.teacher, args.wav_scp)
     groups = defaultdict(list)
     for name in names:
         groups[re.sub(r"_seed\d+$", "", name.removeprefix("asr_"))].append(name)
@@ -83,7 +72,7 @@ def main() -> None:
         if system != BASELINE and BASELINE in groups:
             ends = bootstrap_interval(files(members), files(groups[BASELINE]))
             difference = "{:+.1f} to {:+.1f}".format(*ends)
-        rows = [spikes.of(name) for name in members]
+        rows = [spikes.of(args.expdir / name).summary() for name in members]
         print(
             as_row(
                 [
@@ -113,36 +102,6 @@ def mean_of(rows: Sequence[dict[str, float | None]], key: str) -> str:
 def as_row(cells: Iterable[str]) -> str:
     """A row of a Markdown table."""
     return f"| {' | '.join(cells)} |"
-
-
-class Spikes:
-    """Compares models with a teacher; what was compared before is not run again."""
-
-    def __init__(self, expdir: Path, teacher: str, wav_scp: str) -> None:
-        self.expdir, self.wav_scp, self.name = expdir, wav_scp, teacher
-        self._teacher: Source | None = None
-        self._expected: dict[str, tuple[int, list[Spike]]] = {}
-
-    def of(self, name: str) -> dict[str, float | None]:
-        """The rates of a model."""
-        folder = self.expdir / name
-        models = [self.expdir / self.name, folder]
-        stamp = " ".join(f"{file_crc32(m / 'export/model.pth'):08x}" for m in models)
-        path = folder / "spikes.json"
-        if not path.exists() or json.loads(path.read_text())["stamp"] != stamp:
-            counts = self._compare(folder)
-            with write_beside(path) as f:
-                json.dump({"stamp": stamp, "counts": asdict(counts)}, f)
-        return Comparison(**json.loads(path.read_text())["counts"]).summary()
-
-    def _compare(self, folder: Path) -> Comparison:
-        if self._teacher is None:
-            self._teacher = open_source(
-                self.expdir / self.name / "export", self.wav_scp
-            )
-            self._expected = dict(read_spikes(self._teacher, self._teacher))
-        student = open_source(folder / "export", self.wav_scp)
-        return compare(self._expected, self._teacher, student)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,151 @@
+"""Small charts as SVG, coloured by the page's style sheet."""
+
+import math
+from html import escape
+from typing import List, Sequence, Tuple
+
+Points = Sequence[Tuple[float, float]]
+
+_WIDTH, _HEIGHT = 420, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 22, 36
+
+
+def ticks(low: float, high: float, about: int = 5) -> List[float]:
+    """Round numbers between two others.
+
+    Args:
+        low: the first is not below it.
+        high: the last is not above it.
+        about: how many, more or less.
+
+    Examples:
+        >>> ticks(0, 0.93)
+        [0.0, 0.2, 0.4, 0.6, 0.8]
+    """
+    if not high > low:
+        return [low]
+    rough = (high - low) / about
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.999 * rough)
+    first = math.ceil(low / step - 1e-9)
+    count = math.floor(high / step + 1e-9) - first
+    return [round((first + i) * step, 10) for i in range(count + 1)]
+
+
+def lines(series: Sequence[Tuple[int, str, Points]], xlabel: str, ylabel: str) -> str:
+    """Several curves on one pair of axes.
+
+    Args:
+        series: number (its colour), name and points of each.
+        xlabel: of the horizontal axis.
+        ylabel: of the vertical axis.
+
+    Returns:
+        SVG. What is far above most of the points is cut off.
+    """
+    every = [p for _, _, points in series for p in points if math.isfinite(p[1])]
+    if not every:
+        return ""
+    right = max(x for x, _ in every)
+    values = sorted(y for _, y in every)
+    # The beginning of a training would squeeze all that follows.
+    top = min(values[-1], 2.5 * values[len(values) // 2] or values[-1])
+    low = min(0.0, values[0])
+    frame = _Frame(0.0, right, low, top)
+    drawn = []
+    for number, name, points in series:
+        path = " ".join(
+            f"{frame.x(x):.1f},{frame.y(min(y, top)):.1f}"
+            for x, y in points
+            if math.isfinite(y)
+        )
+        drawn.append(
+            f'<polyline class="line c{number % 10}" data-system="{number}" '
+            f'points="{path}"><title>{escape(name)}</title></polyline>'
+        )
+    return frame.wrap("".join(drawn), xlabel, ylabel)
+
+
+def histogram(
+    values: Sequence[float],
+    low: float,
+    high: float,
+    bins: int,
+    number: int,
+    xlabel: str,
+) -> str:
+    """Shares of values.
+
+    Args:
+        values: those outside are counted at the ends.
+        low: lower edge of the first bin.
+        high: upper edge of the last.
+        bins: how many.
+        number: its colour.
+        xlabel: of the horizontal axis.
+
+    Returns:
+        SVG, with percent on the vertical axis.
+    """
+    if not values:
+        return ""
+    counts = [0] * bins
+    for value in values:
+        place = math.floor((value - low) / (high - low) * bins)
+        counts[min(max(place, 0), bins - 1)] += 1
+    shares = [100.0 * count / len(values) for count in counts]
+    frame = _Frame(low, high, 0.0, max(shares))
+    width = (high - low) / bins
+    drawn = []
+    for i, share in enumerate(shares):
+        left = frame.x(low + i * width)
+        drawn.append(
+            f'<rect class="bar c{number % 10}" x="{left:.1f}" y="{frame.y(share):.1f}" '
+            f'width="{frame.x(low + (i + 1) * width) - left - 1:.1f}" '
+            f'height="{frame.y(0.0) - frame.y(share):.1f}"><title>{low + i * width:g} '
+            f"to {low + (i + 1) * width:g}: {share:.1f} %</title></rect>"
+        )
+    return frame.wrap("".join(drawn), xlabel, "%")
+
+
+class _Frame:
+    """Axes, and where a value lies between them."""
+
+    def __init__(self, left: float, right: float, low: float, high: float) -> None:
+        self._x = (left, right if right > left else left + 1.0)
+        self._y = (low, high if high > low else low + 1.0)
+
+    def x(self, value: float) -> float:
+        """Pixels from the left."""
+        left, right = self._x
+        return _LEFT + (value - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        """Pixels from the top."""
+        low, high = self._y
+        share = (value - low) / (high - low)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+    def wrap(self, drawn: str, xlabel: str, ylabel: str) -> str:
+        """The whole picture."""
+        parts = []
+        for tick in ticks(*self._y):
+            y = self.y(tick)
+            parts.append(
+                f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" '
+                f'y2="{y:.1f}"/><text x="{_LEFT - 6}" y="{y + 4:.1f}" '
+                f'text-anchor="end">{tick:g}</text>'
+            )
+        for tick in ticks(*self._x):
+            parts.append(
+                f'<text x="{self.x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 15}" '
+                f'text-anchor="middle">{tick:g}</text>'
+            )
+        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        return (
+            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+            f'aria-label="{escape(ylabel)} by {escape(xlabel)}">{"".join(parts)}{drawn}'
+            f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">'
+            f'{escape(xlabel)}</text><text class="ylabel" x="4" y="13">'
+            f"{escape(ylabel)}</text></svg>"
+        )

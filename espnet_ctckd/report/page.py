@@ -1,0 +1,249 @@
+"""The page: tables, pictures and words about some systems, in one HTML file."""
+
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import jinja2
+
+from espnet_ctckd.report.charts import histogram, lines
+from espnet_ctckd.report.spikes import Comparison
+from espnet_ctckd.report.systems import CURVES, Result, System
+from espnet_ctckd.score import bootstrap_interval
+
+Key = Tuple[str, str]  # decoding and set
+
+_CAPTIONS = {
+    ("valid", "cer_ctc"): "Character errors on the dev set, greedy, as a share",
+    ("valid", "loss_kd"): "Distance to the teacher on the dev set, without lambda",
+    ("valid", "loss_ctc"): "CTC loss on the dev set",
+    ("valid", "blank_student"): "Share of frames that stand for blank, dev set",
+    ("train", "loss"): "Loss of the training, as each is weighted",
+    ("train", "kd_selected"): "Share of frames learned from",
+}
+_SPIKES = {
+    "blank": "blank %",
+    "missed": "missed %",
+    "inserted": "inserted %",
+    "offset": "offset ms",
+    "distance": "|offset| ms",
+    "run": "blank run ms",
+}
+_HEADS = [
+    "system",
+    "teacher",
+    "selector",
+    "lambda",
+    "labels",
+    "parameters",
+    "WER %",
+    "interval",
+    "than the best",
+    "CER %",
+    "RTF",
+    "cache",
+]
+_WORDS = ("system", "teacher", "selector", "labels", "interval", "than the best")
+
+
+@dataclass
+class Content:
+    """What is on the page beside what the systems themselves have.
+
+    Attributes:
+        title: of the page.
+        made: when, with what.
+        spikes: system -> how it compares with its teacher.
+        selected: selector, in words -> share of the teacher's frames, in percent.
+        utterances: to browse.
+        without_data: why there are none.
+    """
+
+    title: str
+    made: str
+    spikes: Dict[str, Comparison] = field(default_factory=dict)
+    selected: Dict[str, float] = field(default_factory=dict)
+    utterances: List[Dict[str, Any]] = field(default_factory=list)
+    without_data: str = ""
+
+
+def render(systems: Sequence[System], content: Content) -> str:
+    """Write the page.
+
+    Args:
+        systems: what was found.
+        content: what else is on it.
+
+    Returns:
+        HTML that needs nothing else.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    source = resources.files(__package__).joinpath("page.html")
+    template = environment.from_string(source.read_text(encoding="utf-8"))
+    keys = sorted({key for system in systems for key in system.results})
+    packed = json.dumps(content.utterances, ensure_ascii=False, separators=(",", ":"))
+    return template.render(
+        title=content.title,
+        made=content.made,
+        summary=[_in_words(key, systems) for key in keys],
+        tables=[_results(key, systems) for key in keys],
+        legend=[
+            {"number": i, "name": s.name} for i, s in enumerate(systems) if s.curves
+        ],
+        curves=_curves(systems),
+        blank=_blank(systems, content),
+        utterances=bool(content.utterances),
+        without_data=content.without_data,
+        cost=_cost(systems),
+        provenance=[
+            {"name": s.name, "rows": list(s.provenance.items())} for s in systems
+        ],
+        data=packed.replace("<", "\\u003c"),
+    )
+
+
+def _wer(system: System, key: Key) -> float:
+    return system.results[key].totals["wer"].rate
+
+
+def best_of(key: Key, systems: Sequence[System]) -> Optional[System]:
+    """The student with the lowest word error rate, if there is any."""
+    students = [s for s in systems if key in s.results and not s.is_teacher]
+    return min(students, key=lambda s: _wer(s, key), default=None)
+
+
+def against(result: Result, other: Result) -> Tuple[float, float]:
+    """95 % interval of the difference of two word error rates, in points."""
+    return bootstrap_interval([result.folder / "wer.tsv"], [other.folder / "wer.tsv"])
+
+
+def _in_words(key: Key, systems: Sequence[System]) -> str:
+    best = best_of(key, systems)
+    told = []
+    if best is not None:
+        told.append(f"the best student is {best.name} with {_wer(best, key):.1f} % WER")
+        alike = [
+            s.name
+            for s in systems
+            if s is not best and not s.is_teacher and key in s.results
+            if _within(against(s.results[key], best.results[key]))
+        ]
+        if alike:
+            listed = ", ".join(alike[:4]) + (", …" if len(alike) > 4 else "")
+            told.append(f"{listed} cannot be told from it on this set")
+    for teacher in systems:
+        if teacher.is_teacher and key in teacher.results:
+            told.append(f"its teacher has {_wer(teacher, key):.1f} %")
+    return f"{key[1]} ({key[0]}): {'; '.join(told)}."
+
+
+def _within(interval: Tuple[float, float]) -> bool:
+    return interval[0] <= 0.0 <= interval[1]
+
+
+def _cell(shown: str, value: object = None, left: bool = False) -> Dict[str, Any]:
+    return {"shown": shown, "value": shown if value is None else value, "left": left}
+
+
+def _number(value: Optional[float], form: str) -> Dict[str, Any]:
+    return _cell("", "") if value is None else _cell(format(value, form), value)
+
+
+def _results(key: Key, systems: Sequence[System]) -> Dict[str, Any]:
+    best = best_of(key, systems)
+    rows: List[Dict[str, Any]] = []
+    for system in systems:
+        if key not in system.results:
+            continue
+        result = system.results[key]
+        low, high = result.interval
+        difference = ""
+        if best is not None and system is not best:
+            ends = against(result, best.results[key])
+            difference = "{}{:+.1f} to {:+.1f}".format("≈ " * _within(ends), *ends)
+        told = system.settings
+        cer = result.totals["cer"].rate if "cer" in result.totals else None
+        millions = system.parameters and system.parameters / 1e6
+        megabytes = None if system.cache is None else system.cache / 1e6
+        cells = [
+            _cell(system.name, left=True),
+            _cell(told.get("teacher", ""), left=True),
+            _cell(told.get("selector", ""), left=True),
+            _cell(told.get("lambda", "")),
+            _cell(told.get("labels", ""), left=True),
+            {**_number(millions, ".2f"), "shown": f"{millions:.2f} M"}
+            if millions
+            else _cell("", ""),
+            _number(_wer(system, key), ".1f"),
+            _cell(f"{low:.1f} - {high:.1f}", low, left=True),
+            _cell(difference, left=True),
+            _number(cer, ".1f"),
+            _number(result.rtf, ".4f"),
+            {**_number(megabytes, ".1f"), "shown": f"{megabytes:.1f} MB"}
+            if megabytes is not None
+            else _cell("", ""),
+        ]
+        kind = "teacher" if system.is_teacher else "best" * (system is best)
+        rows.append({"kind": kind, "cells": cells})
+    rows.sort(key=lambda row: (row["kind"] != "teacher", row["cells"][6]["value"]))
+    heads = [{"name": name, "text": name in _WORDS} for name in _HEADS]
+    return {"name": f"{key[1]}, {key[0]}", "heads": heads, "rows": rows}
+
+
+def _curves(systems: Sequence[System]) -> List[Dict[str, str]]:
+    charts = []
+    for key in CURVES:
+        series = [
+            (i, s.name, s.curves[key]) for i, s in enumerate(systems) if key in s.curves
+        ]
+        svg = lines(series, "updates", key[1])
+        if svg:
+            charts.append({"svg": svg, "caption": _CAPTIONS[key]})
+    return charts
+
+
+def _blank(systems: Sequence[System], content: Content) -> Optional[Dict[str, Any]]:
+    if not content.spikes:
+        return None
+    rows, charts = [], []
+    for number, system in enumerate(systems):
+        compared = content.spikes.get(system.name)
+        if compared is None:
+            continue
+        summary = compared.summary()
+        rows.append(
+            [_cell(system.name), *(_number(summary[k], ".1f") for k in _SPIKES)]
+        )
+        if compared.offsets and not system.is_teacher:
+            svg = histogram(
+                compared.offsets, -260, 260, 13, number, "ms after the teacher's"
+            )
+            charts.append({"svg": svg, "caption": f"Spike offsets of {system.name}"})
+        if compared.runs:
+            svg = histogram(compared.runs, 0, 1000, 20, number, "ms of blank")
+            caption = f"Blank between spikes of {system.name}"
+            charts.append({"svg": svg, "caption": caption})
+    shares = sorted(content.selected.items(), key=lambda item: item[1])
+    return {
+        "heads": ["system", *_SPIKES.values()],
+        "rows": rows,
+        "charts": charts,
+        "selected": [(name, f"{share:.1f}") for name, share in shares],
+    }
+
+
+def _cost(systems: Sequence[System]) -> Dict[str, Any]:
+    heads = list(dict.fromkeys(name for s in systems for name in s.costs))
+    rows = [
+        [_cell(s.name), *(_cell(s.costs.get(name, "")) for name in heads)]
+        for s in systems
+        if s.costs
+    ]
+    return {"heads": ["system", *heads], "rows": rows}
+
+
+def spread(values: Mapping[str, Any], most: int) -> Dict[str, Any]:
+    """At most so many of some entries, evenly spread."""
+    step = max(1, -(-len(values) // most))
+    return dict(list(values.items())[::step])

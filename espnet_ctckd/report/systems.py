@@ -1,0 +1,290 @@
+"""What lies in the folders of experiments: settings, scores, curves, costs."""
+
+import json
+import statistics
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from espnet_ctckd.cache.reader import META
+from espnet_ctckd.checkpoint import load_config
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import file_crc32, shorten
+from espnet_ctckd.score import Counts, bootstrap_interval, read_score
+
+# Of TensorBoard: what is drawn, in this order, as (phase, name).
+CURVES = (
+    ("valid", "cer_ctc"),
+    ("valid", "loss_kd"),
+    ("valid", "loss_ctc"),
+    ("valid", "blank_student"),
+    ("train", "loss"),
+    ("train", "kd_selected"),
+)
+Curve = List[Tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A decoding of a set, scored.
+
+    Attributes:
+        decoding: its folder.
+        folder: of the set.
+        totals: unit -> counts.
+        interval: of the word error rate, in percent.
+        rtf: real-time factor, where it was measured.
+    """
+
+    decoding: str
+    folder: Path
+    totals: Dict[str, Counts]
+    interval: Tuple[float, float]
+    rtf: Optional[float]
+
+
+@dataclass(frozen=True)
+class System:
+    """An experiment.
+
+    Attributes:
+        name: of its folder.
+        folder: it.
+        is_teacher: whether others have learned from it.
+        settings: for the table: teacher, selector, lambda and the like.
+        parameters: of the model.
+        cache: bytes of the teacher's posteriors that it learned from.
+        results: by decoding and set.
+        curves: (phase, name) -> updates and values.
+        costs: for the table of costs.
+        provenance: versions, hashes, commands.
+        selector: what it learns from, and its options; None where it does not.
+    """
+
+    name: str
+    folder: Path
+    is_teacher: bool
+    settings: Dict[str, str]
+    parameters: Optional[int]
+    cache: Optional[int]
+    results: Dict[Tuple[str, str], Result]
+    curves: Dict[Tuple[str, str], Curve]
+    costs: Dict[str, str]
+    provenance: Dict[str, str]
+    selector: Optional[Tuple[str, Dict[str, Any]]] = field(default=None)
+
+
+def find_systems(folders: Sequence[Path]) -> List[Path]:
+    """The experiments among folders, or directly below them.
+
+    Args:
+        folders: of experiments, or that hold such.
+
+    Returns:
+        Those with scores, teachers first.
+
+    Raises:
+        InputError: there is none.
+    """
+    found: Dict[str, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"there is no folder {folder}")
+        inside = [folder] if _scored(folder) else sorted(folder.iterdir())
+        for each in inside:
+            if each.is_dir() and _scored(each):
+                found.setdefault(each.resolve().name, each)
+    if not found:
+        raise InputError(
+            f"{shorten([str(f) for f in folders])}: no experiment with scores "
+            "(<experiment>/<decoding>/<set>/score.json); decode and score first"
+        )
+    order = sorted(found, key=lambda name: (not name.startswith("teacher"), name))
+    return [found[name] for name in order]
+
+
+def _scored(folder: Path) -> bool:
+    return any(folder.glob("*/*/score.json"))
+
+
+def read_system(folder: Path, teacher: Optional[Path]) -> System:
+    """Read an experiment.
+
+    Args:
+        folder: of it.
+        teacher: folder of the teacher's.
+
+    Raises:
+        InputError: a file of it is damaged.
+    """
+    conf = load_config(folder / "config.yaml") if _has(folder, "config.yaml") else {}
+    results = {}
+    for path in sorted(folder.glob("*/*/score.json")):
+        decoding, subset = path.parts[-3:-1]
+        told = path.with_name("decode.json")
+        results[decoding, subset] = Result(
+            decoding,
+            path.parent,
+            read_score(path.parent).totals,
+            bootstrap_interval([path.with_name("wer.tsv")]),
+            json.loads(told.read_text()).get("rtf") if told.exists() else None,
+        )
+    kd = (conf.get("model_conf") or {}).get("kd") or {}
+    cache = _cache_of(conf)
+    meta = _read_meta(cache)
+    curves = read_curves(folder / "tensorboard")
+    is_teacher = teacher is not None and folder.resolve() == teacher.resolve()
+    return System(
+        name=folder.resolve().name,
+        folder=folder,
+        is_teacher=is_teacher,
+        settings={} if is_teacher else _settings(conf, kd, meta),
+        parameters=_parameters(results),
+        cache=sum(size for size, _ in meta["arks"].values()) if meta else None,
+        results=results,
+        curves={key: curve for key, curve in curves.items() if key in CURVES},
+        costs=_costs(curves, meta),
+        provenance=_provenance(folder, conf, meta),
+        selector=(kd["selector"], kd.get("selector_conf") or {})
+        if kd.get("selector") and kd.get("weight", 0) > 0
+        else None,
+    )
+
+
+def _has(folder: Path, name: str) -> bool:
+    return (folder / name).exists()
+
+
+def _settings(
+    conf: Mapping[str, Any], kd: Mapping[str, Any], meta: Optional[Mapping[str, Any]]
+) -> Dict[str, str]:
+    """What tells a student from the others."""
+    data = conf.get("train_data_path_and_name_and_type") or []
+    labels = any(name == "text" for _, name, _ in data)
+    weight = kd.get("weight")
+    told: Dict[str, str] = {"labels": "yes" if labels and weight != 1 else "no"}
+    more = [key for key in ("inter", "nbest", "views", "feature") if kd.get(key)]
+    if not kd or (weight == 0 and not more):
+        return {**told, "selector": "", "lambda": "0" if kd else ""}
+    options = kd.get("selector_conf") or {}
+    listed = ", ".join(f"{k} {v}" for k, v in options.items())
+    selector = f"{kd.get('selector')}{f' ({listed})' if listed else ''}"
+    loss = [] if kd.get("loss") == "kl" else [str(kd.get("loss"))]
+    told["selector"] = ", ".join([selector] * (weight != 0) + loss + more)
+    told["lambda"] = f"{weight:g}"
+    if meta is not None:
+        told["teacher"] = _short(meta["teacher"])
+    elif (kd.get("teacher") or {}).get("mode") == "online":
+        told["teacher"] = f"{kd['teacher'].get('teacher')}, online"
+    return told
+
+
+def _short(teacher: Mapping[str, Any]) -> str:
+    source = str(teacher.get("source") or teacher.get("config") or "")
+    parts = [part for part in Path(source).parts if part not in ("export", "..")]
+    named = [part for part in parts if not part.endswith(".yaml")]
+    return named[-1] if named else str(teacher.get("type", ""))
+
+
+def _cache_of(conf: Mapping[str, Any]) -> Optional[Path]:
+    data = conf.get("train_data_path_and_name_and_type") or []
+    paths = [Path(path).parent for path, name, _ in data if name == "teacher"]
+    return paths[0] if paths else None
+
+
+def _read_meta(cache: Optional[Path]) -> Optional[Dict[str, Any]]:
+    """``meta.json`` of a cache; the cache may have been removed since."""
+    if cache is None or not (cache / META).exists():
+        return None
+    found: Dict[str, Any] = json.loads((cache / META).read_text(encoding="utf-8"))
+    return found
+
+
+def _parameters(results: Mapping[Tuple[str, str], Result]) -> Optional[int]:
+    for result in results.values():
+        told = result.folder / "decode.json"
+        if told.exists():
+            number = json.loads(told.read_text()).get("parameters")
+            return None if number is None else int(number)
+    return None
+
+
+def read_curves(folder: Path) -> Dict[Tuple[str, str], Curve]:
+    """What TensorBoard was told in a training.
+
+    Args:
+        folder: holds ``train`` and ``valid``.
+
+    Returns:
+        (phase, name) -> updates and values; of the training, one an epoch.
+    """
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found: Dict[Tuple[str, str], Curve] = {}
+    for phase in ("train", "valid"):
+        if not any(folder.glob(f"{phase}/events.*")):
+            continue
+        events = EventAccumulator(str(folder / phase), size_guidance={"scalars": 0})
+        events.Reload()
+        for name in events.Tags()["scalars"]:
+            # A training that was resumed has told some of it twice.
+            told = {event.step: event.value for event in events.Scalars(name)}
+            found[phase, name] = sorted(told.items())
+    ends = {step for step, _ in found.get(("valid", "loss"), [])}
+    return {
+        (phase, name): [p for p in curve if phase == "valid" or p[0] in ends] or curve
+        for (phase, name), curve in found.items()
+    }
+
+
+def _costs(
+    curves: Mapping[Tuple[str, str], Curve], meta: Optional[Mapping[str, Any]]
+) -> Dict[str, str]:
+    """What a training took, a step and in all."""
+
+    def middle(name: str) -> Optional[float]:
+        values = [value for _, value in curves.get(("train", name), [])]
+        return statistics.median(values) if values else None
+
+    step, reading, teacher = map(middle, ("train_time", "iter_time", "teacher_seconds"))
+    costs = {}
+    if step is not None:
+        updates = curves["train", "train_time"][-1][0]
+        costs["ms a step"] = f"{1000 * step:.0f}"
+        costs["updates"] = f"{updates:.0f}"
+        costs["minutes"] = f"{step * updates / 60:.1f}"
+        epochs = len(curves.get(("valid", "loss"), [])) or 1
+        costs["seconds an epoch"] = f"{step * updates / epochs:.0f}"
+    if step is not None and reading is not None:
+        costs["reading %"] = f"{100 * reading / step:.1f}"
+    if step is not None and teacher is not None:
+        costs["teacher %"] = f"{100 * teacher / step:.0f}"
+    if meta is not None:
+        size = sum(size for size, _ in meta["arks"].values())
+        costs["cache MB"] = f"{size / 1e6:.1f}"
+        costs["bytes a frame"] = f"{size / meta['frames']:.1f}"
+    return costs
+
+
+def _provenance(
+    folder: Path, conf: Mapping[str, Any], meta: Optional[Mapping[str, Any]]
+) -> Dict[str, str]:
+    """Where a system comes from."""
+    told = {}
+    if conf.get("version"):
+        told["espnet"] = str(conf["version"])
+    if conf.get("seed") is not None:
+        told["seed"] = str(conf["seed"])
+    for name in ("export/model.pth", "config.yaml"):
+        if _has(folder, name):
+            told[f"{name} (crc32)"] = f"{file_crc32(folder / name):08x}"
+    if meta is not None:
+        told.update({f"teacher: {k}": str(v) for k, v in meta["teacher"].items()})
+    if _has(folder, "run.sh"):
+        script = (folder / "run.sh").read_text(encoding="utf-8").splitlines()
+        told["command"] = " ".join(line for line in script if not line.startswith("#"))
+    if _has(folder, "config.yaml"):
+        when = (folder / "config.yaml").stat().st_mtime
+        told["begun"] = f"{datetime.fromtimestamp(when):%Y-%m-%d %H:%M}"
+    return told

@@ -1,0 +1,237 @@
+"""The page: its numbers are those of the scores, and it works in a real browser."""
+
+import json
+import re
+import shutil
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+from test_train import flags
+
+from espnet_ctckd.bin import decode, export_student, report, results, score
+from espnet_ctckd.data import read_scp
+from espnet_ctckd.report.charts import histogram, lines, ticks
+from espnet_ctckd.report.utterances import diff
+from espnet_ctckd.task import CTCKDTask
+
+STUDENTS = {
+    "asr_labels": {**tiny.KD, "selector": "symmetric", "selector_conf": {"n": 1}},
+    "asr_</script><b>free": {
+        **{**tiny.KD, "weight": 1.0, "selector": "all", "selector_conf": {}}
+    },
+}
+
+
+def score_it(folder, data, text=None):
+    """Decode, or take a text for it, and score."""
+    out = folder / "decode_ctckd/test"
+    out.mkdir(parents=True, exist_ok=True)
+    if text is None:
+        given = ["--asr_train_config", folder / "export/config.yaml"]
+        given += ["--asr_model_file", folder / "export/model.pth"]
+        given += ["--wav_scp", data.wav_scp, "--output_dir", out]
+        assert tiny.call(decode, *given)[0] == 0
+    else:
+        (out / "text").write_text(text)
+    given = ["--ref", data.text, "--hyp", out / "text"]
+    assert tiny.call(score, *given)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def experiments(tmp_path_factory, tiny_data, tiny_cache, tiny_model):
+    """A teacher and two students, the text of one of them made up."""
+    root = tmp_path_factory.mktemp("report")
+    exp = root / "exp"
+    folder = exp / "teacher_tiny"
+    (folder / "export").mkdir(parents=True)
+    shutil.copy(tiny_model.config, folder / "export/config.yaml")
+    shutil.copy(tiny_model.weights, folder / "export/model.pth")
+    score_it(folder, tiny_data)
+    for name, kd in STUDENTS.items():
+        run = root / f"run{len(list(root.iterdir()))}"
+        command = flags(run, tiny_data, tiny_cache, kd, use_tensorboard=True)
+        CTCKDTask.main(cmd=command)
+        shutil.move(run / "exp", exp / re.sub("/", "", name))
+    (labels, free) = sorted(exp.glob("asr_*"), key=lambda p: "free" in p.name)
+    for folder in (labels, free):
+        best = next(folder.glob("valid.*.ave.pth"))
+        given = ["--asr_train_config", folder / "config.yaml", "--asr_model_file", best]
+        assert (
+            tiny.call(export_student, *given, "--output_dir", folder / "export")[0] == 0
+        )
+    score_it(labels, tiny_data)
+    wrong = {u: t.replace("a", "b") for u, t in read_scp(tiny_data.text).items()}
+    score_it(free, tiny_data, "".join(f"{u} {t}\n" for u, t in wrong.items()))
+    test = root / "data/test"
+    test.mkdir(parents=True)
+    for name in ("wav_scp", "text"):
+        path = getattr(tiny_data, name)
+        shutil.copy(path, test / path.name)
+    return exp
+
+
+@pytest.fixture(scope="module")
+def page(experiments):
+    flags = [experiments, "--data", experiments.parent / "data", "--utterances", 3]
+    status, stderr = tiny.call(report, *flags)
+    assert status == 0, stderr
+    return experiments / "report.html"
+
+
+def data_of(page):
+    found = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>',
+        page.read_text(encoding="utf-8"),
+        re.S,
+    )
+    return json.loads(found.group(1))
+
+
+def test_its_numbers_are_those_of_the_results(experiments, page):
+    results.main(["--expdir", str(experiments)])
+    listed = (experiments / "RESULTS.md").read_text()
+    text = page.read_text(encoding="utf-8")
+    rows = re.findall(r"^\|(.*)/decode_ctckd/test\|(.*)\|$", listed, re.M)
+    assert len(rows) == 6  # WER and CER of three
+    for unit, part in (("wer", rows[:3]), ("cer", rows[3:])):
+        for name, numbers in part:
+            rate = numbers.split("|")[-2]
+            row = re.search(
+                rf"<tr[^>]*><td[^>]*>{re.escape(escaped(name))}</td>.*?</tr>",
+                text,
+                re.S,
+            ).group(0)
+            assert f">{rate}<" in row, (unit, name)
+
+
+def escaped(name):
+    return name.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def test_names_from_files_are_text_and_nothing_is_fetched(page):
+    text = page.read_text(encoding="utf-8")
+    assert "<b>free" not in text
+    assert "&lt;b&gt;free" in text
+    assert text.count("</script>") == 2
+    assert "http:" not in text
+    assert "https:" not in text
+    assert 'src="' not in text
+    assert "url(" not in text
+
+
+def test_the_worst_utterances_are_shown_first_with_all_that_belongs_to_them(
+    page, tiny_data, experiments
+):
+    shown = data_of(page)
+    assert len(shown) == 3
+    references = read_scp(tiny_data.text)
+    rates = [u["errors"] / len(references[u["name"]].split()) for u in shown]
+    assert rates == sorted(rates, reverse=True)
+    for utterance in shown:
+        assert utterance["reference"] == references[utterance["name"]]
+        assert set(utterance["heat"]) == {
+            p.name for p in experiments.iterdir() if p.is_dir()
+        }
+        assert utterance["audio"].startswith("data:audio/")
+        assert utterance["tokens"][-1] == "<blank>"
+        for heat in utterance["heat"].values():
+            assert heat["rows"] == len(utterance["tokens"])
+        assert set(utterance["selected"]) == {"symmetric, n 1", "all"}
+        said = utterance["said"]["teacher_tiny"]
+        assert [kind for kind, _ in said if kind not in ("equal", "insert")] or said
+
+
+@given(
+    st.lists(st.sampled_from("abc"), min_size=1, max_size=6),
+    st.lists(st.sampled_from("abc"), max_size=6),
+)
+def test_a_diff_holds_both_texts(reference, hypothesis):
+    pairs = diff(" ".join(reference), " ".join(hypothesis))
+    right, wrong = [], []
+    for kind, words in pairs:
+        before, _, after = words.partition(" → ")
+        right += [] if kind == "insert" else before.split()
+        if kind != "delete":
+            wrong += (after if kind == "substitute" else before).split()
+    assert (right, wrong) == (reference, hypothesis)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_few_and_inside(low, size):
+    found = ticks(low, low + size)
+    room = 1e-6 * max(abs(low), size)
+    assert all(low - room <= tick <= low + size + room for tick in found)
+    assert len(found) <= 11
+
+
+def test_charts_of_nothing_or_of_one_value_are_drawn():
+    assert lines([], "x", "y") == ""
+    assert lines([(0, "a", [(1, float("nan"))])], "x", "y") == ""
+    assert "polyline" in lines([(0, "a<b", [(1.0, 2.0)])], "x", "y")
+    assert "a<b" not in lines([(0, "a<b", [(1.0, 2.0)])], "x", "y")
+    assert histogram([], 0, 1, 4, 0, "x") == ""
+    # Half of them in the first bin, what is outside at the ends.
+    assert histogram([-5, 0.1, 0.9, 7], 0, 1, 2, 0, "x").count("50.0 %") == 2
+
+
+def test_without_data_the_page_says_what_is_missing(experiments, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert tiny.call(report, experiments, "--output", out)[0] == 0
+    assert "No --data was given" in out.read_text()
+    status, stderr = tiny.call(report, tmp_path)
+    assert status == 1
+    assert "no experiment with scores" in tiny.the_error(stderr)
+    status, stderr = tiny.call(report, experiments, "--teacher", tmp_path / "no")
+    assert "there is no folder" in tiny.the_error(stderr)
+
+
+def test_a_browser_shows_it_sorts_it_and_asks_for_nothing(page, tmp_path):
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    with api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for scheme, width in (("light", 1200), ("dark", 400)):
+            context = browser.new_context(
+                color_scheme=scheme, viewport={"width": width, "height": 800}
+            )
+            tab = context.new_page()
+            said, asked = [], []
+            tab.on("console", lambda message, said=said: said.append(message.text))
+            tab.on("pageerror", lambda error, said=said: said.append(str(error)))
+            tab.on("request", lambda request, asked=asked: asked.append(request.url))
+            tab.goto(page.as_uri())
+            # No wider than the screen.
+            assert tab.evaluate("document.documentElement.scrollWidth") <= width
+            column = tab.locator("#results ~ div table").first
+            place = column.locator("th").all_inner_texts().index("WER %")
+            button = column.locator("th button").nth(place)
+            for order in ("ascending", "descending"):
+                button.click()
+                cells = column.locator(f"tbody td:nth-child({place + 1})")
+                rates = [float(text) for text in cells.all_inner_texts()]
+                assert rates == sorted(rates, reverse=order == "descending")
+                assert (
+                    column.locator("th").nth(place).get_attribute("aria-sort") == order
+                )
+            assert tab.locator("#view canvas").count() >= 5
+            first = tab.locator("#view .said").first.inner_text()
+            tab.select_option("#utterance", "1")
+            assert tab.locator("#view .said").first.inner_text() != first
+            painted = tab.evaluate(
+                "[...document.querySelectorAll('#view canvas')].every(c => "
+                "c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
+                ".some(v => v))"
+            )
+            assert painted
+            tab.locator("[data-toggle]").first.uncheck()
+            assert tab.locator("polyline.hidden").count() > 0
+            assert said == []
+            assert [
+                url for url in asked if not url.startswith(("file:", "data:"))
+            ] == []
+            context.close()
+        browser.close()
