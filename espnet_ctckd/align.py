@@ -178,10 +178,12 @@ def match_frames(
 ) -> Tuple[FramePosteriors, Tensor]:
     """Bring the teacher to the student's frames, and cut both to what they share.
 
-    A student's frame gets the mean of the probabilities of the teacher's frames whose
-    centres lie in it, and stands for the most probable token but blank that any of
-    these stood for, so that no spike is lost; where there are none, because the
-    teacher is the slower one, it gets the teacher's frame that it lies in.
+    A student's frame joins the teacher's frames whose centres lie in it. It is as
+    surely blank as all of them are, the product of their blanks; the rest goes to the
+    tokens in the proportion of their sums. (In their mean, a spike beside a blank would
+    often not be the best of its frame any more.) It stands for the
+    most probable token but blank that any of these stood for. Where there are none,
+    because the teacher is the slower one, it gets the teacher's frame that it lies in.
 
     Args:
         teacher: log_probs (B, U, K).
@@ -195,7 +197,7 @@ def match_frames(
     Raises:
         FrameMismatchError: an utterance differs by more than `MAX_EDGE_FRAMES` of the
             slower one's frames.
-        InputError: a top-K teacher would have to be averaged.
+        InputError: frames of a top-K teacher would have to be joined.
     """
     slack = MAX_EDGE_FRAMES * max(float(ratio), 1.0)
     difference = (teacher.lengths - lengths.to(teacher.lengths) * float(ratio)).abs()
@@ -248,11 +250,11 @@ def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors
 
 
 def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
-    """The mean of the teacher's frames whose centres lie in each of the student's."""
+    """The teacher's frames whose centres lie in each of the student's, joined."""
     if teacher.ids is not None:
         raise InputError(
-            f"frame_ratio is {ratio}, but posteriors of the top K tokens cannot be "
-            "averaged over frames: what is not kept of one frame is not known. Dump "
+            f"frame_ratio is {ratio}, but frames of the top K tokens cannot be "
+            "joined: what is not kept of one frame is not known. Dump "
             "the teacher without --top_k"
         )
     above, below = ratio.numerator, ratio.denominator
@@ -265,13 +267,19 @@ def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
     counts = probs.new_zeros(probs.size(0), frames)  # (B, T)
     counts = counts.index_add(1, target, valid.to(counts))
 
-    def mean(values: Tensor) -> Tensor:  # (B, U, ...) -> (B, T, ...)
+    def add(values: Tensor) -> Tensor:  # (B, U, ...) -> (B, T, ...)
         values = values.masked_fill(~valid.unsqueeze(-1), 0.0)
         total = values.new_zeros(values.size(0), frames, values.size(-1))
-        total = total.index_add(1, target, values)
-        return total / counts.clamp(min=1).unsqueeze(-1).to(total)
+        return total.index_add(1, target, values)
 
-    merged = mean(probs)
+    blank = slice(teacher.blank, teacher.blank + 1)
+    log_blank = add(log_probs[..., blank])  # (B, T, 1)
+    others = add(probs)
+    others[..., blank] = 0.0
+    tiny = torch.finfo(others.dtype).tiny
+    share = others / others.sum(-1, keepdim=True).clamp(min=tiny)
+    merged = share * -torch.expm1(log_blank)
+    merged[..., blank] = log_blank.exp()
     # The strongest spike of each; those of equal strength do not matter.
     best = teacher.argmax()  # (B, U)
     said = probs.gather(-1, best.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, U)
@@ -289,5 +297,7 @@ def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
         (counts > 0).sum(1),
         teacher.blank,
         best=stands,
-        states=None if teacher.states is None else mean(teacher.states),
+        states=None
+        if teacher.states is None
+        else add(teacher.states) / counts.clamp(min=1).unsqueeze(-1).to(teacher.states),
     )

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from fractions import Fraction
 
@@ -19,7 +20,7 @@ from espnet_ctckd.cache.codec import rename_tokens
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.objective import KDObjective
-from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 
 TOKENS = ["<blank>", "a", "b", "<unk>"]
 
@@ -119,10 +120,14 @@ def slow_match(teacher, ratio, b):
             inside = [int(centre)] if centre < length else []
         if not inside:
             return frames
-        mean = [sum(probs[u][c] for u in inside) / len(inside) for c in range(5)]
+        blank = math.prod(probs[u][teacher.blank] for u in inside)
+        sums = [sum(probs[u][c] for u in inside) for c in range(5)]
+        sums[teacher.blank] = 0.0
+        joined = [(1 - blank) * x / sum(sums) for x in sums]
+        joined[teacher.blank] = blank
         spikes = [(probs[u][best[u]], best[u]) for u in inside]
         spikes = [s for s in spikes if s[1] != teacher.blank]
-        frames.append((mean, max(spikes)[1] if spikes else teacher.blank))
+        frames.append((joined, max(spikes)[1] if spikes else teacher.blank))
         t += 1
 
 
@@ -140,8 +145,8 @@ def test_frames_are_matched_as_a_loop_over_them_does(seed, ratio, lengths):
     found, common = match_frames(teacher, counts, 99, ratio)
     assert common.tolist() == counts.tolist()
     for b, frames in enumerate(expected):
-        for t, (mean, token) in enumerate(frames):
-            assert found.log_probs[b, t].exp().tolist() == pytest.approx(mean)
+        for t, (joined, token) in enumerate(frames):
+            assert found.log_probs[b, t].exp().tolist() == pytest.approx(joined)
             assert int(found.argmax()[b, t]) == token
 
 
@@ -154,8 +159,19 @@ def test_no_spike_is_lost_when_frames_are_merged():
     log_probs = torch.tensor([[blank, spike, blank, blank]]).log()
     teacher = FramePosteriors(log_probs, torch.tensor([4]), blank=0)
     merged, _ = match_frames(teacher, torch.tensor([2]), 2, Fraction(2))
-    assert merged.log_probs.exp()[0, 0].tolist() == pytest.approx([0.715, 0.255, 0.03])
+    left, right = merged.log_probs.exp()[0].tolist()
+    assert left == pytest.approx([0.441, 0.559 * 0.51 / 0.57, 0.559 * 0.06 / 0.57])
+    assert right == pytest.approx([0.98**2, (1 - 0.98**2) / 2, (1 - 0.98**2) / 2])
     assert merged.nonblank().tolist() == [[True, False]]
+
+
+def test_a_frame_that_joins_sure_ones_is_sure():
+    for row in ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0]):
+        log_probs = torch.tensor([[row, row]]).log().clamp(min=LOG_ZERO)
+        teacher = FramePosteriors(log_probs, torch.tensor([2]), blank=0)
+        merged, _ = match_frames(teacher, torch.tensor([1]), 1, Fraction(2))
+        assert merged.log_probs.exp()[0, 0].tolist() == row
+        assert merged.log_probs.isfinite().all()
 
 
 def test_frames_of_a_slower_teacher_are_repeated_for_a_top_k_one_too():
@@ -167,7 +183,7 @@ def test_frames_of_a_slower_teacher_are_repeated_for_a_top_k_one_too():
     assert torch.equal(found.ids, teacher.ids[:, twice])
 
 
-def test_top_k_posteriors_are_not_averaged():
+def test_frames_of_a_top_k_teacher_are_not_joined():
     teacher = keep_top(make_batch((4, 2)).teacher, 2)
     with pytest.raises(InputError, match=r"frame_ratio is 2, but .* without --top_k"):
         match_frames(teacher, torch.tensor([2, 1]), 2, Fraction(2))

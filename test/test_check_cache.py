@@ -9,9 +9,11 @@ import pytest
 import soundfile
 import tiny
 
+from espnet_ctckd.analysis import find_spikes
 from espnet_ctckd.bin import check_cache, dump_teacher
 from espnet_ctckd.cache.check import Student
 from espnet_ctckd.cache.check import check_cache as check
+from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, write_scp
 
@@ -209,6 +211,20 @@ def test_a_top_k_cache_is_not_averaged_over_frames(tmp_path, tiny_model, tiny_da
     message = refused(tmp_path / "top", tiny_data.wav_scp, None, slow)
     assert f"keeps the best {TOP_K} tokens" in message
     check(tmp_path / "dense", tiny_data.wav_scp, None, slow)
+
+
+def test_what_is_lost_at_the_student_s_frame_rate_is_said(cache):
+    meta = read_meta(cache)
+    assert check_cache.lost_by_joining(meta, Fraction(1)) == 0.0
+    # All of them in one frame: of two tokens one is left at most.
+    lost = check_cache.lost_by_joining(meta, Fraction(1000))
+    spikes = [
+        len(find_spikes(said.log_probs.argmax(1).tolist(), meta.blank))
+        for said in tiny.read_cache(cache).values()
+    ]
+    assert sum(spikes) > len(spikes)
+    least = sum(n - 1 for n in spikes if n) / sum(spikes)
+    assert least <= lost <= 1.0
 
 
 def test_other_audio_of_the_same_length_is_refused(tmp_path, cache, tiny_data):

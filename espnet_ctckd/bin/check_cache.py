@@ -8,13 +8,23 @@ training of --asr_config.
 from fractions import Fraction
 from typing import List, Optional, Sequence
 
-from espnet_ctckd.align import describe_match
+import kaldiio
+import torch
+
+from espnet_ctckd.align import describe_match, match_frames
+from espnet_ctckd.analysis import find_spikes
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.cache.check import Student, check_cache, match_student
-from espnet_ctckd.data import read_token_list
+from espnet_ctckd.cache.reader import SCP, CacheMeta
+from espnet_ctckd.data import read_scp, read_token_list
 from espnet_ctckd.model import ESPnetCTCKDModel
+from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.score import Counts, count_errors
 from espnet_ctckd.task import CTCKDTask
 from espnet_ctckd.teachers.espnet import measure_frame_shift
+
+# Utterances in which frames are joined, for a figure.
+_JOINED = 50
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -57,11 +67,47 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         index = match_student(meta, student)
         if index is not None:
             print(describe_match(meta.token_list, student.token_list, index))
+        if student.frame_ratio > 1:
+            lost = lost_by_joining(meta, student.frame_ratio)
+            print(
+                f"at the student's frame rate {100 * lost:.1f} % of the teacher's "
+                "tokens are lost or changed"
+            )
     print(
         f"{args.cache} fits: {meta.utterances} utterances, {meta.frames} frames of "
         f"{float(meta.frame_shift / meta.rate) * 1000:g} ms, {len(meta.token_list)} "
         f"tokens, blank {meta.token_list[meta.blank]!r}"
     )
+
+
+def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
+    """Tokens that a teacher's spikes lose where frames are joined.
+
+    Args:
+        meta: what the cache says of itself.
+        ratio: the teacher's frames to one of the student's.
+
+    Returns:
+        Errors of the joined posteriors' best tokens against the teacher's own, as a
+        share of these, over some utterances.
+    """
+    scp = list(read_scp(meta.folder / SCP).items())
+    counts = Counts()
+    for utt, place in scp[:: max(1, len(scp) // _JOINED)]:
+        said = meta.records.open(utt, kaldiio.load_mat(place))
+        log_probs = torch.from_numpy(said.log_probs).unsqueeze(0)
+        own = FramePosteriors(
+            log_probs, torch.tensor([len(said.log_probs)]), meta.blank
+        )
+        frames = torch.tensor([-(-int(own.lengths) // ratio)])
+        joined, _ = match_frames(own, frames, int(frames), ratio)
+        wanted, found = (
+            [str(s.token) for s in find_spikes(best[0].tolist(), meta.blank)]
+            for best in (own.argmax(), joined.log_probs.argmax(-1))
+        )
+        if wanted:
+            counts += count_errors(wanted, found)
+    return counts.errors / max(counts.units, 1)
 
 
 def build_student(flags: List[str]) -> Student:
