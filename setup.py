@@ -45,6 +45,7 @@ setup(
     extras_require={
         "hf": ["transformers", "espnet_model_zoo"],
         "lm": ["flashlight-text", "kenlm"],
+        "onnx": ["onnx", "onnxruntime", "sherpa-onnx"],
         # Tests of the report in a Chromium that is installed apart.
         "browser": ["playwright"],
         "test": [

@@ -46,7 +46,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     where = device(args)
     logging.getLogger().setLevel(logging.ERROR)
     model = Recogniser(args.asr_train_config, args.asr_model_file, where)
-    if not isinstance(model.encoder, CTCKDSkipConformerEncoder):
+    if not isinstance(model.model.encoder, CTCKDSkipConformerEncoder):
         raise InputError(
             f"{args.asr_train_config} has no encoder: ctckd_skip_conformer to try "
             "thresholds on"
@@ -110,7 +110,7 @@ class _Skipping(_Hearing):
         self._threshold, self._neighbours = threshold, k
 
     def __call__(self) -> None:
-        encoder = self.model.encoder
+        encoder = self.model.model.encoder
         encoder.skip_threshold = self._threshold
         encoder.skip_neighbours = self._neighbours
         encoder.frames = encoder.frames_run = 0

@@ -125,7 +125,7 @@ class Recogniser:
         token_type: of ESPnet.
         rate: samples per second.
         parameters: of the model, as far as CTC decoding uses it.
-        encoder: of the model.
+        model: it.
 
     Raises:
         InputError: the model cannot be used.
@@ -134,9 +134,9 @@ class Recogniser:
     def __init__(
         self, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
     ) -> None:
-        self._model, args = load_espnet_model(config_file, model_file, device)
+        self.model, args = load_espnet_model(config_file, model_file, device)
         self._device = device
-        if self._model.ctc is None:
+        if self.model.ctc is None:
             raise InputError(f"{config_file} has no CTC branch to decode")
         if args.input_size is not None:
             raise InputError(
@@ -144,16 +144,15 @@ class Recogniser:
                 "models that take audio are decoded here"
             )
         self._tokenizer = build_tokenizer(args.token_type, bpemodel=args.bpemodel)
-        self.tokens: List[str] = list(self._model.token_list)
-        self.blank: int = self._model.blank_id
+        self.tokens: List[str] = list(self.model.token_list)
+        self.blank: int = self.model.blank_id
         self.token_type: str = args.token_type
         self.rate = sample_rate(args)
-        self.parameters = count_parameters(self._model)
-        self.encoder = self._model.encoder
+        self.parameters = count_parameters(self.model)
 
     def frame_seconds(self) -> float:
         """Seconds from one frame to the next."""
-        return float(measure_frame_shift(self._model) / self.rate)
+        return float(measure_frame_shift(self.model) / self.rate)
 
     def text(self, hypothesis: Hypothesis, by_words: bool) -> str:
         """What is written of a hypothesis."""
@@ -182,7 +181,7 @@ class Recogniser:
 
     def read(self, wav_scp: str, batch_seconds: float) -> Iterator[Read]:
         """The audio of a set (S,) each, batch by batch, by length; as `hear`."""
-        least = shortest_input(self._model)
+        least = shortest_input(self.model)
         plan = make_plan(wav_scp, self.rate, least, batch_seconds)
         for batch in (batch for shard in plan.shards for batch in shard):
             yield (
@@ -199,9 +198,9 @@ class Recogniser:
         speech = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)  # (B, S)
         lengths = torch.tensor([len(a) for a in audio])
         states, lengths = encode(
-            self._model, speech.to(self._device), lengths.to(self._device)
+            self.model, speech.to(self._device), lengths.to(self._device)
         )
-        return self._model.ctc.ctc_lo(states).float().log_softmax(-1), lengths
+        return self.model.ctc.ctc_lo(states).float().log_softmax(-1), lengths
 
 
 def recognise(
