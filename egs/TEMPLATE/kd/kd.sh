@@ -726,11 +726,10 @@ fi
 packed=${asr_exp}/packed.zip
 if runs 15 && ! ${skip_packing}; then
     log "Stage 15: Pack -> ${packed}"
-    bpe=()
-    [ ! -f "${token_dir}/bpe.model" ] || bpe=(--option "${token_dir}/bpe.model")
-    ${python} -m espnet2.bin.pack asr --asr_train_config "${asr_exp}/export/config.yaml" \
-        --asr_model_file "${asr_exp}/export/model.pth" --option "${expdir}/RESULTS.md" \
-        "${bpe[@]}" --outpath "${packed}"
+    report=()
+    [ ! -f "${expdir}/report.html" ] || report=(--report "${expdir}/report.html")
+    ${bin}.pack --experiment "${asr_exp}" --output "${packed}" \
+        --results "${expdir}/RESULTS.md" "${report[@]}"
 fi
 
 if runs 16 && ! ${skip_upload_hf}; then # not tried

@@ -1,0 +1,174 @@
+"""Pack an exported student as ESPnet's model zoo wants it, with a model card.
+
+The zip holds the plain student with its statistics and BPE model, tokens.txt, README.md
+(the card, for Hugging Face, too), and with --results and --report these. It is unpacked
+by espnet_model_zoo's ModelDownloader, and decoded without this package. --resumable packs
+the training's own configuration (model: ctckd) and checkpoint beside it, for going on.
+"""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+import yaml
+from espnet2.main_funcs.pack_funcs import pack
+
+from espnet_ctckd.bin import parser, run
+from espnet_ctckd.checkpoint import load_config
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import beside
+from espnet_ctckd.report.systems import System, read_system
+
+
+def main(cmd: Optional[Sequence[str]] = None) -> None:
+    """Pack it."""
+    p = parser(__doc__)
+    p.add_argument("--experiment", required=True, help="folder that holds export/")
+    p.add_argument("--output", required=True, help="zip to write")
+    p.add_argument("--resumable", help="checkpoint of the training to pack beside it")
+    p.add_argument("--results", help="RESULTS.md")
+    p.add_argument("--report", help="report.html")
+    p.add_argument("--data", default="not stated", help="what it was trained on")
+    p.add_argument("--data_license", default="not stated", help="its licence")
+    p.add_argument("--teacher_license", default="not stated", help="of the weights")
+    p.add_argument("--license", default="not stated", help="of this model")
+    args = p.parse_args(cmd)
+    experiment, output = Path(args.experiment), Path(args.output).resolve()
+    export = experiment / "export"
+    if not (export / "model.pth").exists():
+        raise InputError(
+            f"{export} holds no exported model: run "
+            "`python -m espnet_ctckd.bin.export_student`"
+        )
+    system = read_system(experiment, None)
+    with tempfile.TemporaryDirectory() as made:
+        root, inside = Path(made), Path("exp", system.name)
+        conf = load_config(export / "config.yaml")
+        option = _gather(conf, root, inside)
+        shutil.copyfile(export / "model.pth", root / inside / "model.pth")
+        (root / inside / "tokens.txt").write_text(
+            "".join(f"{token}\n" for token in conf["token_list"]), encoding="utf-8"
+        )
+        option.append(inside / "tokens.txt")
+        for path in filter(None, (args.results, args.report)):
+            shutil.copyfile(path, root / Path(path).name)
+            option.append(Path(path).name)
+        if args.resumable:
+            option += _resumable(experiment, Path(args.resumable), root, inside)
+        (root / "README.md").write_text(card(system, vars(args)), encoding="utf-8")
+        option.append(Path("README.md"))
+        with beside(output) as partial:
+            _pack(root, inside, option, partial)
+    print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
+
+
+def _gather(conf: Dict[str, Any], root: Path, inside: Path) -> List[Any]:
+    """Copy what a configuration names, and write it with the names inside the zip."""
+    (root / inside).mkdir(parents=True, exist_ok=True)
+    option: List[Any] = []
+    for owner, key in ((conf, "bpemodel"), (conf.get("normalize_conf"), "stats_file")):
+        if owner and owner.get(key):
+            source = Path(owner[key])
+            if not source.exists():
+                raise InputError(
+                    f"there is no {source}, which the configuration names as {key}"
+                )
+            shutil.copyfile(source, root / inside / source.name)
+            owner[key] = str(inside / source.name)
+            option.append(inside / source.name)
+    with open(root / inside / "config.yaml", "w", encoding="utf-8") as f:
+        yaml.safe_dump(conf, f, allow_unicode=True, sort_keys=False)
+    return option
+
+
+def _resumable(
+    experiment: Path, checkpoint: Path, root: Path, inside: Path
+) -> List[Any]:
+    if not checkpoint.exists():
+        raise InputError(f"--resumable: there is no checkpoint {checkpoint}")
+    folder = inside / "training"
+    option = _gather(load_config(experiment / "config.yaml"), root, folder)
+    shutil.copyfile(checkpoint, root / folder / checkpoint.name)
+    return [*option, folder / "config.yaml", folder / checkpoint.name]
+
+
+def _pack(root: Path, inside: Path, option: Sequence[Any], output: Path) -> None:
+    """ESPnet names what is packed by its path from the working directory."""
+    before = Path.cwd()
+    os.chdir(root)
+    try:
+        pack(
+            files={"asr_model_file": inside / "model.pth"},
+            yaml_files={"asr_train_config": inside / "config.yaml"},
+            option=option,
+            outpath="packed.zip",
+        )
+        shutil.copyfile("packed.zip", output)
+    finally:
+        os.chdir(before)
+
+
+def card(system: System, told: Dict[str, Any]) -> str:
+    """The model card.
+
+    Args:
+        system: the student.
+        told: ``data``, ``data_license``, ``teacher_license`` and ``license``.
+
+    Returns:
+        Markdown, with what Hugging Face reads above.
+    """
+    head = {
+        "tags": ["espnet", "audio", "automatic-speech-recognition", "ctc"],
+        "library_name": "espnet",
+    }
+    if told["license"] != "not stated":
+        head["license"] = told["license"]
+    rows = [
+        f"| {subset} ({decoding}) | {result.totals['wer'].rate:.1f} | "
+        f"{result.interval[0]:.1f} - {result.interval[1]:.1f} | "
+        f"{result.totals['cer'].rate:.1f} |"
+        for (decoding, subset), result in system.results.items()
+    ]
+    facts = {
+        "teacher": system.settings.get("teacher", ""),
+        "learned from": system.settings.get("selector", ""),
+        "lambda": system.settings.get("lambda", ""),
+        "transcripts": system.settings.get("labels", ""),
+        "parameters": f"{system.parameters}" if system.parameters else "",
+        "training data": told["data"],
+        "licence of the data": told["data_license"],
+        "licence of the teacher": told["teacher_license"],
+        "licence of this model": told["license"],
+    }
+    listed = "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
+    table = "\n".join(rows) or "| not measured | | | |"
+    return f"""---
+{yaml.safe_dump(head, sort_keys=False).strip()}
+---
+
+# {system.name}
+
+A CTC speech recogniser, distilled with espnet_ctckd. It is a plain ESPnet model:
+
+```python
+from espnet2.bin.asr_inference import Speech2Text
+model = Speech2Text.from_pretrained("<this model>", ctc_weight=1.0)
+text, *_ = model(speech)[0]
+```
+
+{listed}
+
+| test set | WER % | 95 % interval | CER % |
+|---|---|---|---|
+{table}
+
+The interval is of the choice of test utterances. RESULTS.md and report.html, where they
+are packed, say more.
+"""
+
+
+if __name__ == "__main__":
+    run(main)
