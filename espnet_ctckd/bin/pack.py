@@ -1,9 +1,10 @@
 """Pack an exported student as ESPnet's model zoo wants it, with a model card.
 
 The zip holds the plain student with its statistics and BPE model, tokens.txt, README.md
-(the card, for Hugging Face, too), and with --results and --report these. It is unpacked
-by espnet_model_zoo's ModelDownloader, and decoded without this package. --resumable packs
-the training's own configuration (model: ctckd) and checkpoint beside it, for going on.
+(the card, for Hugging Face, too), and with --results and --report these. The
+ModelDownloader of espnet_model_zoo unpacks it, and it is decoded without this package.
+--resumable packs the training's own configuration (model: ctckd) and checkpoint beside
+it, for going on.
 """
 
 import os
