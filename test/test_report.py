@@ -221,12 +221,11 @@ def test_a_browser_shows_it_sorts_it_and_asks_for_nothing(page, tmp_path):
             first = tab.locator("#view .said").first.inner_text()
             tab.select_option("#utterance", "1")
             assert tab.locator("#view .said").first.inner_text() != first
-            painted = tab.evaluate(
+            tab.wait_for_function(
                 "[...document.querySelectorAll('#view canvas')].every(c => "
                 "c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
                 ".some(v => v))"
             )
-            assert painted
             tab.locator("[data-toggle]").first.uncheck()
             assert tab.locator("polyline.hidden").count() > 0
             assert said == []
