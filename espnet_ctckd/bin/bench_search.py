@@ -199,7 +199,7 @@ def bench_espnet(
     references: Dict[str, str],
     args: Any,
 ) -> None:
-    """From audio to text, one utterance after the other.
+    """From audio to text: ESPnet an utterance after the other, ours in batches.
 
     Args:
         model: to decode with.
@@ -209,6 +209,12 @@ def bench_espnet(
         args: the command line.
     """
     audio = {utt: read_audio(utt, path, model.rate) for utt, path in wavs.items()}
+    batches: List[List[str]] = []
+    for utt in sorted(audio, key=lambda utt: len(audio[utt])):
+        padded = (len(batches[-1]) + 1) * len(audio[utt]) if batches else 0
+        if not batches or padded > args.batch_seconds * model.rate:
+            batches.append([])
+        batches[-1].append(utt)
     stock = Speech2Text(
         args.asr_train_config,
         args.asr_model_file,
@@ -225,10 +231,12 @@ def bench_espnet(
 
         def decode() -> Dict[str, str]:
             texts = {}
-            for utt, speech in audio.items():
-                log_probs, _ = model.say([torch.from_numpy(speech)])
-                found: List[Hypothesis] = search(log_probs[0].cpu().numpy())[0]
-                texts[utt] = model.text(found[0], by_words=False)
+            for batch in batches:
+                heard = [torch.from_numpy(audio[utt]) for utt in batch]
+                log_probs, lengths = model.say(heard)
+                for utt, said, frames in zip(batch, log_probs.cpu().numpy(), lengths):
+                    found: List[Hypothesis] = search(said[: int(frames)])[0]
+                    texts[utt] = model.text(found[0], by_words=False)
             return texts
 
         return decode

@@ -38,14 +38,12 @@ def prefix_beam_search(
         Networks (2014), https://proceedings.mlr.press/v32/graves14.html
     """
     trie = _Trie()
-    nodes = np.array([_Trie.ROOT])  # (n,) prefixes in the beam
-    with_blank, without = np.array([0.0]), np.array([_NEVER])  # (n,) by last frame
-    for t, row in enumerate(log_probs):
-        said, tokens, log_blank = _candidates(
-            row, None if ids is None else ids[t], blank, tokens_per_frame
-        )
-        last = np.array([trie.last[node] for node in nodes])  # (n,)
-        parents = np.array([trie.parent[node] for node in nodes])
+    # Prefixes in the beam (n,), their last token, the prefix before it, and their
+    # log-probabilities by whether the last frame was blank.
+    nodes, last, parents = np.array([_Trie.ROOT]), np.array([-1]), np.array([-1])
+    with_blank, without = np.array([0.0]), np.array([_NEVER])
+    every = _candidates(log_probs, ids, blank, tokens_per_frame)
+    for said, tokens, log_blank in zip(*every):
         total = np.logaddexp(with_blank, without)
         # A repeated token extends only what ended in a blank.
         same = last[:, None] == tokens  # (n, k)
@@ -54,18 +52,20 @@ def prefix_beam_search(
         blanked = total + log_blank
         # What is in the beam is reached from its parent there, too.
         child, parent = np.nonzero(parents[:, None] == nodes)
-        for j, i in zip(child, parent):
-            column = np.nonzero(tokens == last[j])[0]
-            if column.size:
-                stays[j] = np.logaddexp(stays[j], grown[i, column[0]])
-                grown[i, column[0]] = _NEVER
+        by, column = np.nonzero(last[child][:, None] == tokens)
+        child, parent = child[by], parent[by]
+        stays[child] = np.logaddexp(stays[child], grown[parent, column])
+        grown[parent, column] = _NEVER
         scores = np.concatenate([np.logaddexp(blanked, stays), grown.ravel()])
         best = np.argsort(-scores, kind="stable")[:beam]
         best = best[scores[best] > _NEVER]
         old, new = best[best < len(nodes)], best[best >= len(nodes)] - len(nodes)
         rows, columns = np.divmod(new, max(len(tokens), 1))
-        added = [trie.child(nodes[i], int(tokens[c])) for i, c in zip(rows, columns)]
-        nodes = np.concatenate([nodes[old], np.array(added, dtype=nodes.dtype)])
+        before, said_now = nodes[rows], tokens[columns]
+        added = trie.children(before, said_now)
+        nodes = np.concatenate([nodes[old], added])
+        last = np.concatenate([last[old], said_now])
+        parents = np.concatenate([parents[old], before])
         with_blank = np.concatenate([blanked[old], np.full(len(added), _NEVER)])
         without = np.concatenate([stays[old], grown[rows, columns]])
     total = np.logaddexp(with_blank, without)
@@ -74,17 +74,20 @@ def prefix_beam_search(
 
 
 def _candidates(
-    row: np.ndarray, ids: Optional[np.ndarray], blank: int, most: int
-) -> Tuple[np.ndarray, np.ndarray, float]:
-    """Log-probabilities and ids of the likeliest tokens, and that of the blank."""
-    tokens = np.arange(len(row)) if ids is None else ids
-    is_blank = tokens == blank
-    log_blank = float(row[is_blank].max(initial=_NEVER))
-    row, tokens = row[~is_blank], tokens[~is_blank]
-    if len(row) > most:
-        kept = np.argpartition(-row, most)[:most]
-        row, tokens = row[kept], tokens[kept]
-    return row, tokens, log_blank
+    log_probs: np.ndarray, ids: Optional[np.ndarray], blank: int, most: int
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-probabilities and ids of the likeliest (U, k), and of the blank (U,)."""
+    if ids is None:
+        ids = np.broadcast_to(np.arange(log_probs.shape[1]), log_probs.shape)
+    is_blank = ids == blank
+    log_blank = np.where(is_blank, log_probs, _NEVER).max(1, initial=_NEVER)
+    others = np.where(is_blank, _NEVER, log_probs)
+    most = min(most, others.shape[1])
+    kept = np.argsort(-others, axis=1, kind="stable")[:, :most]
+    others = np.take_along_axis(others, kept, 1)
+    # The blank, where it is among them, is a token that nothing can be.
+    tokens = np.where(others > _NEVER, np.take_along_axis(ids, kept, 1), -2)
+    return others, tokens, log_blank
 
 
 class _Trie:
@@ -96,13 +99,16 @@ class _Trie:
         self.parent, self.last = [-1], [-1]
         self._children: Dict[Tuple[int, int], int] = {}
 
-    def child(self, node: int, token: int) -> int:
-        key = (int(node), token)
-        if key not in self._children:
-            self._children[key] = len(self.parent)
-            self.parent.append(int(node))
-            self.last.append(token)
-        return self._children[key]
+    def children(self, nodes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """The prefixes that are longer by a token, for pairs."""
+        found = []
+        for key in zip(nodes.tolist(), tokens.tolist()):
+            if key not in self._children:
+                self._children[key] = len(self.parent)
+                self.parent.append(key[0])
+                self.last.append(key[1])
+            found.append(self._children[key])
+        return np.array(found, dtype=nodes.dtype)
 
     def sequence(self, node: int) -> Tuple[int, ...]:
         tokens = []
