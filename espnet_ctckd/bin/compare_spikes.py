@@ -12,16 +12,7 @@ from typing import Optional, Sequence
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.data import write_beside
-from espnet_ctckd.report.spikes import compare, open_source, read_spikes
-
-_COLUMNS = {
-    "blank": "blank %",
-    "missed": "missed %",
-    "inserted": "inserted %",
-    "offset": "offset ms",
-    "distance": "|offset| ms",
-    "run": "blank run ms",
-}
+from espnet_ctckd.report.spikes import COLUMNS, compare, open_source, read_spikes
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -39,10 +30,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         source = open_source(model, args.wav_scp)
         found[str(model)] = compare(expected, teacher, source)
     width = max(len(name) for name in found)
-    print(" " * width + "".join(f"{column:>13}" for column in _COLUMNS.values()))
+    print(" " * width + "".join(f"{column:>13}" for column in COLUMNS.values()))
     for name, comparison in found.items():
         row = comparison.summary()
-        cells = (row[key] for key in _COLUMNS)
+        cells = (row[key] for key in COLUMNS)
         print(
             f"{name:{width}}"
             + "".join(f"{'-' if c is None else format(c, '.1f'):>13}" for c in cells)

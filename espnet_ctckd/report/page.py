@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import jinja2
 
 from espnet_ctckd.report.charts import histogram, lines
-from espnet_ctckd.report.spikes import Comparison
+from espnet_ctckd.report.spikes import COLUMNS, Comparison
 from espnet_ctckd.report.systems import CURVES, Result, System
 from espnet_ctckd.score import bootstrap_interval
 
@@ -21,14 +21,6 @@ _CAPTIONS = {
     ("valid", "blank_student"): "Share of frames that stand for blank, dev set",
     ("train", "loss"): "Loss of the training, as each is weighted",
     ("train", "kd_selected"): "Share of frames learned from",
-}
-_SPIKES = {
-    "blank": "blank %",
-    "missed": "missed %",
-    "inserted": "inserted %",
-    "offset": "offset ms",
-    "distance": "|offset| ms",
-    "run": "blank run ms",
 }
 _HEADS = [
     "system",
@@ -213,7 +205,7 @@ def _blank(systems: Sequence[System], content: Content) -> Optional[Dict[str, An
             continue
         summary = compared.summary()
         rows.append(
-            [_cell(system.name), *(_number(summary[k], ".1f") for k in _SPIKES)]
+            [_cell(system.name), *(_number(summary[k], ".1f") for k in COLUMNS)]
         )
         if compared.offsets and not system.is_teacher:
             svg = histogram(
@@ -226,7 +218,7 @@ def _blank(systems: Sequence[System], content: Content) -> Optional[Dict[str, An
             charts.append({"svg": svg, "caption": caption})
     shares = sorted(content.selected.items(), key=lambda item: item[1])
     return {
-        "heads": ["system", *_SPIKES.values()],
+        "heads": ["system", *COLUMNS.values()],
         "rows": rows,
         "charts": charts,
         "selected": [(name, f"{share:.1f}") for name, share in shares],

@@ -65,6 +65,17 @@ class Comparison:
         }
 
 
+# Of `Comparison.summary`, as a table names them.
+COLUMNS = {
+    "blank": "blank %",
+    "missed": "missed %",
+    "inserted": "inserted %",
+    "offset": "offset ms",
+    "distance": "|offset| ms",
+    "run": "blank run ms",
+}
+
+
 class Model:
     """A model that is run when its spikes are read.
 
