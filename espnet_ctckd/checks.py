@@ -12,7 +12,7 @@ from espnet_ctckd.align import map_tokens
 from espnet_ctckd.cache.check import check_dense, check_dropped, check_frame_ratio
 from espnet_ctckd.cache.reader import CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.config import KDConfig
+from espnet_ctckd.config import KDConfig, NBestConfig
 from espnet_ctckd.data import read_scp, shorten
 from espnet_ctckd.nbest import NBEST, read_nbest_meta
 from espnet_ctckd.preprocess import TEACHER
@@ -34,11 +34,7 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
         InputError: labels or posteriors are missing, or the cache is not of these
             utterances or tokens.
     """
-    if config.from_epoch > args.max_epoch:
-        raise InputError(
-            f"kd.from_epoch is {config.from_epoch}, after the last epoch (max_epoch "
-            f"{args.max_epoch}): the selector would never choose"
-        )
+    _check_epochs(args.max_epoch, config)
     metas = []
     for part in ("train", "valid"):
         data = getattr(args, f"{part}_data_path_and_name_and_type")
@@ -47,13 +43,13 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
         if config.needs_labels and path_of(data, "text") is None:
             raise InputError(
                 f"{config.ctc_key} keeps the CTC loss, but {flag} has no 'text': give "
-                "the transcripts, or set kd.weight: 1"
+                f"the transcripts{config.without_labels}"
             )
         wanted = read_scp(shapes[0] if shapes else data[0][0])
         if config.needs_labels:
-            _check_text(data, wanted, part)
+            _check_text(data, config, wanted, part)
         if config.nbest is not None:
-            _check_nbest(path_of(data, NBEST), wanted, part)
+            _check_nbest(path_of(data, NBEST), config.nbest, wanted, part)
         path = path_of(data, TEACHER)
         if path is not None and config.online:
             raise InputError(
@@ -71,6 +67,19 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             )
     if len(metas) == 2:
         _check_alike(*metas)
+
+
+def _check_epochs(last: int, config: KDConfig) -> None:
+    if config.from_epoch > last:
+        raise InputError(
+            f"kd.from_epoch is {config.from_epoch}, after the last epoch (max_epoch "
+            f"{last}): the selector would never choose"
+        )
+    if config.feature is not None and config.feature.alone_epochs >= last:
+        raise InputError(
+            f"kd.feature.alone_epochs is {config.feature.alone_epochs}, and max_epoch "
+            f"{last}: nothing would ever train the output; train for longer"
+        )
 
 
 def _check_teacher(
@@ -160,14 +169,22 @@ def check_frames(meta: CacheMeta, config: KDConfig) -> None:
             )
 
 
-def _check_nbest(path: Optional[str], wanted: Mapping[str, str], part: str) -> None:
+def _check_nbest(
+    path: Optional[str], config: NBestConfig, wanted: Mapping[str, str], part: str
+) -> None:
     if path is None:
         flag = f"--{part}_data_path_and_name_and_type"
         raise InputError(
             f"kd.nbest learns from n-best lists, but {flag} has no 'nbest': give e.g. "
             f"{flag} <folder>/nbest,nbest,text, as dump_nbest writes it"
         )
-    read_nbest_meta(path)
+    meta = read_nbest_meta(path)
+    most = meta["nbest"] * len(meta["teachers"])
+    if config.hypotheses > most:
+        raise InputError(
+            f"kd.nbest.hypotheses is {config.hypotheses}, and {path} has {most} of an "
+            "utterance at most: set that, or dump longer lists (--nbest)"
+        )
     lists = read_scp(path)
     lacks = sorted(utt for utt in wanted if not lists.get(utt))
     if lacks:
@@ -178,7 +195,10 @@ def _check_nbest(path: Optional[str], wanted: Mapping[str, str], part: str) -> N
 
 
 def _check_text(
-    data: List[Tuple[str, str, str]], wanted: Mapping[str, str], part: str
+    data: List[Tuple[str, str, str]],
+    config: KDConfig,
+    wanted: Mapping[str, str],
+    part: str,
 ) -> None:
     path = next(path for path, name, _ in data if name == "text")
     text = read_scp(path)
@@ -186,8 +206,8 @@ def _check_text(
     if lacks:
         raise InputError(
             f"{path} has no words for {len(lacks)} of {len(wanted)} utterances of the "
-            f"{part} data: {shorten(lacks)}. Transcribe or remove them, or train with "
-            "kd.weight: 1, without text"
+            f"{part} data: {shorten(lacks)}. Transcribe or remove "
+            f"them{config.without_labels}"
         )
 
 
@@ -206,6 +226,18 @@ def check_layers(args: argparse.Namespace, config: KDConfig) -> None:
     if config.inter is None or not layers:
         return
     encoder = encoder_choices.get_class(args.encoder)
+    if "interctc_layer_idx" not in inspect.signature(encoder).parameters:
+        raise InputError(
+            f"kd.inter is given, and encoder is {args.encoder!r}, which gives no "
+            "intermediate outputs: take conformer, e_branchformer or transformer, or "
+            "remove kd.inter and encoder_conf.interctc_layer_idx"
+        )
+    whole = isinstance(layers, (list, tuple)) and all(type(n) is int for n in layers)
+    if not whole or len(set(layers)) < len(layers):
+        raise InputError(
+            f"encoder_conf.interctc_layer_idx is {layers!r}; give a list of different "
+            "whole numbers, as [4, 8]"
+        )
     default = inspect.signature(encoder).parameters.get("num_blocks")
     blocks = conf.get("num_blocks", default.default if default else None)
     if isinstance(blocks, int) and not all(0 < layer < blocks for layer in layers):

@@ -264,6 +264,11 @@ class KDConfig(FrameConfig):
                 "learned: give one of them"
             )
         self._check_labels([self, *parts])
+        if not (self.needs_labels or self.needs_teacher or self.nbest is not None):
+            raise InputError(
+                "kd has no CTC, no teacher and no n-best lists, so nothing says what "
+                "the output shall be: give kd.ctc_weight"
+            )
 
     def _check_ctc(self) -> None:
         if self.ctc_weight is None:
@@ -286,7 +291,8 @@ class KDConfig(FrameConfig):
         if reader and not self.needs_labels:
             raise InputError(
                 f"{reader} needs labels, but {self.ctc_key} trains without them: "
-                "remove it, or choose kd.weight below 1"
+                "remove it, or train with CTC (kd.weight below 1, or kd.ctc_weight "
+                "above 0)"
             )
 
     def labels_for(self) -> Optional[str]:
@@ -306,6 +312,15 @@ class KDConfig(FrameConfig):
         if self.ctc_weight == 1.0 - self.weight:
             return f"kd.weight {self.weight:g}"
         return f"kd.ctc_weight {self.ctc_weight:g}"
+
+    @property
+    def without_labels(self) -> str:
+        """How a training would do without transcripts, for errors."""
+        if self.weight > 0:
+            return ", or set kd.weight: 1, without ctc_weight"
+        if self.nbest is not None:
+            return ", or set kd.ctc_weight: 0, as conf/kd/nbest_label_free.yaml does"
+        return "; a training without a teacher cannot do without them"
 
     @property
     def needs_teacher(self) -> bool:

@@ -9,7 +9,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_ctckd.align import FrameMismatchError
-from espnet_ctckd.batch import Batch, Seen, first_output
+from espnet_ctckd.batch import Batch, Seen, TwoViews, first_output
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_prior
@@ -56,6 +56,8 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         self.kd = self._objective(config)
         if config.views is not None:
             self.kd_views = self._objective(config.views)
+            if kwargs.get("specaug") is not None:
+                self.specaug: torch.nn.Module = TwoViews(kwargs["specaug"])
         if config.inter is not None:
             self.kd_inter = self._objective(config.inter)
             if config.inter.head == "separate":
@@ -199,6 +201,8 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         config, views = self.kd_config, self.training and self.kd_config.views
         if views:
             batch = batch.twice()
+        if isinstance(self.specaug, TwoViews):
+            self.specaug.pairs = bool(views)
         seen = self._see(batch, stats, more)
         loss: Tensor = config.ctc_weight * seen.ctc
         if batch.teacher is not None:
@@ -218,6 +222,8 @@ class ESPnetCTCKDModel(ESPnetASRModel):
 
     def _feature_alone(self, batch: Batch, stats: Dict[str, Any]) -> Tensor:
         """The loss of the epochs in which only hidden states are learned."""
+        if isinstance(self.specaug, TwoViews):
+            self.specaug.pairs = False
         self.encode(batch.speech, batch.speech_lengths)
         seen = self._take_encoded(batch.speech.new_zeros(()), None)
         loss = self._feature_distance(batch, seen, stats)
@@ -236,7 +242,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         if config.needs_labels and batch.text is None:
             raise InputError(
                 f"the batch has no text, and {config.ctc_key} keeps the CTC loss: give "
-                "the transcripts, or set kd.weight: 1"
+                f"the transcripts{config.without_labels}"
             )
         if config.needs_teacher and batch.teacher is None:
             if config.online:

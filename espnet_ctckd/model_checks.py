@@ -26,7 +26,8 @@ def check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
         logging.warning(
             "kd.views without specaug: the views of an utterance differ by dropout only"
         )
-    if specaug is not None and getattr(specaug, "apply_time_warp", False):
+    warps = specaug is not None and getattr(specaug, "apply_time_warp", False)
+    if warps and config.needs_teacher:
         raise InputError(
             "specaug_conf.apply_time_warp is true (which is its default): it moves "
             "frames under the teacher's targets. Set specaug_conf.apply_time_warp: "

@@ -1,12 +1,15 @@
 """N-best lists of a teacher: a text file that a person can read.
 
-A line is an utterance and its hypotheses as JSON, the likeliest first, each a
-probability and tokens, ``utt [[0.9, "A", "B"], [0.1, "A"]]``; the probabilities of a
-list add up to 1. ESPnet reads the file as data of the type ``text``.
+A line is an utterance and, as JSON, a seal and its hypotheses, the likeliest first,
+each a probability and tokens, ``utt ["24000 1a2b3c4d 5e6f7a8b", [0.9, "A"], [0.1]]``;
+the probabilities of a list add up to 1. The seal is the length and checksum of the
+audio that the teacher heard, and a checksum of all the rest. ESPnet reads the file as
+data of the type ``text``.
 """
 
 import json
 import math
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -17,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.functional import edit_distance
 
+from espnet_ctckd.cache.record import Audio, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import NBestConfig
 from espnet_ctckd.data import Pathlike
@@ -25,7 +29,7 @@ from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 
 NBEST = "nbest"
 META = "nbest.json"
-FORMAT = 1
+FORMAT = 2
 
 # Tokens of a hypothesis, and its probability.
 Weighted = Tuple[Tuple[str, ...], float]
@@ -101,32 +105,52 @@ def join(
     return sorted(joined.items(), key=lambda pair: -pair[1])
 
 
-def to_line(hypotheses: Sequence[Weighted]) -> str:
-    """The rest of a line of the file."""
+def to_line(utterance: str, audio: Audio, hypotheses: Sequence[Weighted]) -> str:
+    """The rest of a line of the file.
+
+    Args:
+        utterance: its beginning.
+        audio: that the teacher heard.
+        hypotheses: what it says.
+    """
     listed = [[float(f"{share:.6g}"), *tokens] for tokens, share in hypotheses]
-    return json.dumps(listed, ensure_ascii=False)
+    heard = f"{audio.samples} {audio.crc32:08x}"
+    sealed = f"{heard} {_seal(utterance, heard, listed)}"
+    return json.dumps([sealed, *listed], ensure_ascii=False)
 
 
-def from_line(line: str, utterance: str) -> List[Weighted]:
+def _seal(utterance: str, heard: str, listed: Sequence[Any]) -> str:
+    text = json.dumps([utterance, heard, *listed], ensure_ascii=False)
+    return f"{zlib.crc32(text.encode()):08x}"
+
+
+def from_line(line: str, utterance: str) -> Tuple[Audio, List[Weighted]]:
     """Read the rest of a line.
 
     Args:
         line: JSON.
-        utterance: whose it is, for errors.
+        utterance: whose it is.
 
     Returns:
-        The hypotheses.
+        The audio that the teacher heard, and the hypotheses.
 
     Raises:
-        InputError: it is no n-best list.
+        InputError: it is no n-best list, damaged, or of another utterance.
     """
     try:
-        return [(tuple(map(str, tokens)), float(p)) for p, *tokens in json.loads(line)]
-    except (ValueError, TypeError):
+        sealed, *listed = json.loads(line)
+        heard, _, seal = sealed.rpartition(" ")
+        samples, crc32 = heard.split()
+        audio = Audio(int(samples), int(crc32, 16))
+        found = [(tuple(map(str, tokens)), float(p)) for p, *tokens in listed]
+    except (ValueError, TypeError, AttributeError):
+        found, seal, heard, listed = [], "", "", []
+    if not found or seal != _seal(utterance, heard, listed):
         raise InputError(
-            f"utterance {utterance}: the n-best list {line[:60]!r} is not one of "
-            "dump_nbest: dump it again"
-        ) from None
+            f"utterance {utterance}: the n-best list {line[:60]!r} is damaged, or of "
+            "another utterance, or not of dump_nbest: dump it again"
+        )
+    return audio, found
 
 
 @dataclass(frozen=True)
@@ -142,7 +166,11 @@ class NBestReader:
     index: Mapping[str, int]
 
     def read(
-        self, utterance: str, line: str, text: Optional[np.ndarray]
+        self,
+        utterance: str,
+        line: str,
+        text: Optional[np.ndarray],
+        speech: Optional[np.ndarray] = None,
     ) -> Dict[str, np.ndarray]:
         """Tokens (L,), sizes (N,) and weights (N,) of an utterance.
 
@@ -150,11 +178,22 @@ class NBestReader:
             utterance: its name.
             line: of the file.
             text: its labels, where the weights need them.
+            speech: its audio (S,), to be held against what the teacher heard.
 
         Raises:
-            InputError: a token is not the student's.
+            InputError: the list is damaged or not of this utterance and audio, or a
+                token is not the student's.
         """
-        hypotheses = from_line(line, utterance)[: self.config.hypotheses]
+        audio, hypotheses = from_line(line, utterance)
+        if speech is not None and speech.ndim == 1:
+            heard = fingerprint(speech)
+            if heard != audio:
+                raise InputError(
+                    f"utterance {utterance}: its audio ({heard}) is not what the "
+                    f"teacher of the n-best list heard ({audio}): dump teacher and "
+                    "lists for this data"
+                )
+        hypotheses = hypotheses[: self.config.hypotheses]
         lacks = sorted({t for ids, _ in hypotheses for t in ids} - self.index.keys())
         if lacks:
             raise InputError(

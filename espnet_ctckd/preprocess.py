@@ -82,5 +82,5 @@ class TeacherDecoder:
         if record is not None and self.posteriors is not None:
             data.update(self.posteriors.read(uid, record, speech))
         if line is not None and self.nbest is not None:
-            data.update(self.nbest.read(uid, line, data.get("text")))
+            data.update(self.nbest.read(uid, line, data.get("text"), speech))
         return data

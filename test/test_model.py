@@ -469,6 +469,31 @@ def test_two_views_learn_from_each_other(batch, teacher, weight):
     assert "loss_views" not in stats
 
 
+def test_two_views_are_warped_alike_and_masked_apart(batch):
+    warped = {**MASKS, "apply_time_warp": True, "time_warp_window": 5}
+    heard = []
+
+    def listen(kd, specaug):
+        model = build(kd=kd, specaug=specaug)
+        hook = lambda _m, inputs, _o: heard.append(inputs[0])  # noqa: E731
+        model.encoder.register_forward_hook(hook)
+        torch.manual_seed(5)
+        model(**copy.deepcopy(batch))
+        return heard.pop()
+
+    kd = {**KD, "weight": 0.0, "views": VIEWS}
+    feats = listen(kd, {**warped, "apply_time_mask": False, "apply_freq_mask": True,
+                        "freq_mask_width_range": [0, 1]})  # fmt: skip
+    plain = listen(kd, {**MASKS, "num_time_mask": 1, "time_mask_width_range": [0, 1]})
+    one, two = feats.chunk(2)
+    torch.testing.assert_close(one, two)
+    assert not torch.equal(one, plain.chunk(2)[0])
+    one, two = listen(kd, warped).chunk(2)
+    assert not torch.equal(one, two)
+    with pytest.raises(InputError, match="apply_time_warp is true"):
+        build(kd={**KD, "views": VIEWS}, specaug=warped)
+
+
 def test_the_gradient_of_two_views_stops_at_the_targets(batch):
     model = build(kd={**KD, "weight": 0.0, "views": VIEWS})
     logits = torch.randn(6, 5, 7, requires_grad=True)

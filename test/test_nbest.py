@@ -11,9 +11,10 @@ from conftest import keep_top, make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet_ctckd.cache.record import Audio, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import NBestConfig
-from espnet_ctckd.decode.prefix_beam import prefix_beam_search
+from espnet_ctckd.decode.prefix_beam import prefix_beam_search, prefix_beam_searches
 from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss
 from espnet_ctckd.nbest import NBestReader, from_line, join, nbest_of, to_line
 from espnet_ctckd.posteriors import FramePosteriors
@@ -57,6 +58,23 @@ def test_a_narrow_beam_never_says_too_much(frames, seed, beam):
     assert len({h.tokens for h in found}) == len(found)
     for tokens, log_prob in found:
         assert math.exp(log_prob) <= expected[tokens] * (1 + 1e-9)
+
+
+@given(
+    st.lists(st.integers(0, 7), min_size=1, max_size=4),
+    st.integers(0, 999),
+    st.sampled_from([1, 3, 8]),
+)
+def test_utterances_side_by_side_are_searched_as_alone(lengths, seed, beam):
+    batch = make_batch(lengths, tokens=TOKENS, blank=BLANK, seed=seed, extra=0)
+    said = [
+        row[:frames].numpy() for row, frames in zip(batch.teacher.log_probs, lengths)
+    ]
+    found = prefix_beam_searches(said, BLANK, beam, 3)
+    for each, hypotheses in zip(said, found):
+        alone = prefix_beam_search(each, BLANK, beam, tokens_per_frame=3)
+        assert [h.tokens for h in hypotheses] == [h.tokens for h in alone]
+        assert [h.log_prob for h in hypotheses] == [h.log_prob for h in alone]
 
 
 def test_a_repeated_token_needs_a_blank_between():
@@ -109,13 +127,22 @@ def test_lists_of_several_teachers_are_a_mixture():
     assert join([one], [1.0]) == one
 
 
+AUDIO = Audio(3, 0xBEEF)
+
+
 def test_a_line_comes_back_as_it_was_written():
     hypotheses = [(("▁so", "'s"), 0.75), ((), 0.25)]
-    assert from_line(to_line(hypotheses), "utt") == hypotheses
-    assert json.loads(to_line(hypotheses)) == [[0.75, "▁so", "'s"], [0.25]]
-    for bad in ("", "[1, 2]", "{", '[["a", "b"]]', "[[]]"):
+    line = to_line("utt", AUDIO, hypotheses)
+    assert from_line(line, "utt") == (AUDIO, hypotheses)
+    sealed, *listed = json.loads(line)
+    assert listed == [[0.75, "▁so", "'s"], [0.25]]
+    assert sealed.startswith("3 0000beef ")
+    changed = line.replace("0.75", "0.85"), line.replace("beef", "bead")
+    for bad in ("", "[]", "[1, 2]", "{", '[["a", "b"]]', "[[]]", *changed):
         with pytest.raises(InputError, match="utterance utt: the n-best list"):
             from_line(bad, "utt")
+    with pytest.raises(InputError, match="or of another utterance"):
+        from_line(line, "utt2")
 
 
 # What the data workers make of them
@@ -126,7 +153,17 @@ def reader(**conf):
     return NBestReader(config, {"a": 0, "b": 2, "c": 3})
 
 
-LINE = to_line([(("a", "b"), 0.5), (("a",), 0.3), ((), 0.15), (("c",), 0.05)])
+HYPOTHESES = [(("a", "b"), 0.5), (("a",), 0.3), ((), 0.15), (("c",), 0.05)]
+LINE = to_line("utt", AUDIO, HYPOTHESES)
+
+
+def test_other_audio_than_the_teacher_heard_is_refused():
+    speech = np.zeros(3, np.float32)
+    line = to_line("utt", fingerprint(speech), HYPOTHESES)
+    assert reader().read("utt", line, None, speech)["nbest"].tolist() == [0, 2, 0]
+    speech[1] = 0.5
+    with pytest.raises(InputError, match=r"utterance utt: its audio .* is not what"):
+        reader().read("utt", line, None, speech)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +192,7 @@ def test_accuracy_weighs_by_the_right_tokens_of_each():
 
 def test_a_token_that_the_student_lacks_is_named():
     with pytest.raises(InputError, match=r"utterance u7: .* lacks 'd' of the n-best"):
-        reader().read("u7", to_line([(("a", "d"), 1.0)]), None)
+        reader().read("u7", to_line("u7", AUDIO, [(("a", "d"), 1.0)]), None)
 
 
 # The loss
@@ -226,7 +263,8 @@ def test_the_file_is_that_of_the_search(tiny_cache, tiny_model, tmp_path):
     cached = tiny.read_cache(tiny_cache)
     assert set(lines) == set(cached)
     for utt, line in lines.items():
-        found = from_line(line, utt)
+        audio, found = from_line(line, utt)
+        assert audio == cached[utt].audio
         assert 1 <= len(found) <= 3
         said = torch.from_numpy(cached[utt].log_probs).unsqueeze(0)
         one = FramePosteriors(said, torch.tensor([said.size(1)]), 0)
@@ -238,6 +276,12 @@ def test_the_file_is_that_of_the_search(tiny_cache, tiny_model, tmp_path):
     assert status == 0, stderr
     assert (tmp_path / "two/nbest").read_text() == (out / "nbest").read_text()
     assert json.loads((out / "nbest.json").read_text())["utterances"] == len(lines)
+    # A finished one is left as it is, and is not written over by another.
+    before = (out / "nbest").stat().st_mtime_ns
+    assert tiny.call(dump_nbest, *flags)[0] == 0
+    assert (out / "nbest").stat().st_mtime_ns == before
+    status, stderr = tiny.call(dump_nbest, *flags[:4], "--nbest", 2, "--beam", 8)
+    assert "n-best lists of other caches, --nbest or --beam" in tiny.the_error(stderr)
 
 
 @pytest.mark.parametrize(

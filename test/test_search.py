@@ -208,7 +208,7 @@ def test_the_lexicon_search_is_that_of_torchaudio(lexicon, tmp_path, lm, seed):
         sil_token="<space>",
     )
     log_probs = draw(20, seed, sharp=1.5)
-    found, searched = Search(config, TOKENS, 0, "char")(log_probs)
+    found, searched = Search(config, TOKENS, 0, "char")([log_probs])[0]
     ended = np.concatenate([log_probs, np.full((1, 8), -1e4)])
     ended[-1, 2] = 0.0
     expected = theirs(torch.from_numpy(ended).float().unsqueeze(0))[0]
@@ -226,7 +226,7 @@ def test_a_lexicon_finds_the_words_that_are_there(lexicon):
     path = [3, 3, 0, 4, 2, 2, 0, 5, 6, 0]
     log_probs = np.log(np.full((10, 8), 0.01) + 0.92 * np.eye(8)[path])
     config = SearchConfig(method="lexicon", lexicon=str(lexicon))
-    (best, *_), _ = Search(config, TOKENS, 0, "char")(log_probs)
+    (best, *_), _ = Search(config, TOKENS, 0, "char")([log_probs])[0]
     assert best.words == (("ab", 0, 2), ("cd", 3, 5))
     assert best.tokens == (3, 4, 2, 5, 6)
 
@@ -257,9 +257,9 @@ def test_collapse_changes_no_search_of_sure_posteriors(lexicon, seed):
         {"method": "prefix_beam", "beam": 8, "nbest": 3},
         {"method": "lexicon", "lexicon": str(lexicon)},
     ):
-        full, frames = Search(SearchConfig(**more), TOKENS, 0, "char")(log_probs)
+        full, frames = Search(SearchConfig(**more), TOKENS, 0, "char")([log_probs])[0]
         config = SearchConfig(**more, blank_collapse=0.999)
-        short, fewer = Search(config, TOKENS, 0, "char")(log_probs)
+        short, fewer = Search(config, TOKENS, 0, "char")([log_probs])[0]
         assert short[0].tokens == full[0].tokens
         assert short[0].words == full[0].words
         assert fewer < frames == 60
@@ -282,9 +282,9 @@ def test_a_prior_is_taken_out_after_the_blanks_are_collapsed(tmp_path):
         )
         kept = log_probs[collapse(log_probs[:, 0], theta)]
         plain = Search(SearchConfig(method="prefix_beam"), TOKENS, 0, "char")
-        found, searched = search(log_probs)
+        ((found, searched),) = search([log_probs])
         assert searched == len(kept)
-        expected = plain(kept - 0.7 * np.log(prior))[0][0]
+        expected = plain([kept - 0.7 * np.log(prior)])[0][0][0]
         assert found[0].tokens == expected.tokens
         assert found[0].score == pytest.approx(expected.score)
 

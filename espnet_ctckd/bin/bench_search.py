@@ -6,6 +6,7 @@ way, from audio to text: ours, and ESPnet's own search with CTC alone. Contender
 turns in every round; ratios are medians over the rounds, word error rates beside them.
 """
 
+import itertools
 import logging
 import statistics
 import tempfile
@@ -31,9 +32,11 @@ from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.data import read_audio, read_scp
 from espnet_ctckd.decode.lexicon import SPACE, read_lexicon
 from espnet_ctckd.decode.recognise import Recogniser
-from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
+from espnet_ctckd.decode.search import Search, SearchConfig
 from espnet_ctckd.score import Counts, count_errors
 
+# Utterances that are searched side by side, as in a batch of decode.
+_AT_ONCE = 20
 THRESHOLDS = (1.0, 0.999, 0.99, 0.9)
 Decoder = Callable[[], Dict[str, str]]
 
@@ -113,7 +116,7 @@ def bench_searches(
             search = Search(config, model.tokens, model.blank, model.token_type)
             label = name if theta == 1.0 else f"{name}, collapse {theta:g}"
             decoders[label] = _ours(model, search, said, config.lexicon is not None)
-            frames = sum(search(log_probs)[1] for log_probs in said.values())
+            frames = sum(count for _, count in search(list(said.values())))
             shares[label] = 100 * frames / sum(map(len, said.values()))
             first[label] = name
     if given.lexicon is not None:
@@ -138,10 +141,12 @@ def _ours(
     model: Recogniser, search: Search, said: Dict[str, np.ndarray], by_words: bool
 ) -> Decoder:
     def decode() -> Dict[str, str]:
-        return {
-            utt: model.text(search(log_probs)[0][0], by_words)
-            for utt, log_probs in said.items()
-        }
+        texts = {}
+        for first in range(0, len(said), _AT_ONCE):
+            some = dict(itertools.islice(said.items(), first, first + _AT_ONCE))
+            for utt, (found, _) in zip(some, search(list(some.values()))):
+                texts[utt] = model.text(found[0], by_words)
+        return texts
 
     return decode
 
@@ -234,8 +239,9 @@ def bench_espnet(
             for batch in batches:
                 heard = [torch.from_numpy(audio[utt]) for utt in batch]
                 log_probs, lengths = model.say(heard)
-                for utt, said, frames in zip(batch, log_probs.cpu().numpy(), lengths):
-                    found: List[Hypothesis] = search(said[: int(frames)])[0]
+                said = log_probs.cpu().numpy()
+                parts = [row[:n] for row, n in zip(said, lengths.tolist())]
+                for utt, (found, _) in zip(batch, search(parts)):
                     texts[utt] = model.text(found[0], by_words=False)
             return texts
 

@@ -3,20 +3,30 @@
 Several caches of the same utterances make one list: a mixture of the teachers' own.
 """
 
+import argparse
 import json
 import logging
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import kaldiio
 import torch
 
 from espnet_ctckd.bin import parser, positive, run
-from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
+from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, CacheMeta, read_meta
+from espnet_ctckd.cache.record import Audio
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, shorten, write_beside
-from espnet_ctckd.nbest import FORMAT, META, NBEST, join, nbest_of, to_line
+from espnet_ctckd.nbest import (
+    FORMAT,
+    META,
+    NBEST,
+    join,
+    nbest_of,
+    read_nbest_meta,
+    to_line,
+)
 from espnet_ctckd.posteriors import FramePosteriors
 
 _SAY_EVERY = 5.0  # seconds
@@ -41,7 +51,17 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     weights = _weights(args.weight, len(metas))
     scps = [read_scp(meta.folder / SCP) for meta in metas]
     _check_alike(metas, scps)
+    audio = _audio(metas)
     folder = Path(args.output_dir)
+    described = _describe(metas, weights, len(scps[0]), args)
+    if (folder / META).exists():
+        if read_nbest_meta(folder / NBEST) != described:
+            raise InputError(
+                f"{folder} holds n-best lists of other caches, --nbest or --beam: "
+                "delete it, or choose another --output_dir"
+            )
+        logging.info(f"{folder} is finished, and left as it is")
+        return
     begun = told = time.monotonic()
     known = best = 0.0
     with write_beside(folder / NBEST) as f:
@@ -53,25 +73,15 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
                 for meta, scp in zip(metas, scps)
             ]
             hypotheses = join(lists, weights)
-            f.write(f"{utt} {to_line(hypotheses)}\n")
+            f.write(f"{utt} {to_line(utt, audio[utt], hypotheses)}\n")
             known += len(hypotheses)
             best += hypotheses[0][1]
             if time.monotonic() - told > _SAY_EVERY:
                 told = time.monotonic()
                 left = (told - begun) / done * (len(scps[0]) - done)
                 logging.info(f"{done}/{len(scps[0])} utterances, {left:.0f} s left")
-    meta = {
-        "format": FORMAT,
-        "teachers": [
-            {"cache": str(m.folder), "weight": w, **m.teacher}
-            for m, w in zip(metas, weights)
-        ],
-        "utterances": len(scps[0]),
-        "nbest": args.nbest,
-        "beam": args.beam,
-    }
     with write_beside(folder / META) as f:
-        json.dump(meta, f, indent=1, ensure_ascii=False)
+        json.dump(described, f, indent=1, ensure_ascii=False)
         f.write("\n")
     total = len(scps[0])
     print(
@@ -80,13 +90,52 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
 
 
+def _describe(
+    metas: Sequence[CacheMeta],
+    weights: Sequence[float],
+    utterances: int,
+    args: argparse.Namespace,
+) -> Dict[str, Any]:
+    """What the lists are of."""
+    return {
+        "format": FORMAT,
+        "teachers": [
+            {"cache": str(m.folder), "weight": w, "key": m.records.key, **m.teacher}
+            for m, w in zip(metas, weights)
+        ],
+        "utterances": utterances,
+        "nbest": args.nbest,
+        "beam": args.beam,
+    }
+
+
+def _audio(metas: Sequence[CacheMeta]) -> Dict[str, Audio]:
+    """What the teachers have heard, which must be the same."""
+    heard = [read_scp(meta.folder / UTT2AUDIO) for meta in metas]
+    for meta, other in zip(metas[1:], heard[1:]):
+        apart = [utt for utt in other if other[utt] != heard[0][utt]]
+        if apart:
+            raise InputError(
+                f"the teachers of {metas[0].folder} and {meta.folder} have heard other "
+                f"audio in {len(apart)} utterances: {shorten(apart)}. Dump all "
+                "teachers for the same data"
+            )
+    found = {}
+    for utt, line in heard[0].items():
+        samples, crc32 = line.split()
+        found[utt] = Audio(int(samples), int(crc32, 16))
+    return found
+
+
 def _weights(given: Optional[Sequence[float]], number: int) -> List[float]:
     weights = list(given or [1.0] * number)
     if len(weights) != number:
         raise InputError(f"{len(weights)} --weight for {number} --cache; give each one")
     total = sum(weights)
     if min(weights) < 0 or not 0 < total < float("inf"):
-        raise InputError(f"--weight is {weights}; give numbers of at least 0")
+        raise InputError(
+            f"--weight is {weights}; give numbers of at least 0, and one above"
+        )
     return [weight / total for weight in weights]
 
 

@@ -169,7 +169,12 @@ def _claim(folder: Path, request: Mapping[str, object]) -> None:
     begun = json.loads(path.read_text(encoding="utf-8"))
     differs = [key for key in request if begun.get(key) != request[key]]
     if differs:
-        was = ", ".join(f"{key} {begun.get(key)} -> {request[key]}" for key in differs)
+        was = ", ".join(
+            "other utterances or lengths"
+            if key == "utterances_crc32"
+            else f"{key} {begun.get(key)} -> {request[key]}"
+            for key in differs
+        )
         raise InputError(
             f"{folder} was begun for something else ({was}); delete it, or choose "
             "another --output_dir"

@@ -1,10 +1,14 @@
-"""The most probable token sequences of an utterance."""
+"""The most probable token sequences of utterances, many at a time."""
 
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 _NEVER = -np.inf
+# Prefixes are told apart by a hash of their tokens; a prefix of no tokens has _ROOT,
+# and places of the beam that are not taken have one that is never looked for.
+_ROOT, _NOBODY, _NO_PARENT = 1, 0, 2
+_FACTOR, _SUMMAND = np.uint64(6364136223846793005), np.uint64(1442695040888963407)
 
 
 class Hypothesis(NamedTuple):
@@ -37,82 +41,179 @@ def prefix_beam_search(
         Graves, Jaitly, Towards End-To-End Speech Recognition with Recurrent Neural
         Networks (2014), https://proceedings.mlr.press/v32/graves14.html
     """
-    trie = _Trie()
-    # Prefixes in the beam (n,), their last token, the prefix before it, and their
-    # log-probabilities by whether the last frame was blank.
-    nodes, last, parents = np.array([_Trie.ROOT]), np.array([-1]), np.array([-1])
-    with_blank, without = np.array([0.0]), np.array([_NEVER])
-    every = _candidates(log_probs, ids, blank, tokens_per_frame)
-    for said, tokens, log_blank in zip(*every):
-        total = np.logaddexp(with_blank, without)
-        # A repeated token extends only what ended in a blank.
-        same = last[:, None] == tokens  # (n, k)
-        grown = np.where(same, with_blank[:, None], total[:, None]) + said
-        stays = without + np.where(same, said, _NEVER).max(1, initial=_NEVER)
-        blanked = total + log_blank
-        # What is in the beam is reached from its parent there, too.
-        child, parent = np.nonzero(parents[:, None] == nodes)
-        by, column = np.nonzero(last[child][:, None] == tokens)
-        child, parent = child[by], parent[by]
-        stays[child] = np.logaddexp(stays[child], grown[parent, column])
-        grown[parent, column] = _NEVER
-        scores = np.concatenate([np.logaddexp(blanked, stays), grown.ravel()])
-        best = np.argsort(-scores, kind="stable")[:beam]
-        best = best[scores[best] > _NEVER]
-        old, new = best[best < len(nodes)], best[best >= len(nodes)] - len(nodes)
-        rows, columns = np.divmod(new, max(len(tokens), 1))
-        before, said_now = nodes[rows], tokens[columns]
-        added = trie.children(before, said_now)
-        nodes = np.concatenate([nodes[old], added])
-        last = np.concatenate([last[old], said_now])
-        parents = np.concatenate([parents[old], before])
-        with_blank = np.concatenate([blanked[old], np.full(len(added), _NEVER)])
-        without = np.concatenate([stays[old], grown[rows, columns]])
-    total = np.logaddexp(with_blank, without)
-    order = np.argsort(-total, kind="stable")
-    return [Hypothesis(trie.sequence(nodes[i]), float(total[i])) for i in order]
+    said = _candidates(log_probs, ids, blank, tokens_per_frame)
+    return _search([said], beam)[0]
+
+
+def prefix_beam_searches(
+    log_probs: Sequence[np.ndarray], blank: int, beam: int, tokens_per_frame: int = 20
+) -> List[List[Hypothesis]]:
+    """`prefix_beam_search` of several utterances side by side, which is faster.
+
+    Args:
+        log_probs: of each (U, V).
+        blank: index of the blank.
+        beam: prefixes that are followed.
+        tokens_per_frame: most probable tokens that a prefix is extended by.
+
+    Returns:
+        Of each utterance what it gives alone.
+    """
+    return _search(
+        [_candidates(each, None, blank, tokens_per_frame) for each in log_probs], beam
+    )
+
+
+class _Candidates(NamedTuple):
+    """What an utterance may say in each frame."""
+
+    said: np.ndarray  # (U, k), of the likeliest tokens but the blank
+    tokens: np.ndarray  # (U, k)
+    log_blank: np.ndarray  # (U,)
 
 
 def _candidates(
     log_probs: np.ndarray, ids: Optional[np.ndarray], blank: int, most: int
-) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log-probabilities and ids of the likeliest (U, k), and of the blank (U,)."""
+) -> _Candidates:
     if ids is None:
         ids = np.broadcast_to(np.arange(log_probs.shape[1]), log_probs.shape)
     is_blank = ids == blank
     log_blank = np.where(is_blank, log_probs, _NEVER).max(1, initial=_NEVER)
     others = np.where(is_blank, _NEVER, log_probs)
-    most = min(most, others.shape[1])
-    kept = np.argsort(-others, axis=1, kind="stable")[:, :most]
-    others = np.take_along_axis(others, kept, 1)
-    # The blank, where it is among them, is a token that nothing can be.
-    tokens = np.where(others > _NEVER, np.take_along_axis(ids, kept, 1), -2)
-    return others, tokens, log_blank
+    if most < others.shape[1]:
+        kept = np.argpartition(-others, most, axis=1)[:, :most]
+        others = np.take_along_axis(others, kept, 1)
+        ids = np.take_along_axis(ids, kept, 1)
+    # What cannot be, as the blank, is a token that nothing ends in.
+    return _Candidates(others, np.where(others > _NEVER, ids, -2), log_blank)
 
 
-class _Trie:
-    """Prefixes by number, each with its last token and the prefix before that."""
+class _Beam:
+    """Prefixes of utterances (B, n), and their log-probabilities.
 
-    ROOT = 0
+    Attributes:
+        nodes: hashes of the prefixes.
+        parents: those of the prefixes that are shorter by a token.
+        last: last tokens, -1 where there is none.
+        with_blank: log-probability where the last frame was blank.
+        without: where it was not.
+    """
 
-    def __init__(self) -> None:
-        self.parent, self.last = [-1], [-1]
-        self._children: Dict[Tuple[int, int], int] = {}
+    def __init__(self, utterances: int, beam: int) -> None:
+        self._most = beam
+        size = (utterances, 1)
+        self.nodes = np.full(size, _ROOT, np.uint64)
+        self.parents = np.full(size, _NO_PARENT, np.uint64)
+        self.last = np.full(size, -1)
+        self.with_blank, self.without = np.zeros(size), np.full(size, _NEVER)
 
-    def children(self, nodes: np.ndarray, tokens: np.ndarray) -> np.ndarray:
-        """The prefixes that are longer by a token, for pairs."""
-        found = []
-        for key in zip(nodes.tolist(), tokens.tolist()):
-            if key not in self._children:
-                self._children[key] = len(self.parent)
-                self.parent.append(key[0])
-                self.last.append(key[1])
-            found.append(self._children[key])
-        return np.array(found, dtype=nodes.dtype)
+    def _widen(self, width: int) -> None:
+        """Have at least so many places."""
+        more = ((0, 0), (0, max(width - self.nodes.shape[1], 0)))
+        self.nodes = np.pad(self.nodes, more, constant_values=_NOBODY)
+        self.parents = np.pad(self.parents, more, constant_values=_NO_PARENT)
+        self.last = np.pad(self.last, more, constant_values=-1)
+        self.with_blank = np.pad(self.with_blank, more, constant_values=_NEVER)
+        self.without = np.pad(self.without, more, constant_values=_NEVER)
 
-    def sequence(self, node: int) -> Tuple[int, ...]:
-        tokens = []
-        while node != self.ROOT:
-            tokens.append(self.last[node])
-            node = self.parent[node]
-        return tuple(reversed(tokens))
+    def step(
+        self, said: np.ndarray, tokens: np.ndarray, log_blank: np.ndarray
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """Hear a frame of the first utterances.
+
+        Args:
+            said: (b, k), of the first b.
+            tokens: (b, k).
+            log_blank: (b,).
+
+        Returns:
+            For each place of the beam (b, n) the place that it comes from, and the
+            token that was added, or -1.
+        """
+        some = len(said)
+        nodes, parents, last = self.nodes[:some], self.parents[:some], self.last[:some]
+        with_blank, without = self.with_blank[:some], self.without[:some]
+        beam, number = nodes.shape[1], said.shape[1]
+        total = np.logaddexp(with_blank, without)
+        # A repeated token extends only what ended in a blank.
+        same = last[:, :, None] == tokens[:, None, :]  # (b, n, k)
+        grown = np.where(same, with_blank[:, :, None], total[:, :, None])
+        grown += said[:, None, :]
+        again = np.where(same, said[:, None, :], _NEVER).max(2, initial=_NEVER)
+        stays, blanked = without + again, total + log_blank[:, None]
+        # What is in the beam is reached from its parent there, too.
+        row, child, parent = np.nonzero(parents[:, :, None] == nodes[:, None, :])
+        by, column = np.nonzero(last[row, child][:, None] == tokens[row])
+        row, child, parent = row[by], child[by], parent[by]
+        joined = np.logaddexp(stays[row, child], grown[row, parent, column])
+        stays[row, child] = joined
+        grown[row, parent, column] = _NEVER
+        scores = np.concatenate(
+            [np.logaddexp(blanked, stays), grown.reshape(some, -1)], 1
+        )
+        # No more places than can be taken, and no fewer than there are.
+        can_be = int((scores > _NEVER).sum(1).max(initial=0))
+        width = min(max(min(self._most, can_be), beam), scores.shape[1])
+        best = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+        order = np.argsort(-np.take_along_axis(scores, best, 1), axis=1, kind="stable")
+        best = np.take_along_axis(best, order, 1)  # (b, n)
+        rows = np.arange(some)[:, None]
+        kept = best < beam
+        place, column = np.divmod(best - beam, max(number, 1))
+        place = np.where(kept, best, place)
+        column = np.where(kept, 0, column)
+        added = np.full(best.shape, -1)
+        without_blank = stays[rows, place]
+        if number:
+            added = np.where(kept, -1, tokens[rows, column])
+            without_blank = np.where(kept, without_blank, grown[rows, place, column])
+        before = nodes[rows, place]
+        child_hash = before * _FACTOR + (added + 1).astype(np.uint64) + _SUMMAND
+        alive = scores[rows, best] > _NEVER
+        if width > beam:
+            self._widen(width)
+        self.with_blank[:some] = np.where(kept, blanked[rows, place], _NEVER)
+        self.without[:some] = without_blank
+        self.parents[:some] = np.where(kept, parents[rows, place], before)
+        self.last[:some] = np.where(kept, last[rows, place], added)
+        self.nodes[:some] = np.where(kept, before, child_hash)
+        self.nodes[:some][~alive], self.parents[:some][~alive] = _NOBODY, _NO_PARENT
+        return place, added
+
+
+def _search(said: Sequence[_Candidates], beam: int) -> List[List[Hypothesis]]:
+    # Longest first, so that those that have not ended come first in each frame.
+    order = sorted(range(len(said)), key=lambda i: -len(said[i].said))
+    lengths = np.array([len(said[i].said) for i in order])
+    state = _Beam(len(order), beam)
+    history = []
+    for t in range(int(lengths.max(initial=0))):
+        running = [said[i] for i in order[: int((lengths > t).sum())]]
+        history.append(
+            state.step(
+                np.stack([each.said[t] for each in running]),
+                np.stack([each.tokens[t] for each in running]),
+                np.array([each.log_blank[t] for each in running]),
+            )
+        )
+    found: List[List[Hypothesis]] = [[] for _ in said]
+    total = np.logaddexp(state.with_blank, state.without)
+    for row, utterance in enumerate(order):
+        for place in np.argsort(-total[row], kind="stable"):
+            if total[row, place] > _NEVER:
+                tokens = _read_back(history, row, int(place), int(lengths[row]))
+                hypothesis = Hypothesis(tokens, float(total[row, place]))
+                found[utterance].append(hypothesis)
+    return found
+
+
+def _read_back(
+    history: Sequence[Tuple[np.ndarray, np.ndarray]], row: int, place: int, frames: int
+) -> Tuple[int, ...]:
+    """The tokens of a place of the beam after some frames."""
+    tokens = []
+    for places, added in reversed(history[:frames]):
+        if added[row, place] >= 0:
+            tokens.append(int(added[row, place]))
+        place = places[row, place]
+    return tuple(reversed(tokens))

@@ -5,7 +5,7 @@ import multiprocessing
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -229,7 +229,7 @@ def recognise(
     """
     searching = Searching(config, model, processes)
     shift = model.frame_seconds() if times else 0.0
-    heard: List[Tuple[str, int, Future[_Answer] | _Answer]] = []
+    heard: List[Tuple[str, int, _Asked]] = []
     said: Dict[str, np.ndarray] = {}
     encoder = search = 0.0
     samples = 0
@@ -300,11 +300,21 @@ def _timed(
 _Answer = Tuple[List[Hypothesis], int]
 
 
+class _Awaited(NamedTuple):
+    """An answer that another process looks for, among others."""
+
+    future: "Future[List[_Answer]]"
+    place: int
+
+
+_Asked = Union[_Answer, _Awaited]
+
+
 class Searching:
     """Searches here, or in other processes."""
 
     def __init__(self, config: SearchConfig, model: Recogniser, processes: int) -> None:
-        self._config, self._model = config, model
+        self._config, self._model, self._processes = config, model, processes
         arguments = (config, model.tokens, model.blank, model.token_type)
         self._search = Search(*arguments)  # here, so that its errors are said here
         self._pool: Optional[ProcessPoolExecutor] = None
@@ -317,9 +327,7 @@ class Searching:
                 initargs=arguments,
             )
 
-    def ask(
-        self, log_probs: torch.Tensor, lengths: torch.Tensor
-    ) -> Sequence["Future[_Answer] | _Answer"]:
+    def ask(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> "Sequence[_Asked]":
         """Begin with a batch."""
         if self._config.plain:
             found = greedy(log_probs, lengths, self._model.blank)
@@ -331,12 +339,21 @@ class Searching:
         said = log_probs.cpu().numpy()
         parts = [row[:n] for row, n in zip(said, lengths.tolist())]
         if self._pool is None:
-            return [self._search(part) for part in parts]
-        return [self._pool.submit(_search, part) for part in parts]
+            return self._search(parts)
+        # Those of about one length together, a share for each process.
+        share = -(-len(parts) // self._processes)
+        asked: List[_Asked] = []
+        for first in range(0, len(parts), share):
+            some = parts[first : first + share]
+            future = self._pool.submit(_search, some)
+            asked += [_Awaited(future, i) for i in range(len(some))]
+        return asked
 
-    def answer(self, asked: "Future[_Answer] | _Answer") -> _Answer:
+    def answer(self, asked: "_Asked") -> _Answer:
         """What was found."""
-        return asked.result() if isinstance(asked, Future) else asked
+        if isinstance(asked, _Awaited):
+            return asked.future.result()[asked.place]
+        return asked
 
     def close(self) -> None:
         """End the other processes."""
@@ -353,7 +370,7 @@ def _prepare(
     _here.append(Search(config, tokens, blank, token_type))
 
 
-def _search(log_probs: np.ndarray) -> _Answer:
+def _search(log_probs: Sequence[np.ndarray]) -> List[_Answer]:
     return _here[0](log_probs)
 
 

@@ -9,7 +9,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_prior
 from espnet_ctckd.decode.collapse import collapse
 from espnet_ctckd.decode.lexicon import SPACE, LexiconSearch
-from espnet_ctckd.decode.prefix_beam import prefix_beam_search
+from espnet_ctckd.decode.prefix_beam import prefix_beam_searches
 
 METHODS = ("greedy", "prefix_beam", "lexicon")
 # What begins a word in sentencepiece's tokens.
@@ -111,7 +111,7 @@ class Hypothesis(NamedTuple):
 
 
 class Search:
-    """Searches utterance by utterance.
+    """Searches posteriors, by prefix beam in many utterances side by side.
 
     Args:
         config: how.
@@ -146,40 +146,53 @@ class Search:
                 threshold=config.beam_threshold,
             )
 
-    def __call__(self, log_probs: np.ndarray) -> Tuple[List[Hypothesis], int]:
-        """Search one utterance.
+    def __call__(
+        self, log_probs: Sequence[np.ndarray]
+    ) -> List[Tuple[List[Hypothesis], int]]:
+        """Search some utterances.
 
         Args:
-            log_probs: (U, V).
+            log_probs: of each (U, V).
 
         Returns:
-            Hypotheses, the best first, at least one; and how many frames were searched.
+            For each its hypotheses, the best first, at least one; and how many frames
+            were searched.
         """
         config = self._config
-        said = log_probs[collapse(log_probs[:, self._blank], config.blank_collapse)]
-        if self._prior is not None:
-            said = said - config.prior_scale * self._prior
+        said = []
+        for each in log_probs:
+            each = each[collapse(each[:, self._blank], config.blank_collapse)]
+            if self._prior is not None:
+                each = each - config.prior_scale * self._prior
+            said.append(each)
         if self._lexicon is not None:
-            found = [
-                Hypothesis(tuple(tokens), tuple(words), score)
-                for tokens, words, score in self._lexicon(said)[: config.nbest]
-            ]
+            found = [self._by_words(self._lexicon, each) for each in said]
         elif config.method == "prefix_beam":
+            lists = prefix_beam_searches(
+                said, self._blank, config.beam, config.tokens_per_frame
+            )
             found = [
-                self._hypothesis(tokens, score)
-                for tokens, score in prefix_beam_search(
-                    said,
-                    self._blank,
-                    config.beam,
-                    tokens_per_frame=config.tokens_per_frame,
-                )[: config.nbest]
+                [self._hypothesis(*each) for each in hypotheses[: config.nbest]]
+                for hypotheses in lists
             ]
         else:
-            best = said.argmax(1)
-            kept = best != self._blank
-            kept[1:] &= best[1:] != best[:-1]
-            found = [self._hypothesis(best[kept].tolist(), float(said.max(1).sum()))]
-        return found or [Hypothesis((), (), 0.0)], len(said)
+            found = [[self._greedy(each)] for each in said]
+        return [
+            (hypotheses or [Hypothesis((), (), 0.0)], len(each))
+            for hypotheses, each in zip(found, said)
+        ]
+
+    def _by_words(self, lexicon: LexiconSearch, said: np.ndarray) -> List[Hypothesis]:
+        return [
+            Hypothesis(tuple(tokens), tuple(words), score)
+            for tokens, words, score in lexicon(said)[: self._config.nbest]
+        ]
+
+    def _greedy(self, said: np.ndarray) -> Hypothesis:
+        best = said.argmax(1)
+        kept = best != self._blank
+        kept[1:] &= best[1:] != best[:-1]
+        return self._hypothesis(best[kept].tolist(), float(said.max(1).sum()))
 
     def _hypothesis(self, tokens: Sequence[int], score: float) -> Hypothesis:
         return Hypothesis(
