@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import tiny
 import torch
 
 from espnet_ctckd.batch import Batch, Seen
@@ -709,3 +710,29 @@ def test_posteriors_that_were_not_unpacked_are_refused_with_the_way_out(batch, t
         InputError, match="have come packed, as ESPnet's own task reads"
     ):
         build(kd=KD)(**batch, **packed)
+
+
+INTER = {
+    **VIEWS,
+    **{"weight": 1.0, "ctc_weight": 0.0, "kd_weight": 1.0},
+    **{"target": "self", "head": "shared"},
+}
+
+
+def test_learning_from_oneself_alone_is_refused():
+    with pytest.raises(InputError, match="nothing says what the output shall be"):
+        build(kd={**KD, "weight": 0.0, "ctc_weight": 0.0, "inter": INTER})
+
+
+@pytest.mark.parametrize("layers", [1, "first", [1.5], [True], [1, 1]])
+def test_layers_that_are_no_list_of_numbers_are_refused(tmp_path, layers):
+    conf = {"num_blocks": 3, "interctc_layer_idx": layers}
+    with pytest.raises(InputError, match="give a list of different whole numbers"):
+        tiny.write_model(tmp_path / "m", {**tiny.KD, "inter": INTER}, encoder_conf=conf)
+
+
+def test_an_encoder_without_intermediate_outputs_is_named(tmp_path):
+    changes = {"encoder": "contextual_block_conformer"}
+    changes["encoder_conf"] = {"interctc_layer_idx": [1]}
+    with pytest.raises(InputError, match="encoder is 'contextual_block_conformer'"):
+        tiny.write_model(tmp_path / "m", {**tiny.KD, "inter": INTER}, **changes)

@@ -384,3 +384,11 @@ def test_hidden_states_are_dumped_learned_and_left_behind(
         command = flags(tmp_path / "bad", tiny_data, given, kd, text=False)
         with pytest.raises(InputError, match=message):
             CTCKDTask.main(cmd=command)
+
+
+def test_a_warm_up_as_long_as_the_training_is_refused(tmp_path, tiny_data, tiny_cache):
+    states = {"weight": 0.0, "size": 16, "alone_epochs": 2, "selector": "all"}
+    states.update(loss="cosine", reduction="utt_sum")
+    kd = {**tiny.KD, "feature": states}
+    with pytest.raises(InputError, match="alone_epochs is 2, and max_epoch 2"):
+        CTCKDTask.main(cmd=flags(tmp_path / "run", tiny_data, tiny_cache, kd))
