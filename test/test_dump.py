@@ -130,7 +130,9 @@ def test_a_folder_begun_for_another_teacher_is_refused(
 def test_a_folder_begun_for_other_data_is_refused(tmp_path, tiny_model, tiny_cache):
     other = tiny.write_data(tmp_path / "data", (0.8, 0.5, 1.1, 0.66))
     before = contents(tiny_cache)
-    with pytest.raises(InputError, match=f"{tiny_cache} was begun .*\\(other utterances"):
+    with pytest.raises(
+        InputError, match=f"{tiny_cache} was begun .*\\(other utterances"
+    ):
         dump_teacher.main(tiny.dump_args(tiny_model, other, tiny_cache))
     assert contents(tiny_cache) == before
 
