@@ -8,6 +8,7 @@ import time
 
 import pytest
 import tiny
+import torch
 
 from espnet_ctckd.bin import dump_teacher
 from espnet_ctckd.cache.check import check_cache as check
@@ -164,3 +165,16 @@ def test_an_utterance_too_short_for_the_teacher_is_refused_by_name(
     with pytest.raises(InputError, match=r"utt01: .* has 800 samples, too few"):
         dump_teacher.main(tiny.dump_args(tiny_model, data, tmp_path / "cache"))
     assert not (tmp_path / "cache" / "meta.json").exists()
+
+
+def test_a_teacher_that_says_nan_is_refused_by_utterance(
+    tmp_path, tiny_model, tiny_data
+):
+    weights = torch.load(tiny_model.weights, weights_only=True)
+    weights["ctc.ctc_lo.bias"][1] = float("nan")
+    broken = tmp_path / "broken.pth"
+    torch.save(weights, broken)
+    other = tiny.Model(tiny_model.config, broken)
+    with pytest.raises(InputError, match=r"utterance utt.*: the teacher says NaN of"):
+        dump_teacher.main(tiny.dump_args(other, tiny_data, tmp_path / "cache"))
+    assert not (tmp_path / "cache/meta.json").exists()

@@ -269,6 +269,11 @@ def _seal(
     sealed = []
     for i, utterance in enumerate(batch):
         frames = int(said.lengths[i])
+        if bool(torch.isnan(said.log_probs[i, :frames]).any()):
+            raise InputError(
+                f"utterance {utterance.name}: the teacher says NaN of "
+                f"{utterance.path}: are its weights and the audio whole?"
+            )
         states = None if said.states is None else said.states[i, :frames]
         heard = fingerprint(audio[i])
         record = records.seal(utterance.name, said.log_probs[i, :frames], states, heard)
