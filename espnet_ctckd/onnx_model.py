@@ -149,7 +149,6 @@ def write_onnx(model: Recogniser, folder: Path) -> Path:
     Raises:
         InputError: its parts cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     shift = model.frame_seconds()
     told = {
         "sample_rate": str(model.rate),
@@ -206,8 +205,7 @@ def write_sherpa(model: Recogniser, folder: Path) -> Path:
             "hear that: train it with --normalize utterance_mvn (in a recipe: "
             "--feats_normalize utterance_mvn)"
         )
-    repeat = round(model.frame_seconds() / _SHERPA_SHIFT)
-    folder.mkdir(parents=True, exist_ok=True)
+    repeat = max(1, round(model.frame_seconds() / _SHERPA_SHIFT))
     path = folder / "model.sherpa.onnx"
     _write(
         _Sherpa(model.model, repeat),

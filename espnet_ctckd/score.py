@@ -278,10 +278,17 @@ def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
 
 def read_errors(path: Pathlike) -> Dict[str, int]:
     """Errors of each utterance, from ``<unit>.tsv``."""
+    return {utt: counts.errors for utt, counts in _read_counts(path).items()}
+
+
+def _read_counts(path: Pathlike) -> Dict[str, Counts]:
+    """The counts of each utterance, from ``<unit>.tsv``."""
     with open(path, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f, delimiter="\t"))
-    kinds = ("substitutions", "deletions", "insertions")
-    return {row["utterance"]: sum(int(row[kind]) for kind in kinds) for row in rows}
+    return {
+        row.pop("utterance"): Counts(**{key: int(n) for key, n in row.items()})
+        for row in rows
+    }
 
 
 def results_table(scores: Sequence[Tuple[str, Dict[str, Counts]]], unit: str) -> str:
@@ -339,15 +346,14 @@ def bootstrap_interval(
     names: List[str] = []
 
     def rates(path: Pathlike) -> np.ndarray:
-        with open(path, encoding="utf-8", newline="") as f:
-            rows = list(csv.DictReader(f, delimiter="\t"))
-        names[:] = names or [row["utterance"] for row in rows]
-        if [row["utterance"] for row in rows] != names:
+        counted = _read_counts(path)
+        names[:] = names or list(counted)
+        if list(counted) != names:
             raise InputError(f"{paths[0]} and {path} are not of the same utterances")
-        kinds = ("substitutions", "deletions", "insertions")
-        errors = np.array([sum(int(row[kind]) for kind in kinds) for row in rows])
-        units = np.array([int(row["units"]) for row in rows])
-        drawn = np.random.default_rng(0).integers(len(rows), size=(draws, len(rows)))
+        errors = np.array([counts.errors for counts in counted.values()])
+        units = np.array([counts.units for counts in counted.values()])
+        size = (draws, len(counted))
+        drawn = np.random.default_rng(0).integers(len(counted), size=size)
         drawn_rates: np.ndarray = errors[drawn].sum(1) / units[drawn].sum(1)
         return 100.0 * drawn_rates
 

@@ -84,6 +84,9 @@ def _run_models(
     total = Progress(len(sets) * (len(exported) + args.utterances))
     for subset in sets:
         folder = Path(args.data) / subset
+        if not (folder / "wav.scp").exists():
+            logging.warning(f"{folder} has no wav.scp: {subset} is in the tables alone")
+            continue
         wavs = read_scp(folder / "wav.scp")
         if teacher is not None and (teacher / "export/model.pth").exists():
             with tempfile.TemporaryDirectory() as made:
