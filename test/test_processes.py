@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_model import (
+from student import (
     FEATURE,
     INTER,
     KD,
