@@ -4,17 +4,8 @@ import copy
 
 import pytest
 import torch
-from student import (
-    FEATURE,
-    INTER,
-    KD,
-    NBEST,
-    VIEWS,
-    build,
-    make_batch,
-    make_lists,
-    make_states,
-)
+from student import INTER, KD, build, make_batch
+from test_model_parts import FEATURE, NBEST, VIEWS, make_lists, make_states
 from torch import nn
 
 WORLD = 2
