@@ -114,8 +114,7 @@ def to_line(utterance: str, audio: Audio, hypotheses: Sequence[Weighted]) -> str
         hypotheses: what it says.
     """
     listed = [[float(f"{share:.6g}"), *tokens] for tokens, share in hypotheses]
-    heard = f"{audio.samples} {audio.crc32:08x}"
-    sealed = f"{heard} {_seal(utterance, heard, listed)}"
+    sealed = f"{audio.entry} {_seal(utterance, audio.entry, listed)}"
     return json.dumps([sealed, *listed], ensure_ascii=False)
 
 
@@ -140,8 +139,7 @@ def from_line(line: str, utterance: str) -> Tuple[Audio, List[Weighted]]:
     try:
         sealed, *listed = json.loads(line)
         heard, _, seal = sealed.rpartition(" ")
-        samples, crc32 = heard.split()
-        audio = Audio(int(samples), int(crc32, 16))
+        audio = Audio.read(heard)
         found = [(tuple(map(str, tokens)), float(p)) for p, *tokens in listed]
     except (ValueError, TypeError, AttributeError):
         found, seal, heard, listed = [], "", "", []

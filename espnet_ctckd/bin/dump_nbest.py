@@ -120,11 +120,7 @@ def _audio(metas: Sequence[CacheMeta]) -> Dict[str, Audio]:
                 f"audio in {len(apart)} utterances: {shorten(apart)}. Dump all "
                 "teachers for the same data"
             )
-    found = {}
-    for utt, line in heard[0].items():
-        samples, crc32 = line.split()
-        found[utt] = Audio(int(samples), int(crc32, 16))
-    return found
+    return {utt: Audio.read(entry) for utt, entry in heard[0].items()}
 
 
 def _weights(given: Optional[Sequence[float]], number: int) -> List[float]:

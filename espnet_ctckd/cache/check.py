@@ -141,7 +141,7 @@ def _check_records(meta: CacheMeta, audio: Mapping[str, str]) -> None:
             return str(error)
         except Exception as error:  # whatever a wrong offset makes of other bytes
             return f"utterance {utt}: {place} is no record ({error})"
-        heard = f"{said.audio.samples} {said.audio.crc32:08x}"
+        heard = said.audio.entry
         if (str(len(said.log_probs)), heard) != (frames.get(utt), audio.get(utt)):
             return f"utterance {utt}: {place} is not of the frames or audio listed"
         return None

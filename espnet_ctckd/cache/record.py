@@ -31,6 +31,17 @@ class Audio(NamedTuple):
     def __str__(self) -> str:
         return f"{self.samples} samples, crc32 {self.crc32:08x}"
 
+    @property
+    def entry(self) -> str:
+        """As it stands in the lists."""
+        return f"{self.samples} {self.crc32:08x}"
+
+    @classmethod
+    def read(cls, entry: str) -> "Audio":
+        """Read what `entry` gives; raises ValueError where it is something else."""
+        samples, crc32 = entry.split()
+        return cls(int(samples), int(crc32, 16))
+
 
 def fingerprint(speech: np.ndarray) -> Audio:
     """Length and checksum of audio, as 16-bit samples.

@@ -222,7 +222,7 @@ def _write_into(
         for utt, frames, audio, record in _compute(teacher, records, shard):
             offset = f.tell() + len(utt.encode()) + 1
             kaldiio.save_ark(f, {utt: record})
-            lines.append(f"{utt} {offset} {frames} {audio.samples} {audio.crc32:08x}\n")
+            lines.append(f"{utt} {offset} {frames} {audio.entry}\n")
         f.flush()
         os.fsync(f.fileno())
     with write_beside(ark.with_suffix(".scp")) as text:
