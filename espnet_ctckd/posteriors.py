@@ -63,6 +63,14 @@ class FramePosteriors:
         """Log of the mass outside the kept tokens (B, U); `LOG_ZERO` where none."""
         return log_complement(self.log_probs.logsumexp(-1))
 
+    def dense(self, tokens: int) -> Tensor:
+        """Probabilities of all V tokens (B, U, V); 0 for those that were not kept."""
+        probs = self.log_probs.exp()
+        if self.ids is None:
+            return probs
+        shape = (*probs.shape[:-1], tokens)
+        return probs.new_zeros(shape).scatter(-1, self.ids, probs)
+
     def valid(self) -> Tensor:
         """The frames that are not padding (B, U), bool."""
         return length_mask(self.lengths, self.log_probs.size(1))

@@ -1,11 +1,14 @@
 """The page: its numbers are those of the scores, and it works in a real browser."""
 
+import base64
 import json
 import re
 import shutil
+import zlib
 
 import pytest
 import tiny
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from test_train import flags
@@ -82,11 +85,10 @@ def page(experiments):
 
 def data_of(page):
     found = re.search(
-        r'<script type="application/json" id="data">(.*?)</script>',
+        r'<script type="text/plain" id="data">(.*?)</script>',
         page.read_text(encoding="utf-8"),
-        re.S,
     )
-    return json.loads(found.group(1))
+    return json.loads(zlib.decompress(base64.b64decode(found.group(1))))
 
 
 def test_its_numbers_are_those_of_the_results(experiments, page):
@@ -124,10 +126,13 @@ def test_names_from_files_are_text_and_nothing_is_fetched(page):
 def test_the_worst_utterances_are_shown_first_with_all_that_belongs_to_them(
     page, tiny_data, experiments
 ):
-    shown = data_of(page)
-    assert len(shown) == 3
+    listed = data_of(page)
     references = read_scp(tiny_data.text)
-    rates = [u["errors"] / len(references[u["name"]].split()) for u in shown]
+    assert {u["name"] for u in listed} == references.keys()
+    shown, others = listed[:3], listed[3:]
+    assert all("audio" not in u and "heat" not in u for u in others)
+    assert all(set(u["said"]) == set(u["systems"]) for u in listed)
+    rates = [u["errors"] / len(references[u["name"]].split()) for u in listed]
     assert rates == sorted(rates, reverse=True)
     for utterance in shown:
         assert utterance["reference"] == references[utterance["name"]]
@@ -178,6 +183,63 @@ def test_charts_of_nothing_or_of_one_value_are_drawn():
     assert histogram([-5, 0.1, 0.9, 7], 0, 1, 2, 0, "x").count("50.0 %") == 2
 
 
+def test_a_cache_speaks_for_a_teacher_of_any_kind(
+    experiments, page, tiny_cache, tiny_data, tmp_path
+):
+    for folder in experiments.iterdir():
+        if folder.is_dir() and "free" not in folder.name:
+            shutil.copytree(folder, tmp_path / "exp" / folder.name)
+    teacher = tmp_path / "exp/teacher_tiny"
+    shutil.rmtree(teacher / "export")
+    (teacher / "spikes.test.json").unlink()
+    caches = tmp_path / "caches"
+    shutil.copytree(tiny_cache, caches / "test")
+    out = tmp_path / "page.html"
+    flags = [tmp_path / "exp", "--data", experiments.parent / "data", "--output", out]
+    status, stderr = tiny.call(report, *flags, "--teacher_cache", caches)
+    assert status == 0, stderr
+    told = json.loads((teacher / "spikes.test.json").read_text())["counts"]
+    cached = tiny.read_cache(tiny_cache)
+    assert told["frames"] == sum(len(c.log_probs) for c in cached.values())
+    assert (told["missed"], told["inserted"]) == (0, 0)
+    listed = data_of(out)
+    assert {u["name"] for u in listed} == cached.keys()
+    for utterance in listed:
+        assert utterance["teacher"] == "teacher_tiny"
+        columns = utterance["heat"]["teacher_tiny"]["columns"]
+        assert columns == len(cached[utterance["name"]].log_probs)
+        assert utterance["selected"]["symmetric, n 1"]["columns"] == columns
+    # Audio that the teacher did not hear.
+    data = tmp_path / "data/test"
+    shutil.copytree(experiments.parent / "data/test", data)
+    wavs = read_scp(data / "wav.scp")
+    first, second, *_ = wavs
+    wavs[first], wavs[second] = wavs[second], wavs[first]
+    (data / "wav.scp").write_text("".join(f"{u} {p}\n" for u, p in wavs.items()))
+    flags[2] = data.parent
+    status, stderr = tiny.call(report, *flags, "--teacher_cache", caches)
+    assert status == 1
+    assert "is not the audio that the teacher" in tiny.the_error(stderr)
+
+
+def test_a_student_of_other_tokens_is_in_the_tables_and_not_drawn(
+    experiments, tiny_data, tmp_path
+):
+    shutil.copytree(experiments, tmp_path / "exp")
+    config = tmp_path / "exp/asr_labels/export/config.yaml"
+    conf = yaml.safe_load(config.read_text())
+    conf["token_list"][3] = "œ"
+    config.write_text(yaml.safe_dump(conf))
+    flags = [tmp_path / "exp", "--data", experiments.parent / "data"]
+    status, stderr = tiny.call(report, *flags)
+    assert status == 0, stderr
+    text = (tmp_path / "exp/report.html").read_text(encoding="utf-8")
+    assert "asr_labels is not drawn: " in text
+    for utterance in data_of(tmp_path / "exp/report.html"):
+        assert "asr_labels" not in utterance["heat"]
+        assert "asr_labels" in utterance["said"]
+
+
 def test_without_data_the_page_says_what_is_missing(experiments, tmp_path, capsys):
     out = tmp_path / "page.html"
     assert tiny.call(report, experiments, "--output", out)[0] == 0
@@ -219,7 +281,13 @@ def test_a_browser_shows_it_sorts_it_and_asks_for_nothing(page, tmp_path):
                 assert (
                     column.locator("th").nth(place).get_attribute("aria-sort") == order
                 )
+            tab.wait_for_selector("#view canvas")
             assert tab.locator("#view canvas").count() >= 5
+            name = tab.locator("#utterance option").last.inner_text().split()[1]
+            tab.fill("#filter", name)
+            assert tab.locator("#utterance option").count() == 1
+            assert tab.locator("#view audio").count() == 0
+            tab.fill("#filter", "")
             first = tab.locator("#view .said").first.inner_text()
             tab.select_option("#utterance", "1")
             assert tab.locator("#view .said").first.inner_text() != first

@@ -8,15 +8,14 @@ import argparse
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
-import kaldiio
 import numpy as np
-import torch
 import yaml
 
 from espnet_ctckd.bin import parser, positive, run
-from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
+from espnet_ctckd.cache.reader import CacheMeta
+from espnet_ctckd.cache.said import Cached
 from espnet_ctckd.choices import InputError, check_options, look_up
-from espnet_ctckd.data import beside, read_scp, shorten
+from espnet_ctckd.data import beside
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.select import SELECTOR_CHOICES
 
@@ -36,8 +35,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--most", type=positive, default=25, help="tokens that are drawn")
     p.add_argument("--output", help="picture to write (default: <utterance>.png)")
     args = p.parse_args(cmd)
-    meta = read_meta(args.cache)
-    said = read_one(meta, args.utterance)
+    cache = Cached(args.cache)
+    meta, said = cache.meta, cache.say(args.utterance)
     chosen = _selected(said, args)
     path = Path(args.output or f"{args.utterance}.png")
     draw(meta, args.utterance, said, chosen, args.most, path)
@@ -47,29 +46,6 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         f"blank, {int(chosen.sum())} selected; it says: {spikes}"
     )
     print(f"written: {path}")
-
-
-def read_one(meta: CacheMeta, utt: str) -> FramePosteriors:
-    """What a cache says of an utterance, as a batch of one.
-
-    Args:
-        meta: what it says of itself.
-        utt: the utterance.
-
-    Raises:
-        InputError: it has none of that name, or its record is damaged.
-    """
-    scp = read_scp(meta.folder / SCP)
-    if utt not in scp:
-        raise InputError(
-            f"the cache {meta.folder} has no utterance {utt!r}; it has "
-            f"{shorten(list(scp))}"
-        )
-    found = meta.records.open(utt, kaldiio.load_mat(scp[utt]))
-    log_probs = torch.from_numpy(found.log_probs).unsqueeze(0)
-    ids = None if found.ids is None else torch.from_numpy(found.ids).unsqueeze(0)
-    lengths = torch.tensor([log_probs.size(1)])
-    return FramePosteriors(log_probs, lengths, meta.blank, ids)
 
 
 def _selected(said: FramePosteriors, args: argparse.Namespace) -> np.ndarray:
@@ -104,9 +80,7 @@ def likeliest(said: FramePosteriors, tokens: int, most: int) -> Tuple[Any, List[
     Returns:
         Probabilities (tokens, U) and the tokens, in the order of their first spikes.
     """
-    probs = torch.zeros(said.log_probs.size(1), tokens)
-    ids = torch.arange(tokens).expand_as(probs) if said.ids is None else said.ids[0]
-    probs.scatter_(1, ids, said.log_probs[0].exp())
+    probs = said.dense(tokens)[0]  # (U, V)
     peak, when = probs.max(0)
     peak[said.blank] = -1.0
     best = peak.topk(min(most, tokens - 1)).indices

@@ -2,29 +2,25 @@
 
 Takes folders of experiments, or one that holds them. The page needs no network: results
 with intervals, learning curves, what the blank does, utterances to look at and listen
-to, costs, and where everything comes from. --data and a teacher that lies there as an
-exported ESPnet model make the parts about blanks and utterances.
+to, costs, and where everything comes from. The parts about blanks and utterances need
+--data, exported students, and a teacher: an exported ESPnet model, or --teacher_cache.
 """
 
 import datetime
 import logging
-import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
-
-import numpy as np
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from espnet_ctckd import __version__
 from espnet_ctckd.bin import parser, positive, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, write_beside, write_scp
+from espnet_ctckd.cache.reader import META
+from espnet_ctckd.data import read_scp, write_beside
 from espnet_ctckd.report.page import Content, render, spread
-from espnet_ctckd.report.spikes import KnownSpikes
+from espnet_ctckd.report.spikes import KnownSpikes, open_source, places
 from espnet_ctckd.report.systems import System, find_systems, read_system
-from espnet_ctckd.report.utterances import Model, diff, look_at, worst
-from espnet_ctckd.score import read_errors
+from espnet_ctckd.report.utterances import Voice, list_utterances, look_at
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -34,9 +30,17 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--teacher", help="folder of its experiment (default: the only teacher_...)"
     )
+    p.add_argument(
+        "--teacher_cache",
+        help="folder that holds <set>/teacher.scp, what the teacher says of each set; "
+        "without it an exported ESPnet model in the teacher's folder is run",
+    )
     p.add_argument("--data", help="folder that holds <set>/wav.scp and <set>/text")
     p.add_argument(
-        "--utterances", type=positive, default=12, help="to browse, of each set"
+        "--utterances",
+        type=positive,
+        default=40,
+        help="of each set that can be heard and seen, the worst; of others the texts",
     )
     p.add_argument(
         "--spike_utterances",
@@ -55,7 +59,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     if args.data is None:
         content.without_data = "No --data was given, so no model was run."
     else:
-        _run_models(content, systems, teacher, args)
+        _look_at_data(content, systems, teacher, args)
     output = Path(args.output or Path(args.experiments[0]) / "report.html")
     page = render(systems, content)
     with write_beside(output) as f:
@@ -72,35 +76,72 @@ def _teacher(folders: Sequence[Path], given: Optional[str]) -> Optional[Path]:
     return found[0] if len(found) == 1 else None
 
 
-def _run_models(
+def _look_at_data(
     content: Content, systems: Sequence[System], teacher: Optional[Path], args: Any
 ) -> None:
-    """What needs the models: spikes, and utterances."""
+    """What needs the data, and models that hear it: utterances, and spikes."""
     exported = [s for s in systems if (s.folder / "export/model.pth").exists()]
-    if not exported:
-        content.without_data = "None of the folders has an exported model (export/)."
-        return
-    sets = sorted({name for s in exported for _, name in s.results})
+    sets = sorted({name for s in systems for _, name in s.results})
     total = Progress(len(sets) * (len(exported) + args.utterances))
     for subset in sets:
         folder = Path(args.data) / subset
-        if not (folder / "wav.scp").exists():
-            logging.warning(f"{folder} has no wav.scp: {subset} is in the tables alone")
+        lacks = [n for n in ("wav.scp", "text") if not (folder / n).exists()]
+        if lacks:
+            content.notes.append(f"{folder} has no {lacks[0]}: only scores of {subset}")
             continue
         wavs = read_scp(folder / "wav.scp")
-        if teacher is not None and (teacher / "export/model.pth").exists():
-            with tempfile.TemporaryDirectory() as made:
-                some = Path(made) / "wav.scp"
-                write_scp(some, spread(wavs, args.spike_utterances).items())
-                spikes = KnownSpikes(teacher, str(some))
-                for system in exported:
-                    compared = spikes.of(system.folder, f"spikes.{subset}.json")
-                    if system.name in content.spikes:
-                        compared = content.spikes[system.name] + compared
-                    content.spikes[system.name] = compared
-                    total.step(f"spikes of {system.name}")
-        for shown in _utterances(content, subset, folder, exported, teacher, args):
-            total.step(shown)
+        utterances = list_utterances(systems, subset, read_scp(folder / "text"))
+        content.utterances += utterances
+        learned = teacher and _teacher_of(teacher, args.teacher_cache, subset, wavs)
+        voices = [learned] if learned else []
+        voices += _students(content, exported, learned, wavs)
+        if teacher is not None and learned:
+            known = KnownSpikes(learned.source, spread(wavs, args.spike_utterances))
+            folders = {s.name: s.folder for s in exported}
+            for voice in voices:
+                path = folders.get(voice.name, teacher) / f"spikes.{subset}.json"
+                content.add_spikes(voice.name, known.of(voice.source, path))
+                total.step(f"spikes of {voice.name}")
+        for each in utterances[: args.utterances] if voices else []:
+            utt = each["name"]
+            looked = look_at(utt, wavs[utt], voices, learned or None)
+            for selector, share in looked.pop("shares").items():
+                content.selected[selector].append(share)
+            each.update(looked)
+            total.step(utt)
+
+
+def _teacher_of(
+    teacher: Path, cache: Optional[str], subset: str, wavs: Mapping[str, str]
+) -> Optional[Voice]:
+    """What the teacher says of a set: of a cache, or by its exported model."""
+    cached = [Path(cache, subset)] if cache else []
+    for folder in (*cached, teacher / "export"):
+        if (folder / META).exists() or (folder / "model.pth").exists():
+            return Voice(teacher.resolve().name, open_source(folder, wavs))
+    return None
+
+
+def _students(
+    content: Content,
+    exported: Sequence[System],
+    teacher: Optional[Voice],
+    wavs: Mapping[str, str],
+) -> Iterator[Voice]:
+    """Those whose posteriors are drawn, in the tokens of the first."""
+    first = teacher
+    for system in exported:
+        if teacher is not None and system.name == teacher.name:
+            continue
+        source = open_source(system.folder / "export", wavs)
+        try:
+            where = None if first is None else places(source, first.source)
+        except InputError as error:
+            content.notes.append(f"{system.name} is not drawn: {error}")
+            continue
+        voice = Voice(system.name, source, where, system.selector)
+        first = first or voice
+        yield voice
 
 
 class Progress:
@@ -117,69 +158,6 @@ class Progress:
             f"{self._done} of {self._steps}: {what}, "
             f"{left * max(self._steps - self._done, 0):.0f} s left"
         )
-
-
-def _utterances(
-    content: Content,
-    subset: str,
-    folder: Path,
-    systems: Sequence[System],
-    teacher: Optional[Path],
-    args: Any,
-) -> Iterator[str]:
-    """Add the worst utterances of a set, and say their names."""
-    wavs, references = read_scp(folder / "wav.scp"), read_scp(folder / "text")
-    decoding = _usual_decoding(systems, subset)
-    texts, errors = {}, defaultdict(list)
-    for system in systems:
-        result = system.results.get((decoding, subset))
-        if result is None:
-            continue
-        texts[system.name] = read_scp(result.folder / "text")
-        if not system.is_teacher:
-            for utt, number in read_errors(result.folder / "wer.tsv").items():
-                errors[utt].append(number)
-    models = [
-        Model.open(s.name, s.folder / "export", s.selector)
-        for s in systems
-        if s.name in texts
-    ]
-    ours = next((m for m, s in _pairs(models, systems) if s.is_teacher), None)
-    taken: Dict[str, List[float]] = defaultdict(list)
-    for utt in worst(references, errors, args.utterances):
-        looked = look_at(utt, wavs[utt], models, ours)
-        for selector, share in looked.pop("shares").items():
-            taken[selector].append(share)
-        content.utterances.append(
-            {
-                **looked,
-                "set": subset,
-                "name": utt,
-                "errors": sum(errors[utt]),
-                "reference": references[utt],
-                "systems": [
-                    (s.name, "teacher" if s.is_teacher else "student")
-                    for _, s in _pairs(models, systems)
-                ],
-                "said": {n: diff(references[utt], t[utt]) for n, t in texts.items()},
-            }
-        )
-        yield utt
-    for selector, shares in taken.items():
-        content.selected[selector] = 100.0 * float(np.mean(shares))
-
-
-def _pairs(
-    models: Sequence[Model], systems: Sequence[System]
-) -> List[Tuple[Model, System]]:
-    named = {s.name: s for s in systems}
-    return [(m, named[m.name]) for m in models]
-
-
-def _usual_decoding(systems: Sequence[System], subset: str) -> str:
-    """The decoding of a set that most systems have."""
-    found = [d for s in systems for d, name in s.results if name == subset]
-    return max(sorted(set(found)), key=found.count)
 
 
 if __name__ == "__main__":

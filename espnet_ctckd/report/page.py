@@ -1,9 +1,13 @@
 """The page: tables, pictures and words about some systems, in one HTML file."""
 
+import base64
 import json
+import zlib
+from collections import defaultdict
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from statistics import fmean
+from typing import Any, DefaultDict, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import jinja2
 
@@ -47,17 +51,26 @@ class Content:
         title: of the page.
         made: when, with what.
         spikes: system -> how it compares with its teacher.
-        selected: selector, in words -> share of the teacher's frames, in percent.
+        selected: selector, in words -> shares of the teacher's frames of utterances.
         utterances: to browse.
-        without_data: why there are none.
+        notes: what is not there, and why.
+        without_data: why there are no utterances.
     """
 
     title: str
     made: str
     spikes: Dict[str, Comparison] = field(default_factory=dict)
-    selected: Dict[str, float] = field(default_factory=dict)
+    selected: DefaultDict[str, List[float]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     utterances: List[Dict[str, Any]] = field(default_factory=list)
+    notes: List[str] = field(default_factory=list)
     without_data: str = ""
+
+    def add_spikes(self, name: str, compared: Comparison) -> None:
+        """Add a set to how a system compares."""
+        known = self.spikes.get(name)
+        self.spikes[name] = compared if known is None else known + compared
 
 
 def render(systems: Sequence[System], content: Content) -> str:
@@ -74,7 +87,8 @@ def render(systems: Sequence[System], content: Content) -> str:
     source = resources.files(__package__).joinpath("page.html")
     template = environment.from_string(source.read_text(encoding="utf-8"))
     keys = sorted({key for system in systems for key in system.results})
-    packed = json.dumps(content.utterances, ensure_ascii=False, separators=(",", ":"))
+    listed = json.dumps(content.utterances, ensure_ascii=False, separators=(",", ":"))
+    packed = zlib.compress(listed.encode(), 9)
     return template.render(
         title=content.title,
         made=content.made,
@@ -91,7 +105,8 @@ def render(systems: Sequence[System], content: Content) -> str:
         provenance=[
             {"name": s.name, "rows": list(s.provenance.items())} for s in systems
         ],
-        data=packed.replace("<", "\\u003c"),
+        data=base64.b64encode(packed).decode(),
+        notes=content.notes,
     )
 
 
@@ -216,12 +231,13 @@ def _blank(systems: Sequence[System], content: Content) -> Optional[Dict[str, An
             svg = histogram(compared.runs, 0, 1000, 20, number, "ms of blank")
             caption = f"Blank between spikes of {system.name}"
             charts.append({"svg": svg, "caption": caption})
-    shares = sorted(content.selected.items(), key=lambda item: item[1])
+    means = {name: fmean(shares) for name, shares in content.selected.items()}
+    shares = sorted(means.items(), key=lambda item: item[1])
     return {
         "heads": ["system", *COLUMNS.values()],
         "rows": rows,
         "charts": charts,
-        "selected": [(name, f"{share:.1f}") for name, share in shares],
+        "selected": [(name, f"{100 * share:.1f}") for name, share in shares],
     }
 
 

@@ -2,26 +2,26 @@
 
 import json
 import statistics
+import zlib
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
 import jiwer
-import kaldiio
 import torch
 
-from espnet_ctckd.align import map_tokens
+from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.analysis import Spike, blank_runs, find_spikes
-from espnet_ctckd.cache.reader import read_meta
+from espnet_ctckd.cache.said import Cached
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
     Pathlike,
     file_crc32,
     read_audio,
-    read_scp,
     shorten,
     write_beside,
 )
+from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.espnet import EspnetTeacher
 
 
@@ -76,83 +76,99 @@ COLUMNS = {
 }
 
 
-class Model:
-    """A model that is run when its spikes are read.
+class Exported:
+    """An exported model, which is run when it is asked.
 
     Args:
         folder: of config.yaml and model.pth.
-        wav_scp: Kaldi's list of audio files.
+        wavs: utterance -> audio file.
+
+    Raises:
+        InputError: there is no such model.
     """
 
-    def __init__(self, folder: Path, wav_scp: str) -> None:
-        self.folder = folder
-        self.wav_scp = wav_scp
-        self._teacher = EspnetTeacher(folder / "config.yaml", folder / "model.pth")
-        self.token_list, self.blank = self._teacher.token_list, self._teacher.blank
-        self.rate, self.frame_shift = self._teacher.rate, self._teacher.frame_shift
+    def __init__(self, folder: Path, wavs: Mapping[str, str]) -> None:
+        self.folder, self._wavs = folder, wavs
+        self._model = EspnetTeacher(folder / "config.yaml", folder / "model.pth")
+        self.token_list, self.blank = self._model.token_list, self._model.blank
+        self.rate, self.frame_shift = self._model.rate, self._model.frame_shift
 
-    def best_tokens(self) -> Iterator[Tuple[str, List[int]]]:
-        """Utterance, and the most probable token of each frame."""
-        for utt, path in read_scp(self.wav_scp).items():
-            audio = torch.from_numpy(read_audio(utt, path, self.rate)).unsqueeze(0)
-            said = self._teacher.posteriors(audio, torch.tensor([audio.size(1)]))
-            yield utt, said.argmax()[0, : int(said.lengths)].tolist()
+    def __iter__(self) -> Iterator[str]:
+        """The utterances."""
+        return iter(self._wavs)
 
+    def stamp(self) -> int:
+        """Differs between models that say something else."""
+        return file_crc32(self.folder / "model.pth")
 
-class Cache:
-    """Posteriors that were dumped before.
-
-    Args:
-        folder: of the cache.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._meta = read_meta(folder)
-        self.token_list, self.blank = self._meta.token_list, self._meta.blank
-        self.rate, self.frame_shift = self._meta.rate, self._meta.frame_shift
-
-    def best_tokens(self) -> Iterator[Tuple[str, List[int]]]:
-        """Utterance, and the most probable token of each frame."""
-        for name in self._meta.arks:
-            with open(self.folder / name, "rb") as ark:
-                for utt, record in kaldiio.load_ark(ark):
-                    said = self._meta.records.open(utt, record)
-                    best = said.log_probs.argmax(1)  # (U,)
-                    if said.ids is not None:
-                        best = said.ids[range(len(best)), best]
-                    yield utt, best.tolist()
+    def say(self, utt: str) -> FramePosteriors:
+        """What it says of an utterance, as a batch of one."""
+        audio = torch.from_numpy(read_audio(utt, self._wavs[utt], self.rate))
+        return self._model.posteriors(audio[None], torch.tensor([len(audio)]))
 
 
-Source = Union[Cache, Model]
+Source = Union[Cached, Exported]
 
 
-def open_source(folder: Pathlike, wav_scp: Optional[str] = None) -> Source:
+def open_source(
+    folder: Pathlike, wavs: Optional[Mapping[str, str]] = None
+) -> Source:
     """Open a cache, or a model where there is none.
 
     Args:
         folder: of either.
-        wav_scp: the audio for a model.
+        wavs: utterance -> audio file; a cache may do without.
 
     Raises:
         InputError: it is neither, or the audio is missing.
     """
     folder = Path(folder)
     if not (folder / "model.pth").exists():
-        return Cache(folder)
-    if wav_scp is None:
+        return Cached(folder, wavs)
+    if wavs is None:
         raise InputError(f"{folder} is a model: give the audio with --wav_scp")
-    return Model(folder, wav_scp)
+    return Exported(folder, wavs)
+
+
+def places(source: Source, teacher: Source) -> Optional[List[int]]:
+    """Where the tokens of a student stand in its teacher's list.
+
+    Args:
+        source: the student.
+        teacher: its teacher.
+
+    Returns:
+        The teacher's index of each, `DROPPED` for those that it lacks; None where the
+        lists are the same.
+
+    Raises:
+        InputError: it says other tokens than the teacher.
+    """
+    ours = map_tokens(
+        teacher.token_list,
+        teacher.blank,
+        source.token_list,
+        source.blank,
+        str(teacher.folder),
+    )
+    if ours is None:
+        return None
+    index = [DROPPED] * len(source.token_list)
+    for theirs, place in enumerate(ours):
+        if place != DROPPED:
+            index[place] = theirs
+    return index
 
 
 def read_spikes(
-    source: Source, teacher: Source
+    source: Source, teacher: Source, utterances: Optional[Iterable[str]] = None
 ) -> Iterator[Tuple[str, Tuple[int, List[Spike]]]]:
     """Read the spikes of a cache or model, in the teacher's tokens.
 
     Args:
         source: of them.
         teacher: whose token list is used.
+        utterances: to read; without it all.
 
     Yields:
         Utterance, and its number of frames and spikes.
@@ -160,21 +176,19 @@ def read_spikes(
     Raises:
         InputError: its tokens are not the teacher's.
     """
-    index = map_tokens(
-        source.token_list,
-        source.blank,
-        teacher.token_list,
-        teacher.blank,
-        str(source.folder),
-    )
-    for utt, tokens in source.best_tokens():
+    index = places(source, teacher)
+    for utt in source if utterances is None else utterances:
+        tokens = source.say(utt).argmax()[0].tolist()
         if index is not None:
             tokens = [index[token] for token in tokens]
         yield utt, (len(tokens), find_spikes(tokens, teacher.blank))
 
 
 def compare(
-    expected: Dict[str, Tuple[int, List[Spike]]], teacher: Source, source: Source
+    expected: Dict[str, Tuple[int, List[Spike]]],
+    teacher: Source,
+    source: Source,
+    utterances: Optional[Iterable[str]] = None,
 ) -> Comparison:
     """Count what a model has of its teacher's spikes.
 
@@ -182,6 +196,7 @@ def compare(
         expected: the teacher's, as `read_spikes` gives them.
         teacher: where they come from.
         source: of the model.
+        utterances: to compare; without it all.
 
     Returns:
         The counts.
@@ -189,7 +204,7 @@ def compare(
     Raises:
         InputError: they are of other utterances.
     """
-    found = dict(read_spikes(source, teacher))
+    found = dict(read_spikes(source, teacher, utterances))
     differs = sorted(found.keys() ^ expected.keys())
     if differs:
         raise InputError(
@@ -232,31 +247,24 @@ class KnownSpikes:
     """Compares exported models with a teacher; what was compared is not run again.
 
     Args:
-        teacher: folder of its experiment.
-        wav_scp: the audio.
+        teacher: what it says.
+        wavs: utterance -> audio file, of those that are compared.
     """
 
-    def __init__(self, teacher: Path, wav_scp: str) -> None:
-        self.teacher, self._wav_scp = teacher, wav_scp
-        self._source: Optional[Source] = None
+    def __init__(self, teacher: Source, wavs: Mapping[str, str]) -> None:
+        self._teacher, self._wavs = teacher, wavs
         self._expected: Dict[str, Tuple[int, List[Spike]]] = {}
-        self._audio = file_crc32(wav_scp)
+        listed = "".join(f"{utt} {path}\n" for utt, path in wavs.items())
+        self._stamp = [teacher.stamp(), zlib.crc32(listed.encode())]
 
-    def of(self, folder: Path, name: str = "spikes.json") -> Comparison:
-        """The counts of an experiment, kept in its folder under a name."""
-        models = [self.teacher, folder]
-        stamp = [file_crc32(m / "export/model.pth") for m in models]
-        stamp.append(self._audio)
-        path = folder / name
+    def of(self, source: Source, path: Path) -> Comparison:
+        """The counts of a model, kept in a file."""
+        stamp = [source.stamp(), *self._stamp]
         if not path.exists() or json.loads(path.read_text())["stamp"] != stamp:
-            counts = self._compare(folder)
+            if not self._expected:
+                said = read_spikes(self._teacher, self._teacher, self._wavs)
+                self._expected = dict(said)
+            counts = compare(self._expected, self._teacher, source, self._wavs)
             with write_beside(path) as f:
                 json.dump({"stamp": stamp, "counts": asdict(counts)}, f)
         return Comparison(**json.loads(path.read_text())["counts"])
-
-    def _compare(self, folder: Path) -> Comparison:
-        if self._source is None:
-            self._source = open_source(self.teacher / "export", self._wav_scp)
-            self._expected = dict(read_spikes(self._source, self._source))
-        student = open_source(folder / "export", self._wav_scp)
-        return compare(self._expected, self._source, student)

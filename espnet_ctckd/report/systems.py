@@ -44,7 +44,7 @@ class Result:
     rtf: Optional[float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class System:
     """An experiment.
 

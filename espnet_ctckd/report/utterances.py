@@ -4,7 +4,6 @@ import base64
 import io
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import jiwer
@@ -13,12 +12,14 @@ import soundfile
 import torch
 import torchaudio
 
-from espnet_ctckd.align import DROPPED, map_tokens
+from espnet_ctckd.align import DROPPED
 from espnet_ctckd.choices import look_up
-from espnet_ctckd.data import read_audio
+from espnet_ctckd.data import read_audio, read_scp
 from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.report.spikes import Source
+from espnet_ctckd.report.systems import System
+from espnet_ctckd.score import read_errors
 from espnet_ctckd.select import SELECTOR_CHOICES
-from espnet_ctckd.teachers.espnet import EspnetTeacher
 
 # Tokens that some model holds as probable as this are drawn, and at most so many.
 _LIKELY, _MOST = 0.1, 40
@@ -27,26 +28,20 @@ _MEL_RANGE = 60.0  # dB
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model whose posteriors are drawn.
+class Voice:
+    """A system whose posteriors are drawn.
 
     Attributes:
         name: of the system.
-        model: it.
+        source: says them.
+        places: where its tokens stand in the first voice's list; None: as there.
         selector: what the system learns from, and its options, if it does.
     """
 
     name: str
-    model: EspnetTeacher
-    selector: Optional[Tuple[str, Dict[str, Any]]]
-
-    @classmethod
-    def open(
-        cls, name: str, folder: Path, selector: Optional[Tuple[str, Dict[str, Any]]]
-    ) -> "Model":
-        """Open an exported model."""
-        files = (folder / "config.yaml", folder / "model.pth")
-        return cls(name, EspnetTeacher(*files), selector)
+    source: Source
+    places: Optional[List[int]] = None
+    selector: Optional[Tuple[str, Dict[str, Any]]] = None
 
 
 def diff(reference: str, hypothesis: str) -> List[Tuple[str, str]]:
@@ -78,59 +73,57 @@ def diff(reference: str, hypothesis: str) -> List[Tuple[str, str]]:
 
 
 def look_at(
-    utt: str, path: str, models: Sequence[Model], teacher: Optional[Model]
+    utt: str, path: str, voices: Sequence[Voice], teacher: Optional[Voice]
 ) -> Dict[str, Any]:
     """What is drawn of an utterance.
 
     Args:
         utt: its name.
         path: its audio.
-        models: whose posteriors are drawn, in the tokens of the first.
-        teacher: from whose posteriors the models' selectors choose.
+        voices: whose posteriors are drawn, in the tokens of the first.
+        teacher: of them, the one from whose posteriors selectors choose.
 
     Returns:
         ``audio`` (data URL), ``seconds``, ``mel``, ``tokens``, ``heat`` (name ->
-        picture), ``selected`` (selector -> picture) and ``shares`` (selector -> of the
+        picture), ``teacher`` (its name), ``selected`` (selector -> picture) and ``shares`` (selector -> of the
         frames); a picture has ``rows``, ``columns`` and ``data``, a byte each, row by
         row, compressed by zlib, in base64.
     """
-    samples = read_audio(utt, path, models[0].model.rate)
-    rate = models[0].model.rate
-    said, probs = {}, {}
-    for each in models:
-        audio = torch.from_numpy(samples).unsqueeze(0)
-        said[each.name] = each.model.posteriors(audio, torch.tensor([len(samples)]))
-        probs[each.name] = _in_tokens_of(models[0], each, said[each.name])
-    rows = _rows(list(probs.values()), models[0].model.blank)
-    tokens = models[0].model.token_list
+    first = voices[0].source
+    samples = read_audio(utt, path, first.rate)
+    said = {each.name: each.source.say(utt) for each in voices}
+    size = len(first.token_list)
+    probs = {v.name: _in_tokens_of(size, v, said[v.name]) for v in voices}
+    rows = _rows(list(probs.values()), first.blank)
     found: Dict[str, Any] = {
-        "audio": encode_audio(samples, rate),
-        "seconds": len(samples) / rate,
-        "mel": picture(spectrogram(samples, rate)),
-        "tokens": [tokens[row] for row in rows],
+        "audio": encode_audio(samples, first.rate),
+        "seconds": len(samples) / first.rate,
+        "mel": picture(spectrogram(samples, first.rate)),
+        "tokens": [first.token_list[row] for row in rows],
         "heat": {name: picture(p[:, rows].T) for name, p in probs.items()},
+        "teacher": teacher and teacher.name,
         "selected": {},
         "shares": {},
     }
     if teacher is not None:
-        for name, weights in select_all(said[teacher.name], models).items():
+        for name, weights in select_all(said[teacher.name], voices).items():
             found["selected"][name] = picture(weights[None])
             found["shares"][name] = float(weights.mean())
     return found
 
 
-def select_all(said: FramePosteriors, models: Sequence[Model]) -> Dict[str, np.ndarray]:
+def select_all(said: FramePosteriors, voices: Sequence[Voice]) -> Dict[str, np.ndarray]:
     """The frames of a teacher that each selector of some models takes.
 
     Args:
         said: by the teacher, of one utterance.
-        models: of whose selectors each is asked once.
+        voices: of whose selectors each is asked once.
 
     Returns:
         Selector, in words -> weights (U,).
     """
     found = {}
-    for each in models:
+    for each in voices:
         if each.selector is None:
             continue
         name, options = each.selector
@@ -142,20 +135,13 @@ def select_all(said: FramePosteriors, models: Sequence[Model]) -> Dict[str, np.n
     return found
 
 
-def _in_tokens_of(first: Model, other: Model, said: FramePosteriors) -> np.ndarray:
-    """Probabilities (U, V) in the tokens of another model."""
-    probs = said.log_probs[0, : int(said.lengths)].exp().numpy()
-    index = map_tokens(
-        other.model.token_list,
-        other.model.blank,
-        first.model.token_list,
-        first.model.blank,
-        other.name,
-    )
-    if index is None:
+def _in_tokens_of(size: int, voice: Voice, said: FramePosteriors) -> np.ndarray:
+    """Probabilities (U, V) in the tokens of the first voice."""
+    probs = said.dense(len(voice.source.token_list))[0].numpy()
+    if voice.places is None:
         return np.asarray(probs)
-    moved = np.zeros((len(probs), len(first.model.token_list)), probs.dtype)
-    for token, place in enumerate(index):
+    moved = np.zeros((len(probs), size), probs.dtype)
+    for token, place in enumerate(voice.places):
         if place != DROPPED:
             moved[:, place] += probs[:, token]
     return moved
@@ -211,13 +197,46 @@ def encode_audio(samples: np.ndarray, rate: int) -> str:
     return f"data:{media};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def worst(
-    references: Mapping[str, str], errors: Mapping[str, Sequence[int]], most: int
-) -> List[str]:
-    """Utterances with most errors for their length, all systems together."""
-    rate = {
-        utt: sum(errors[utt]) / max(len(words.split()), 1)
-        for utt, words in references.items()
-        if utt in errors
+def list_utterances(
+    systems: Sequence[System], subset: str, references: Mapping[str, str]
+) -> List[Dict[str, Any]]:
+    """What was said of each utterance of a set, by the decoding that most systems have.
+
+    Args:
+        systems: with their results.
+        subset: name of the set.
+        references: utterance -> transcript.
+
+    Returns:
+        ``set``, ``name``, ``reference``, ``errors`` (of all students), ``systems``
+        (names) and ``said`` (name -> what `diff` says); those with most errors for
+        their length first.
+    """
+    decodings = [d for s in systems for d, name in s.results if name == subset]
+    decoding = max(sorted(set(decodings)), key=decodings.count)
+    results = {
+        s: s.results[decoding, subset]
+        for s in systems
+        if (decoding, subset) in s.results
     }
-    return sorted(rate, key=lambda utt: (-rate[utt], utt))[:most]
+    texts = {s.name: read_scp(r.folder / "text") for s, r in results.items()}
+    students = [s for s in results if not s.is_teacher] or list(results)
+    errors = [read_errors(results[s].folder / "wer.tsv") for s in students]
+    found = []
+    for utt in filter(references.__contains__, errors[0]):
+        right = references[utt]
+        said = {n: diff(right, t[utt]) for n, t in texts.items() if utt in t}
+        wrong = sum(of_one.get(utt, 0) for of_one in errors)
+        found.append(
+            {
+                "set": subset,
+                "name": utt,
+                "reference": right,
+                "errors": wrong,
+                "systems": list(texts),
+                "said": said,
+            }
+        )
+    return sorted(
+        found, key=lambda u: (-u["errors"] / len(u["reference"].split()), u["name"])
+    )

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from espnet_ctckd.report.spikes import KnownSpikes
+from espnet_ctckd.report.spikes import KnownSpikes, open_source
 from espnet_ctckd.score import bootstrap_interval, read_scores
 
 BASELINE = "no_distillation"
@@ -54,7 +54,8 @@ def main() -> None:
         for name in scores
         if name.endswith(f"/{args.decoding}")
     ]
-    spikes = KnownSpikes(args.expdir / args.teacher, args.wav_scp)
+    wavs = read_scp(args.wav_scp)
+    spikes = KnownSpikes(open_source(args.expdir / args.teacher / "export", wavs), wavs)
     groups = defaultdict(list)
     for name in names:
         groups[re.sub(r"_seed\d+$", "", name.removeprefix("asr_"))].append(name)
@@ -72,7 +73,10 @@ def main() -> None:
         if system != BASELINE and BASELINE in groups:
             ends = bootstrap_interval(files(members), files(groups[BASELINE]))
             difference = "{:+.1f} to {:+.1f}".format(*ends)
-        rows = [spikes.of(args.expdir / name).summary() for name in members]
+        rows = []
+        for name in members:
+            source = open_source(args.expdir / name / "export", wavs)
+            rows.append(spikes.of(source, args.expdir / name / "spikes.json").summary())
         print(
             as_row(
                 [
