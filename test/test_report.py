@@ -15,7 +15,7 @@ from test_train import flags
 
 from espnet_ctckd.bin import decode, export_student, report, results, score
 from espnet_ctckd.data import read_scp
-from espnet_ctckd.report.charts import histogram, lines, ticks
+from espnet_ctckd.report.charts import densities, lines, ticks
 from espnet_ctckd.report.utterances import diff
 from espnet_ctckd.task import CTCKDTask
 
@@ -178,9 +178,17 @@ def test_charts_of_nothing_or_of_one_value_are_drawn():
     assert lines([(0, "a", [(1, float("nan"))])], "x", "y") == ""
     assert "polyline" in lines([(0, "a<b", [(1.0, 2.0)])], "x", "y")
     assert "a<b" not in lines([(0, "a<b", [(1.0, 2.0)])], "x", "y")
-    assert histogram([], 0, 1, 4, 0, "x") == ""
-    # Half of them in the first bin, what is outside at the ends.
-    assert histogram([-5, 0.1, 0.9, 7], 0, 1, 2, 0, "x").count("50.0 %") == 2
+    assert densities([(0, "a", [])], 0, 1, 4, "x") == ""
+    # A quarter of them in the first bin, what is outside at the ends.
+    drawn = densities([(3, "a<b", [-5, 0.6, 0.9, 7])], 0, 1, 2, "x")
+    heights = [
+        float(y) for _, y in re.findall(r"([\d.]+),([\d.]+)", drawn.split("points=")[1])
+    ]
+    bottom, top = heights[0], min(heights)
+    assert heights == pytest.approx(
+        [bottom, *[bottom - (bottom - top) / 3] * 2, top, top, bottom], abs=0.2
+    )
+    assert 'class="line c3" data-system="3"' in drawn
 
 
 def test_a_cache_speaks_for_a_teacher_of_any_kind(
@@ -291,11 +299,8 @@ def test_a_browser_shows_it_sorts_it_and_asks_for_nothing(page, tmp_path):
             first = tab.locator("#view .said").first.inner_text()
             tab.select_option("#utterance", "1")
             assert tab.locator("#view .said").first.inner_text() != first
-            tab.wait_for_function(
-                "[...document.querySelectorAll('#view canvas')].every(c => "
-                "c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
-                ".some(v => v))"
-            )
+            tab.wait_for_selector("#view canvas:not(.painted)", state="detached")
+            assert tab.locator("#view canvas.painted").count() >= 5
             tab.locator("[data-toggle]").first.uncheck()
             assert tab.locator("polyline.hidden").count() > 0
             assert said == []

@@ -14,7 +14,7 @@ import yaml
 from espnet_ctckd.bin import parser, positive, run
 from espnet_ctckd.cache.reader import CacheMeta
 from espnet_ctckd.cache.said import Cached
-from espnet_ctckd.choices import InputError, check_options, look_up
+from espnet_ctckd.choices import check_options, look_up
 from espnet_ctckd.data import beside
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.select import SELECTOR_CHOICES

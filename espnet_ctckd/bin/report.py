@@ -14,8 +14,8 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 
 from espnet_ctckd import __version__
 from espnet_ctckd.bin import parser, positive, run
-from espnet_ctckd.choices import InputError
 from espnet_ctckd.cache.reader import META
+from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, write_beside
 from espnet_ctckd.report.page import Content, render, spread
 from espnet_ctckd.report.spikes import KnownSpikes, open_source, places
@@ -92,7 +92,9 @@ def _look_at_data(
         wavs = read_scp(folder / "wav.scp")
         utterances = list_utterances(systems, subset, read_scp(folder / "text"))
         content.utterances += utterances
-        learned = teacher and _teacher_of(teacher, args.teacher_cache, subset, wavs)
+        learned = None
+        if teacher is not None:
+            learned = _teacher_of(teacher, args.teacher_cache, subset, wavs)
         voices = [learned] if learned else []
         voices += _students(content, exported, learned, wavs)
         if teacher is not None and learned:
@@ -102,9 +104,10 @@ def _look_at_data(
                 path = folders.get(voice.name, teacher) / f"spikes.{subset}.json"
                 content.add_spikes(voice.name, known.of(voice.source, path))
                 total.step(f"spikes of {voice.name}")
-        for each in utterances[: args.utterances] if voices else []:
+        heard = [u for u in utterances if u["name"] in wavs] if voices else []
+        for each in heard[: args.utterances]:
             utt = each["name"]
-            looked = look_at(utt, wavs[utt], voices, learned or None)
+            looked = look_at(utt, wavs[utt], voices, learned)
             for selector, share in looked.pop("shares").items():
                 content.selected[selector].append(share)
             each.update(looked)

@@ -52,60 +52,68 @@ def lines(series: Sequence[Tuple[int, str, Points]], xlabel: str, ylabel: str) -
     top = min(values[-1], 2.5 * values[len(values) // 2] or values[-1])
     low = min(0.0, values[0])
     frame = _Frame(0.0, right, low, top)
-    drawn = []
-    for number, name, points in series:
-        path = " ".join(
-            f"{frame.x(x):.1f},{frame.y(min(y, top)):.1f}"
-            for x, y in points
-            if math.isfinite(y)
+    drawn = [
+        _line(
+            frame,
+            number,
+            name,
+            [(x, min(y, top)) for x, y in points if math.isfinite(y)],
         )
-        drawn.append(
-            f'<polyline class="line c{number % 10}" data-system="{number}" '
-            f'points="{path}"><title>{escape(name)}</title></polyline>'
-        )
+        for number, name, points in series
+    ]
     return frame.wrap("".join(drawn), xlabel, ylabel)
 
 
-def histogram(
-    values: Sequence[float],
+def _line(frame: "_Frame", number: int, name: str, points: Points) -> str:
+    path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
+    return (
+        f'<polyline class="line c{number % 10}" data-system="{number}" '
+        f'points="{path}"><title>{escape(name)}</title></polyline>'
+    )
+
+
+def densities(
+    series: Sequence[Tuple[int, str, Sequence[float]]],
     low: float,
     high: float,
     bins: int,
-    number: int,
     xlabel: str,
 ) -> str:
-    """Shares of values.
+    """The outlines of several histograms on one pair of axes.
 
     Args:
-        values: those outside are counted at the ends.
+        series: number (its colour), name and values of each; values outside are
+            counted at the ends.
         low: lower edge of the first bin.
         high: upper edge of the last.
         bins: how many.
-        number: its colour.
         xlabel: of the horizontal axis.
 
     Returns:
         SVG, with percent on the vertical axis.
     """
-    if not values:
-        return ""
-    counts = [0] * bins
-    for value in values:
-        place = math.floor((value - low) / (high - low) * bins)
-        counts[min(max(place, 0), bins - 1)] += 1
-    shares = [100.0 * count / len(values) for count in counts]
-    frame = _Frame(low, high, 0.0, max(shares))
     width = (high - low) / bins
-    drawn = []
-    for i, share in enumerate(shares):
-        left = frame.x(low + i * width)
-        drawn.append(
-            f'<rect class="bar c{number % 10}" x="{left:.1f}" y="{frame.y(share):.1f}" '
-            f'width="{frame.x(low + (i + 1) * width) - left - 1:.1f}" '
-            f'height="{frame.y(0.0) - frame.y(share):.1f}"><title>{low + i * width:g} '
-            f"to {low + (i + 1) * width:g}: {share:.1f} %</title></rect>"
-        )
-    return frame.wrap("".join(drawn), xlabel, "%")
+    outlines = []
+    for number, name, values in series:
+        if not values:
+            continue
+        counts = [0] * bins
+        for value in values:
+            place = math.floor((value - low) / width)
+            counts[min(max(place, 0), bins - 1)] += 1
+        shares = [100.0 * count / len(values) for count in counts]
+        points = [(low, 0.0), (high, 0.0)]
+        points[1:1] = [
+            (low + (i + side) * width, share)
+            for i, share in enumerate(shares)
+            for side in (0, 1)
+        ]
+        outlines.append((number, name, points))
+    if not outlines:
+        return ""
+    top = max(y for _, _, points in outlines for _, y in points)
+    frame = _Frame(low, high, 0.0, top)
+    return frame.wrap("".join(_line(frame, *each) for each in outlines), xlabel, "%")
 
 
 class _Frame:

@@ -11,7 +11,7 @@ from typing import Any, DefaultDict, Dict, List, Mapping, Optional, Sequence, Tu
 
 import jinja2
 
-from espnet_ctckd.report.charts import histogram, lines
+from espnet_ctckd.report.charts import densities, lines
 from espnet_ctckd.report.spikes import COLUMNS, Comparison
 from espnet_ctckd.report.systems import CURVES, Result, System
 from espnet_ctckd.score import bootstrap_interval
@@ -95,7 +95,9 @@ def render(systems: Sequence[System], content: Content) -> str:
         summary=[_in_words(key, systems) for key in keys],
         tables=[_results(key, systems) for key in keys],
         legend=[
-            {"number": i, "name": s.name} for i, s in enumerate(systems) if s.curves
+            {"number": i, "name": s.name}
+            for i, s in enumerate(systems)
+            if s.curves or s.name in content.spikes
         ],
         curves=_curves(systems),
         blank=_blank(systems, content),
@@ -213,24 +215,27 @@ def _curves(systems: Sequence[System]) -> List[Dict[str, str]]:
 def _blank(systems: Sequence[System], content: Content) -> Optional[Dict[str, Any]]:
     if not content.spikes:
         return None
-    rows, charts = [], []
-    for number, system in enumerate(systems):
-        compared = content.spikes.get(system.name)
-        if compared is None:
-            continue
+    numbered = [
+        (i, s, content.spikes[s.name])
+        for i, s in enumerate(systems)
+        if s.name in content.spikes
+    ]
+    rows = []
+    for _, system, compared in numbered:
         summary = compared.summary()
-        rows.append(
-            [_cell(system.name), *(_number(summary[k], ".1f") for k in COLUMNS)]
-        )
-        if compared.offsets and not system.is_teacher:
-            svg = histogram(
-                compared.offsets, -260, 260, 13, number, "ms after the teacher's"
-            )
-            charts.append({"svg": svg, "caption": f"Spike offsets of {system.name}"})
-        if compared.runs:
-            svg = histogram(compared.runs, 0, 1000, 20, number, "ms of blank")
-            caption = f"Blank between spikes of {system.name}"
-            charts.append({"svg": svg, "caption": caption})
+        cells = [_number(summary[key], ".1f") for key in COLUMNS]
+        rows.append([_cell(system.name), *cells])
+    offsets = [(i, s.name, c.offsets) for i, s, c in numbered if not s.is_teacher]
+    runs = [(i, s.name, c.runs) for i, s, c in numbered]
+    drawn = {
+        "When spikes come": densities(
+            offsets, -260, 260, 13, "ms later than the teacher's"
+        ),
+        "How long blank lasts between spikes": densities(
+            runs, 0, 1000, 20, "ms of blank"
+        ),
+    }
+    charts = [{"svg": svg, "caption": name} for name, svg in drawn.items() if svg]
     means = {name: fmean(shares) for name, shares in content.selected.items()}
     shares = sorted(means.items(), key=lambda item: item[1])
     return {

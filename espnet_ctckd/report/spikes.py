@@ -110,9 +110,7 @@ class Exported:
 Source = Union[Cached, Exported]
 
 
-def open_source(
-    folder: Pathlike, wavs: Optional[Mapping[str, str]] = None
-) -> Source:
+def open_source(folder: Pathlike, wavs: Optional[Mapping[str, str]] = None) -> Source:
     """Open a cache, or a model where there is none.
 
     Args:

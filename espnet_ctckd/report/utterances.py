@@ -85,9 +85,9 @@ def look_at(
 
     Returns:
         ``audio`` (data URL), ``seconds``, ``mel``, ``tokens``, ``heat`` (name ->
-        picture), ``teacher`` (its name), ``selected`` (selector -> picture) and ``shares`` (selector -> of the
-        frames); a picture has ``rows``, ``columns`` and ``data``, a byte each, row by
-        row, compressed by zlib, in base64.
+        picture), ``teacher`` (its name), ``selected`` (selector -> picture) and
+        ``shares`` (selector -> of the frames); a picture has ``rows``, ``columns`` and
+        ``data``, a byte each, row by row, compressed by zlib, in base64.
     """
     first = voices[0].source
     samples = read_audio(utt, path, first.rate)

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from espnet_ctckd.data import read_scp
 from espnet_ctckd.report.spikes import KnownSpikes, open_source
 from espnet_ctckd.score import bootstrap_interval, read_scores
 
