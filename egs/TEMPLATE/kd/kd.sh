@@ -734,21 +734,11 @@ if runs 15 && ! ${skip_packing}; then
         --results "${expdir}/RESULTS.md" "${report[@]}"
 fi
 
-if runs 16 && ! ${skip_upload_hf}; then # not tried
+if runs 16 && ! ${skip_upload_hf}; then
     [ -n "${hf_repo}" ] || refuse "--hf_repo is missing, e.g. me/student"
     [ -f "${packed}" ] || refuse "there is no ${packed}: run stage 15 with --skip_packing false"
     log "Stage 16: Upload ${packed} to Hugging Face: ${hf_repo}"
-    ${python} - "${hf_repo}" "${packed}" <<'END'
-import sys, tempfile, zipfile
-from huggingface_hub import HfApi
-
-repo, packed = sys.argv[1:]
-api = HfApi()
-api.create_repo(repo, exist_ok=True)
-with tempfile.TemporaryDirectory() as folder:
-    zipfile.ZipFile(packed).extractall(folder)
-    api.upload_folder(repo_id=repo, folder_path=folder)
-END
+    ${bin}.upload_hf --packed "${packed}" --repo "${hf_repo}"
 fi
 
 log "Successfully finished. [elapsed=${SECONDS}s]"
