@@ -9,6 +9,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_ctckd.align import FrameMismatchError
+from espnet_ctckd.analysis import spike_rates
 from espnet_ctckd.batch import Batch, Seen, TwoViews, first_output
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
@@ -17,7 +18,7 @@ from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss, occupancies
 from espnet_ctckd.model_checks import check_model
 from espnet_ctckd.objective import KDObjective
-from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.posteriors import FramePosteriors, blank_padding
 from espnet_ctckd.reduce import sum_over_processes
 
 # From audio (B, S) and lengths (B,) to what a teacher says, and statistics of it.
@@ -331,7 +332,19 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             head=self.ctc.ctc_lo if seen.logits is None else None,
         )
         stats.update(kd_stats, loss_kd=distance.detach())
+        if not self.training:
+            assert batch.teacher is not None
+            stats.update(self._spikes(seen, batch.teacher))
         return distance
+
+    def _spikes(self, seen: Seen, teacher: FramePosteriors) -> Dict[str, Tensor]:
+        """How the student's spikes differ from the teacher's."""
+        theirs = blank_padding(teacher).argmax().tolist()  # (B, U)
+        ours = self._logits(seen).argmax(-1).tolist()  # (B, T)
+        ends = seen.lengths.tolist()
+        said = [(a, b[:end]) for a, b, end in zip(theirs, ours, ends)]
+        rates = spike_rates(said, self.blank_id, float(self.kd_config.ratio))
+        return {name: seen.states.new_tensor(rate) for name, rate in rates.items()}
 
     def _feature_distance(
         self, batch: Batch, seen: Seen, stats: Dict[str, Any]

@@ -1,18 +1,18 @@
 import itertools
 import json
+import math
 
 import pytest
 import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_ctckd.analysis import blank_runs, find_spikes
+from espnet_ctckd.analysis import blank_runs, find_spikes, match_spikes, spike_rates
 from espnet_ctckd.bin import compare_spikes, dump_teacher
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.export import export
 from espnet_ctckd.report.spikes import (
     Comparison,
-    _match,
     compare,
     open_source,
     read_spikes,
@@ -47,9 +47,9 @@ def test_blank_runs_are_those_between_spikes(bits, expected):
 def test_spikes_are_matched_in_their_order():
     teacher = find_spikes([1, 0, 2, 0, 3, 0, 1], 0)
     student = find_spikes([0, 1, 0, 3, 3, 0, 0, 1], 0)
-    pairs = [(a.token, a.frame, b.frame) for a, b in _match(teacher, student)]
+    pairs = [(a.token, a.frame, b.frame) for a, b in match_spikes(teacher, student)]
     assert pairs == [(1, 0, 1), (3, 4, 3), (1, 6, 7)]
-    assert _match(teacher, []) == _match([], student) == []
+    assert match_spikes(teacher, []) == match_spikes([], student) == []
 
 
 def test_a_model_is_compared_with_its_teacher(tmp_path, tiny_model, tiny_data, capsys):
@@ -109,3 +109,15 @@ def test_caches_of_other_audio_are_not_compared(tmp_path, tiny_model, tiny_data)
 
 def test_nothing_has_no_rate():
     assert set(Comparison().summary().values()) == {None}
+
+
+def test_rates_of_a_student_by_counting():
+    # The teacher says 1 2 3 at frames 0, 2, 4; the student 1, 3, 3 at 1, 5, 7.
+    theirs, ours = [1, 0, 2, 0, 3, 0, 0, 0], [0, 1, 1, 0, 0, 3, 0, 3]
+    rates = spike_rates([(theirs, ours)], 0, 1.0)
+    assert rates["spikes_missed"] == pytest.approx(1 / 3)
+    assert rates["spikes_inserted"] == pytest.approx(1 / 3)
+    assert rates["spike_offset"] in (pytest.approx(1.0), pytest.approx(2.0))
+    # Two frames of the teacher to one of the student: 4 is 2 there.
+    assert spike_rates([([0] * 4 + [1], [0, 0, 0, 1])], 0, 2.0)["spike_offset"] == 1.0
+    assert all(math.isnan(rate) for rate in spike_rates([], 0, 1.0).values())

@@ -16,6 +16,7 @@ from test_train import flags
 from espnet_ctckd.bin import decode, export_student, report, results, score
 from espnet_ctckd.data import read_scp
 from espnet_ctckd.report.charts import densities, lines, ticks
+from espnet_ctckd.report.systems import read_curves
 from espnet_ctckd.report.utterances import diff
 from espnet_ctckd.task import CTCKDTask
 
@@ -110,6 +111,15 @@ def test_its_numbers_are_those_of_the_results(experiments, page):
 
 def escaped(name):
     return name.replace("<", "&lt;").replace(">", "&gt;")
+
+
+def test_curves_of_the_training_are_drawn_and_lie_in_tensorboard(experiments, page):
+    text = page.read_text(encoding="utf-8")
+    told = read_curves(experiments / "asr_labels" / "tensorboard")
+    for name in ("cer_ctc", "loss_kd", "blank_student", "spikes_missed"):
+        assert ("valid", name) in told
+        assert f">{name}</text>" in text
+    assert all(value >= 0 for _, value in told["valid", "spikes_missed"])
 
 
 def test_names_from_files_are_text_and_nothing_is_fetched(page):

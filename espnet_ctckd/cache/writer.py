@@ -49,6 +49,8 @@ from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers import Teacher
 
 PLAN = "plan.json"
+# What a job has done since it was last started, in seconds; not part of the cache.
+SPEED = "logs/speed.{}.json"
 
 
 def forecast(teacher: Teacher, utterances: Sequence[Utterance], codec: Codec) -> float:
@@ -115,7 +117,7 @@ def dump(
         codec,
     )
     records = Records(codec, teacher.blank, key, str(folder))
-    for index in _progress(todo, plan):
+    for index in _progress(todo, plan, folder / SPEED.format(job)):
         _write_shard(teacher, plan, records, folder, index)
     if not all(_shard_scp(folder, i).exists() for i in range(len(plan.shards))):
         logging.info(f"the other jobs have not finished; the last completes {folder}")
@@ -124,8 +126,8 @@ def dump(
     return True
 
 
-def _progress(todo: Sequence[int], plan: Plan) -> Iterator[int]:
-    """The shards to do, logging after each how far it is and when it will end."""
+def _progress(todo: Sequence[int], plan: Plan, told: Path) -> Iterator[int]:
+    """The shards to do, saying after each how far it is and when it will end."""
     seconds = [
         sum(u.samples for batch in plan.shards[i] for u in batch) / plan.rate
         for i in todo
@@ -140,6 +142,8 @@ def _progress(todo: Sequence[int], plan: Plan) -> Iterator[int]:
             f"{done / 60:.1f} of {total / 60:.1f} minutes of audio, "
             f"{done / spent:.0f} times real time, {left:.0f} s left"
         )
+        with write_beside(told) as f:
+            json.dump({"audio": done, "seconds": spent}, f)
 
 
 def _describe_plan(

@@ -23,6 +23,18 @@ _CAPTIONS = {
     ("valid", "loss_kd"): "Distance to the teacher on the dev set, without lambda",
     ("valid", "loss_ctc"): "CTC loss on the dev set",
     ("valid", "blank_student"): "Share of frames that stand for blank, dev set",
+    (
+        "valid",
+        "spikes_missed",
+    ): "Share of the teacher's spikes missed, dev set",
+    (
+        "valid",
+        "spikes_inserted",
+    ): "Spikes inserted to one of the teacher's, dev set",
+    (
+        "valid",
+        "spike_offset",
+    ): "Frames that spikes come late, dev set",
     ("train", "loss"): "Loss of the training, as each is weighted",
     ("train", "kd_selected"): "Share of frames learned from",
 }

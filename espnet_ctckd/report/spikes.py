@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple, Union
 
-import jiwer
 import torch
 
 from espnet_ctckd.align import DROPPED, map_tokens
-from espnet_ctckd.analysis import Spike, blank_runs, find_spikes
+from espnet_ctckd.analysis import Spike, blank_runs, find_spikes, match_spikes
 from espnet_ctckd.cache.said import Cached
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
@@ -218,27 +217,11 @@ def compare(
         total.blank += frames - sum(spike.frames for spike in spikes)
         total.spikes += len(wanted)
         total.runs += [gap * ours for gap in blank_runs(spikes)]
-        matched = _match(wanted, spikes)
+        matched = match_spikes(wanted, spikes)
         total.missed += len(wanted) - len(matched)
         total.inserted += len(spikes) - len(matched)
         total.offsets += [b.frame * ours - a.frame * theirs for a, b in matched]
     return total
-
-
-def _match(wanted: List[Spike], spikes: List[Spike]) -> List[Tuple[Spike, Spike]]:
-    """Pairs of spikes with one token in an alignment with fewest errors."""
-    if not wanted or not spikes:
-        return []
-    texts = (" ".join(str(s.token) for s in some) for some in (wanted, spikes))
-    (chunks,) = jiwer.process_words(*texts).alignments
-    pairs: List[Tuple[Spike, Spike]] = []
-    for chunk in chunks:
-        if chunk.type == "equal":
-            pairs += zip(
-                wanted[chunk.ref_start_idx : chunk.ref_end_idx],
-                spikes[chunk.hyp_start_idx : chunk.hyp_end_idx],
-            )
-    return pairs
 
 
 class KnownSpikes:

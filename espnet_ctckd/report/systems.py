@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from espnet_ctckd.cache.reader import META
+from espnet_ctckd.cache.writer import SPEED
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import file_crc32, shorten
@@ -19,6 +20,9 @@ CURVES = (
     ("valid", "loss_kd"),
     ("valid", "loss_ctc"),
     ("valid", "blank_student"),
+    ("valid", "spikes_missed"),
+    ("valid", "spikes_inserted"),
+    ("valid", "spike_offset"),
     ("train", "loss"),
     ("train", "kd_selected"),
 )
@@ -144,7 +148,7 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
         cache=sum(size for size, _ in meta["arks"].values()) if meta else None,
         results=results,
         curves={key: curve for key, curve in curves.items() if key in CURVES},
-        costs=_costs(curves, meta),
+        costs={**_costs(curves, meta), **_dump_speed(cache)},
         provenance=_provenance(folder, conf, meta),
         selector=(kd["selector"], kd.get("selector_conf") or {})
         if kd.get("selector") and kd.get("weight", 0) > 0
@@ -265,6 +269,16 @@ def _costs(
         costs["cache MB"] = f"{size / 1e6:.1f}"
         costs["bytes a frame"] = f"{size / meta['frames']:.1f}"
     return costs
+
+
+def _dump_speed(cache: Optional[Path]) -> Dict[str, str]:
+    """How fast a job dumped the cache, where that is known."""
+    files = [] if cache is None else sorted(cache.glob(SPEED.format("*")))
+    told = [json.loads(path.read_text()) for path in files]
+    if not told:
+        return {}
+    speed = statistics.median(each["audio"] / each["seconds"] for each in told)
+    return {"dump, times real time, a job": f"{speed:.0f}"}
 
 
 def _provenance(
