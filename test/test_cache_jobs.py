@@ -12,11 +12,12 @@ import tiny
 from test_dump import assert_same, contents
 
 from espnet_ctckd.bin import cache_info, cache_merge, cache_show
-from espnet_ctckd.bin.cache_show import likeliest, read_one
+from espnet_ctckd.bin.cache_show import likeliest
 from espnet_ctckd.cache.check import check_cache
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.cache.reader import read_meta
+from espnet_ctckd.cache.said import Cached
 from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
@@ -194,7 +195,7 @@ def test_the_picture_holds_what_the_cache_says(tmp_path, data, kept, capsys):
     status, stderr = tiny.call(cache_show, *flags)
     assert status == 0, stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
-    said = read_one(read_meta(tmp_path / "cache"), "utt01")
+    said = Cached(tmp_path / "cache").say("utt01")
     probs, tokens = likeliest(said, 5, 3)
     assert probs.shape == (3, said.log_probs.size(1))
     assert len(set(tokens)) == 3
