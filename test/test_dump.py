@@ -37,8 +37,15 @@ SMALL = ("--batch_seconds", 6, "--top_k", TOP_K)
 
 
 def contents(cache):
-    """Files and their bytes; paths inside the cache stand relative to it."""
-    files = sorted(path for path in cache.rglob("*") if path.is_file())
+    """Files and their bytes; paths inside the cache stand relative to it.
+
+    How fast it was dumped, in logs, is not part of it.
+    """
+    files = sorted(
+        path
+        for path in cache.rglob("*")
+        if path.is_file() and path.parent.name != "logs"
+    )
     old = str(cache).encode()
     return {
         str(path.relative_to(cache)): path.read_bytes().replace(old, b"<cache>")
