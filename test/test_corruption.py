@@ -69,7 +69,8 @@ def train(folder):
 
 
 def any_file(folder, draw):
-    return draw.choice(sorted(p for p in (folder / "cache").rglob("*") if p.is_file()))
+    files = (p for p in (folder / "cache").rglob("*") if p.parent.name != "logs")
+    return draw.choice(sorted(p for p in files if p.is_file()))
 
 
 def flip_a_bit(folder, draw, _origin):
