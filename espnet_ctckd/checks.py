@@ -42,8 +42,8 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
         flag = f"--{part}_data_path_and_name_and_type"
         if config.needs_labels and path_of(data, "text") is None:
             raise InputError(
-                f"{config.ctc_key} keeps the CTC loss, but {flag} has no 'text': give "
-                f"the transcripts{config.without_labels}"
+                f"{config.label_reader}, but {flag} has no 'text': give the "
+                f"transcripts{config.without_labels}"
             )
         wanted = read_scp(shapes[0] if shapes else data[0][0])
         if config.needs_labels:

@@ -1,7 +1,7 @@
 """``model_conf.kd`` of a training configuration, checked when it is read."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, ClassVar, List, Mapping, Optional, Sequence, Tuple, Type
 
 from espnet_ctckd.choices import Choice, InputError
 from espnet_ctckd.frame_config import Checked, FrameConfig
@@ -251,49 +251,42 @@ class KDConfig(FrameConfig):
         if not 0.0 <= weight <= 1.0:
             raise InputError(f"kd.weight (lambda) is {weight}; give one in [0, 1]")
         super().__post_init__()
-        self._check_ctc()
-        self.check_one_of("target", TARGETS)
-        for key, kind in (*_PARTS, _TEACHER):
-            part = getattr(self, key)
-            if part is not None and not isinstance(part, kind):
-                object.__setattr__(self, key, kind.from_dict(part))
-        parts = [part for part in (getattr(self, key) for key, _ in _PARTS) if part]
-        if self.weight == self.ctc_weight == 0 and not parts:
-            raise InputError(
-                "kd.weight and kd.ctc_weight are both 0, and nothing else is to be "
-                "learned: give one of them"
-            )
-        self._check_labels([self, *parts])
-        if not (self.needs_labels or self.needs_teacher or self.nbest is not None):
-            raise InputError(
-                "kd has no CTC, no teacher and no n-best lists, so nothing says what "
-                "the output shall be: give kd.ctc_weight"
-            )
-
-    def _check_ctc(self) -> None:
         if self.ctc_weight is None:
             # A frozen dataclass is completed here.
             object.__setattr__(self, "ctc_weight", 1.0 - self.weight)
         else:
             self.check_number("ctc_weight", self.ctc_weight)
+        self.check_one_of("target", TARGETS)
+        for key, kind in (*_PARTS, _TEACHER):
+            part = getattr(self, key)
+            if part is not None and not isinstance(part, kind):
+                object.__setattr__(self, key, kind.from_dict(part))
+        if self.weight == self.ctc_weight == 0 and not self._parts:
+            raise InputError(
+                "kd.weight and kd.ctc_weight are both 0, and nothing else is to be "
+                "learned: give one of them"
+            )
+        self._check_ctc_norm()
+        if not (self.uses_ctc or self.needs_teacher or self.nbest is not None):
+            raise InputError(
+                "kd has no CTC, no teacher and no n-best lists, so nothing says what "
+                "the output shall be: give kd.ctc_weight"
+            )
+
+    @property
+    def _parts(self) -> List[Any]:
+        return [part for part in (getattr(self, key) for key, _ in _PARTS) if part]
+
+    def _check_ctc_norm(self) -> None:
         if self.ctc_norm is None:
             return
-        if not self.needs_labels:
+        inside = self.inter is not None and self.inter.ctc_weight > 0
+        if not (self.uses_ctc or inside):
             raise InputError(
                 f"kd.ctc_norm is {self.ctc_norm!r}, but with {self.ctc_key} there is "
                 "no CTC loss to normalise: remove kd.ctc_norm"
             )
         self.check_one_of("ctc_norm", CTC_NORMS)
-
-    def _check_labels(self, parts: Sequence[Checked]) -> None:
-        readers = [part.labels_for() for part in parts]
-        reader = next((reader for reader in readers if reader), None)
-        if reader and not self.needs_labels:
-            raise InputError(
-                f"{reader} needs labels, but {self.ctc_key} trains without them: "
-                "remove it, or train with CTC (kd.weight below 1, or kd.ctc_weight "
-                "above 0)"
-            )
 
     def labels_for(self) -> Optional[str]:
         """What of it reads the transcripts beside CTC, or None."""
@@ -302,9 +295,23 @@ class KDConfig(FrameConfig):
         return super().labels_for()
 
     @property
+    def uses_ctc(self) -> bool:
+        """Whether the last layer learns from the transcripts by CTC."""
+        return bool(self.ctc_weight > 0)
+
+    @property
     def needs_labels(self) -> bool:
         """Whether training reads ``text``."""
-        return bool(self.ctc_weight > 0)
+        return self.label_reader is not None
+
+    @property
+    def label_reader(self) -> Optional[str]:
+        """What reads the transcripts, in words, or None."""
+        if self.uses_ctc:
+            return f"{self.ctc_key} keeps the CTC loss"
+        readers = (part.labels_for() for part in (self, *self._parts))
+        reader = next((reader for reader in readers if reader), None)
+        return reader and f"{reader} needs labels"
 
     @property
     def ctc_key(self) -> str:
@@ -316,6 +323,8 @@ class KDConfig(FrameConfig):
     @property
     def without_labels(self) -> str:
         """How a training would do without transcripts, for errors."""
+        if not self.uses_ctc:
+            return ", or remove it from kd"
         if self.weight > 0:
             return ", or set kd.weight: 1, without ctc_weight"
         if self.nbest is not None:

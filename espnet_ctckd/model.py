@@ -242,8 +242,8 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         config = self.kd_config
         if config.needs_labels and batch.text is None:
             raise InputError(
-                f"the batch has no text, and {config.ctc_key} keeps the CTC loss: give "
-                f"the transcripts{config.without_labels}"
+                f"the batch has no text, and {config.label_reader}: give the "
+                f"transcripts{config.without_labels}"
             )
         if config.needs_teacher and batch.teacher is None:
             if config.online:
@@ -272,9 +272,9 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             )
 
     def _see(self, batch: Batch, stats: Dict[str, Any], more: Dict[str, Any]) -> Seen:
-        """Run the encoder, and CTC where labels are used."""
+        """Run the encoder, and CTC where it is used."""
         ctc, projected = batch.speech.new_zeros(()), []
-        if self.kd_config.needs_labels:
+        if self.kd_config.uses_ctc:
             with first_output(self.ctc.ctc_lo) as projected:
                 loss, of_ctc, _ = super().forward(
                     batch.speech,
@@ -290,7 +290,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         # ESPnet drops out the input of the CTC loss, even in evaluation.
         shared = bool(projected) and self.ctc.dropout_rate == 0.0
         seen = self._take_encoded(ctc, projected[0] if shared else None)
-        without_ctc = not self.kd_config.needs_labels and not self.training
+        without_ctc = not self.kd_config.uses_ctc and not self.training
         if without_ctc and batch.text is not None:
             stats["cer_ctc"] = self._error_rate(seen.states, batch.text)
         return seen

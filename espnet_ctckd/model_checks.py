@@ -54,11 +54,11 @@ def check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
             "encoder is 'ctckd_skip_conformer', and nothing trains its lower layers to "
             "say what is blank: give kd.inter, as conf/kd/layer_skipping.yaml does"
         )
-    if kwargs.get("interctc_weight", 0.0) > 0 and not config.needs_labels:
+    if kwargs.get("interctc_weight", 0.0) > 0 and not config.uses_ctc:
         raise InputError(
-            f"model_conf.interctc_weight is {kwargs['interctc_weight']}, which needs "
-            "labels, but kd.weight 1 trains without them: set interctc_weight: 0, or "
-            "kd.weight below 1"
+            f"model_conf.interctc_weight is {kwargs['interctc_weight']}, which is "
+            f"added to CTC, but {config.ctc_key} trains without: set "
+            "interctc_weight: 0, or kd.weight below 1"
         )
 
 

@@ -310,16 +310,11 @@ def test_without_labels_the_layers_learn_from_the_teacher_alone(batch, teacher):
         ({"loss": "kl"}, {}, "loss 'kl' lacks the option 'temperature'"),
         ({"selectro": "all"}, {}, "unknown key 'selectro' in model_conf.kd.inter"),
         ({"target": "self", "frame_ratio": 2}, {}, "the target is the student itself"),
-        (
-            {},
-            {"kd_weight": 1.0},
-            r"kd.inter.ctc_weight 1.0 needs labels, but kd.weight 1",
-        ),
     ],
 )
 def test_intermediate_losses_without_sense_are_refused(inter, changes, message):
     changes = {"layers": (1,), **changes}
-    kd = {**KD, "weight": changes.pop("kd_weight", 0.5), "inter": {**INTER, **inter}}
+    kd = {**KD, "weight": 0.5, "inter": {**INTER, **inter}}
     with pytest.raises(InputError, match=message):
         build(kd=kd, **changes)
 

@@ -6,6 +6,7 @@ import pytest
 import tiny
 import torch
 from student import (
+    INTER,
     KD,
     build,
     gradients,
@@ -43,8 +44,35 @@ def test_the_student_learns_the_occupancies_of_the_transcript(batch, teacher):
         for t in range(min(int(lengths[b]), int(teacher["teacher_lengths"][b]))):
             total -= (target[b, t] * log_q[b, t]).sum()
     torch.testing.assert_close(stats["loss_kd"].squeeze(), total / 3)
-    with pytest.raises(InputError, match="'occupancies' needs labels"):
-        build(kd={**kd, "target": "occupancies", "weight": 1.0})
+    # Without CTC beside them it is all of the loss.
+    model = build(kd={**kd, "target": "occupancies", "weight": 1.0}).eval()
+    loss, stats, _ = model(**copy.deepcopy(batch), **teacher)
+    torch.testing.assert_close(loss.squeeze(), stats["loss_kd"].squeeze())
+    assert "loss_ctc" not in stats
+
+
+@pytest.mark.parametrize(
+    ("changes", "reader"),
+    [
+        ({"target": "occupancies"}, "kd.target 'occupancies'"),
+        ({"reduction": "authors_full"}, "reduction 'authors_full'"),
+        ({"inter": {**INTER, "ctc_weight": 1.0}}, "kd.inter.ctc_weight 1.0"),
+        (
+            {"nbest": {"weight": 0.3, "hypotheses": 2, "weights": "accuracy"}},
+            "kd.nbest.weights 'accuracy'",
+        ),
+    ],
+)
+def test_what_needs_labels_without_ctc_refuses_a_batch_without_them(
+    batch, teacher, changes, reader
+):
+    kd = {**KD, "weight": 1.0, **changes}
+    assert KDConfig.from_dict(kd).needs_labels
+    assert not KDConfig.from_dict({**KD, "weight": 1.0}).needs_labels
+    model = build(kd=kd, layers=(1,) if "inter" in changes else ())
+    unlabelled = {k: v for k, v in batch.items() if not k.startswith("text")}
+    with pytest.raises(InputError, match=f"has no text, and {reader} needs labels"):
+        model(**unlabelled, **teacher)
 
 
 VIEWS = {
@@ -307,14 +335,6 @@ def test_a_batch_without_states_or_lists_is_refused(
         ({"nbest": {**NBEST, "weight": 0}}, "kd.nbest.weight is 0: give one above 0"),
         ({"nbest": {**NBEST, "weights": "x"}}, "unknown kd.nbest.weights 'x'; choose"),
         ({"nbest": {"weight": 1}}, "model_conf.kd.nbest lacks the key 'hypotheses'"),
-        (
-            {"nbest": {**NBEST, "weights": "accuracy"}, "weight": 1},
-            "kd.nbest.weights 'accuracy' needs labels, but kd.weight 1 trains without",
-        ),
-        (
-            {"nbest": {**NBEST, "weights": "accuracy"}, "ctc_weight": 0},
-            "needs labels, but kd.ctc_weight 0 trains without",
-        ),
         ({"ctc_weight": -1}, "kd.ctc_weight is -1; give one of at least 0"),
         ({"ctc_weight": 0, "weight": 0}, "are both 0, and nothing else"),
     ],

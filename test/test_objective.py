@@ -85,10 +85,6 @@ def run(batch, **changes):
             "'blank_mix' got nonblank_share = 2",
         ),
         ({"reduction_conf": {"n": 1}}, "unknown option 'n' for reduction 'utt_sum'"),
-        (
-            {"reduction": "authors_full", "weight": 1},
-            "reduction 'authors_full' needs labels, but kd.weight 1",
-        ),
         ({"from_epoch": 0}, "kd.from_epoch is 0; give a whole number >= 1"),
         ({"until_epoch": 1.5}, "kd.until_epoch is 1.5"),
         ({"from_epoch": 5, "until_epoch": 4}, "kd.until_epoch is 4, before"),

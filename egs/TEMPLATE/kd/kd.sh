@@ -291,7 +291,7 @@ frontend=$(says frontend)
 nbest=$(says nbest)
 
 if [ -n "${unlabeled_set}" ] && reads text; then
-    refuse "--unlabeled_set has no transcripts, but ${asr_config} trains with CTC: set kd.weight to 1"
+    refuse "--unlabeled_set has no transcripts, but ${asr_config} reads them: set kd.weight to 1, and nothing in kd that needs labels"
 fi
 
 labeled=${train_set}
