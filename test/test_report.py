@@ -1,12 +1,17 @@
 """The page: its numbers are those of the scores, and it works in a real browser."""
 
 import base64
+import contextlib
 import json
+import random
 import re
 import shutil
+import time
 import zlib
 
+import numpy as np
 import pytest
+import soundfile
 import tiny
 import yaml
 from hypothesis import given
@@ -14,7 +19,7 @@ from hypothesis import strategies as st
 from test_train import flags
 
 from espnet_ctckd.bin import decode, export_student, report, results, score
-from espnet_ctckd.data import read_scp
+from espnet_ctckd.data import read_scp, write_scp
 from espnet_ctckd.report.charts import densities, lines, ticks
 from espnet_ctckd.report.systems import read_curves
 from espnet_ctckd.report.utterances import diff
@@ -107,6 +112,19 @@ def test_its_numbers_are_those_of_the_results(experiments, page):
                 re.S,
             ).group(0)
             assert f">{rate}<" in row, (unit, name)
+
+
+@contextlib.contextmanager
+def browser():
+    """A headless Chromium, where there is one."""
+    api = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("there is no Chromium")
+    with api.sync_playwright() as p:
+        opened = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
 
 
 def escaped(name):
@@ -270,14 +288,9 @@ def test_without_data_the_page_says_what_is_missing(experiments, tmp_path, capsy
 
 
 def test_a_browser_shows_it_sorts_it_and_asks_for_nothing(page, tmp_path):
-    api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("there is no Chromium")
-    with api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with browser() as opened:
         for scheme, width in (("light", 1200), ("dark", 400)):
-            context = browser.new_context(
+            context = opened.new_context(
                 color_scheme=scheme, viewport={"width": width, "height": 800}
             )
             tab = context.new_page()
@@ -318,4 +331,46 @@ def test_a_browser_shows_it_sorts_it_and_asks_for_nothing(page, tmp_path):
                 url for url in asked if not url.startswith(("file:", "data:"))
             ] == []
             context.close()
-        browser.close()
+
+
+@pytest.mark.slow
+def test_twenty_systems_and_3000_utterances_fit_on_a_page(experiments, tmp_path):
+    """Speech of LibriSpeech's length, of which random weights say noise."""
+    generator = random.Random(0)
+    words = ["".join(generator.choices("abcd", k=5)) for _ in range(5000)]
+    audio = [tmp_path / f"{i}.wav" for i in range(40)]
+    for i, path in enumerate(audio):
+        noise = np.random.default_rng(i).normal(0, 0.1, 15 * 16000)
+        soundfile.write(path, noise, 16000)
+    data, exp = tmp_path / "data/test", tmp_path / "exp"
+    data.mkdir(parents=True)
+    names = [f"speaker{i % 50:02d}-{i:05d}" for i in range(3000)]
+    references = {name: generator.choices(words, k=35) for name in names}
+    write_scp(data / "text", {u: " ".join(w) for u, w in references.items()}.items())
+    write_scp(data / "wav.scp", {u: audio[i % 40] for i, u in enumerate(names)}.items())
+    some = ["teacher_tiny", *(f"asr_{i:02d}" for i in range(19))]
+    for name in some:
+        origin = "teacher_tiny" if name == "teacher_tiny" else "asr_labels"
+        shutil.copytree(experiments / origin, exp / name)
+        out = exp / name / "decode_ctckd/test"
+        said = {
+            u: " ".join(w if generator.random() > 0.1 else "x" for w in right)
+            for u, right in references.items()
+        }
+        write_scp(out / "text", said.items())
+        tiny.call(score, "--ref", data / "text", "--hyp", out / "text")
+    flags = [exp, "--data", data.parent, "--spike_utterances", 2]
+    status, stderr = tiny.call(report, *flags)
+    assert status == 0, stderr
+    page = exp / "report.html"
+    size = page.stat().st_size
+    assert size < 15e6
+    assert len(data_of(page)) == 3000
+    told = f"{len(some)} systems, {len(names)} utterances: {size / 1e6:.1f} MB"
+    with browser() as opened:
+        tab = opened.new_page()
+        begun = time.monotonic()
+        tab.goto(page.as_uri())
+        tab.wait_for_selector("#view canvas")
+        tab.wait_for_selector("#view canvas:not(.painted)", state="detached")
+        print(f"{told}, drawn after {time.monotonic() - begun:.1f} s")

@@ -28,6 +28,7 @@ from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.online import OnlineTeacher, open_online
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.teachers.half import DTYPES
 
 RATE, SECONDS, FRAMES = 16000, 20, 499  # frames of 40 ms, as the encoder makes them
 TOP_K = 16
@@ -59,6 +60,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--what", choices=["step", "objective"], required=True)
     p.add_argument("--rounds", type=positive, default=7, help="of which the median is")
     p.add_argument("--utterances", type=positive, default=4, help="in a batch")
+    p.add_argument(
+        "--online",
+        nargs="*",
+        default=["float32"],
+        choices=DTYPES,
+        help="of --what step: types in which a teacher runs in the step (half precision "
+        "takes minutes on a CPU without such arithmetic)",
+    )
     p.add_argument("--num_threads", type=positive, default=torch.get_num_threads())
     p.add_argument("--seed", type=int, default=0)
     p.add_argument(
@@ -161,7 +170,7 @@ def bench_step(args: argparse.Namespace, tokens: int) -> None:
             }
         contenders[name] = make_step(args, tokens, labels, teacher, kd)
         if kd is not None and name == "lambda 0.5, all":
-            for dtype in ("float32", "bfloat16"):
+            for dtype in args.online:
                 asks = {**kd, "teacher": {"mode": "online", "dtype": dtype}}
                 contenders[f"{name}, online in {dtype}"] = make_step(
                     args, tokens, labels, None, asks
