@@ -50,6 +50,7 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             _check_text(data, config, wanted, part)
         if config.nbest is not None:
             _check_nbest(path_of(data, NBEST), config.nbest, wanted, part)
+        _check_types(data, flag)
         path = path_of(data, TEACHER)
         if path is not None and config.online:
             raise InputError(
@@ -67,6 +68,15 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             )
     if len(metas) == 2:
         _check_alike(*metas)
+
+
+def _check_types(data: List[Tuple[str, str, str]], flag: str) -> None:
+    kinds = {TEACHER: "kaldi_ark", NBEST: "text"}
+    for path, name, kind in data:
+        if kind != kinds.get(name, kind):
+            raise InputError(
+                f"{flag} reads {name!r} as {kind!r}; give {path},{name},{kinds[name]}"
+            )
 
 
 def _check_epochs(last: int, config: KDConfig) -> None:
@@ -104,6 +114,15 @@ def _check_teacher(
 
 
 def _check_alike(train: CacheMeta, valid: CacheMeta) -> None:
+    hashes = [
+        {k: v for k, v in meta.teacher.items() if k.endswith("_sha256")}
+        for meta in (train, valid)
+    ]
+    if hashes[0] != hashes[1]:
+        raise InputError(
+            f"the caches {train.folder} and {valid.folder} are of different teachers: "
+            "dump both with the same"
+        )
     if train.codec != valid.codec:
         raise InputError(
             f"the caches of train and valid are packed differently: {train.codec} "

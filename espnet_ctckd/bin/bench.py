@@ -65,8 +65,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         nargs="*",
         default=["float32"],
         choices=DTYPES,
-        help="of --what step: types in which a teacher runs in the step (half precision "
-        "takes minutes on a CPU without such arithmetic)",
+        help="of --what step: types in which a teacher runs in the step (half "
+        "precision takes minutes on a CPU without such arithmetic)",
     )
     p.add_argument("--num_threads", type=positive, default=torch.get_num_threads())
     p.add_argument("--seed", type=int, default=0)

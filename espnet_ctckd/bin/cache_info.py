@@ -71,7 +71,7 @@ def describe(meta: CacheMeta) -> Iterator[Tuple[str, str]]:
         "size",
         f"{size / 2**20:.1f} MiB, {size / max(meta.frames, 1):.2f} bytes a frame",
     )
-    yield "a 1000 hours", f"would take {size / hours * 1000 / 1e9:.2f} GB"
+    yield "1000 hours", f"would take {size / hours * 1000 / 1e9:.2f} GB"
 
 
 def compare_packings(meta: CacheMeta, utterances: int) -> List[str]:

@@ -10,11 +10,12 @@ from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 import yaml
+from matplotlib.backend_bases import FigureCanvasBase
 
 from espnet_ctckd.bin import parser, positive, run
 from espnet_ctckd.cache.reader import CacheMeta
 from espnet_ctckd.cache.said import Cached
-from espnet_ctckd.choices import check_options, look_up
+from espnet_ctckd.choices import InputError, check_options, look_up
 from espnet_ctckd.data import beside
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.select import SELECTOR_CHOICES
@@ -35,10 +36,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--most", type=positive, default=25, help="tokens that are drawn")
     p.add_argument("--output", help="picture to write (default: <utterance>.png)")
     args = p.parse_args(cmd)
+    path = Path(args.output or f"{args.utterance}.png")
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:] not in kinds:
+        raise InputError(f"--output is {path}; give one of {', '.join(sorted(kinds))}")
     cache = Cached(args.cache)
     meta, said = cache.meta, cache.say(args.utterance)
     chosen = _selected(said, args)
-    path = Path(args.output or f"{args.utterance}.png")
     draw(meta, args.utterance, said, chosen, args.most, path)
     spikes = " ".join(meta.token_list[token] for token in _spikes(said))
     print(

@@ -105,6 +105,17 @@ def teacher_of(
 ) -> Teacher:
     """Open the teacher that the flags say."""
     options = _read_options(args.teacher_conf)
+    files = [f for f in (args.teacher_config, args.teacher_model) if f]
+    if files and args.teacher_type != "espnet":
+        raise InputError(
+            f"--teacher_config and --teacher_model are of --teacher_type espnet, and "
+            f"it is {args.teacher_type}: give --teacher"
+        )
+    if files and args.teacher:
+        raise InputError(
+            f"both --teacher {args.teacher} and {files[0]} say which teacher: give "
+            "--teacher, or --teacher_config and --teacher_model"
+        )
     for name in ("config", "model"):
         if getattr(args, f"teacher_{name}"):
             options[f"{name}_file"] = getattr(args, f"teacher_{name}")

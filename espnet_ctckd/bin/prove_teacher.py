@@ -62,6 +62,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     tokens = read_token_list(args.token_list)
     index = map_tokens(meta.token_list, meta.blank, tokens, 0, f"cache {meta.folder}")
     index = list(range(len(tokens))) if index is None else index
+    if args.token_type == "bpe" and not args.bpemodel:
+        raise InputError("--token_type is bpe: give --bpemodel")
     tokenizer = build_tokenizer(args.token_type, bpemodel=args.bpemodel)
     sayings, said = listen(meta)
     text: Dict[str, str] = {}

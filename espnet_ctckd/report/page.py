@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -106,6 +107,7 @@ def render(systems: Sequence[System], content: Content) -> str:
         made=content.made,
         summary=[_in_words(key, systems) for key in keys],
         tables=[_results(key, systems) for key in keys],
+        seeds=[table for key in keys if (table := _over_seeds(key, systems))],
         legend=[
             {"number": i, "name": s.name}
             for i, s in enumerate(systems)
@@ -153,6 +155,13 @@ def _in_words(key: Key, systems: Sequence[System]) -> str:
         if alike:
             listed = ", ".join(alike[:4]) + (", …" if len(alike) > 4 else "")
             told.append(f"{listed} cannot be told from it on this set")
+        plain = best_of(key, [s for s in systems if s.learns_from_nobody])
+        if plain is not None and plain is not best:
+            low, high = against(plain.results[key], best.results[key])
+            told.append(
+                f"without distillation the best, {plain.name}, has "
+                f"{_wer(plain, key):.1f} %, {low:.1f} to {high:.1f} points more"
+            )
     for teacher in systems:
         if teacher.is_teacher and key in teacher.results:
             told.append(f"its teacher has {_wer(teacher, key):.1f} %")
@@ -179,9 +188,10 @@ def _results(key: Key, systems: Sequence[System]) -> Dict[str, Any]:
             continue
         result = system.results[key]
         low, high = result.interval
-        difference = ""
+        difference, middle = "", 0.0
         if best is not None and system is not best:
             ends = against(result, best.results[key])
+            middle = fmean(ends)
             difference = "{}{:+.1f} to {:+.1f}".format("≈ " * _within(ends), *ends)
         told = system.settings
         cer = result.totals["cer"].rate if "cer" in result.totals else None
@@ -198,7 +208,7 @@ def _results(key: Key, systems: Sequence[System]) -> Dict[str, Any]:
             else _cell("", ""),
             _number(_wer(system, key), ".1f"),
             _cell(f"{low:.1f} - {high:.1f}", low, left=True),
-            _cell(difference, left=True),
+            _cell(difference, middle, left=True),
             _number(cer, ".1f"),
             _number(result.rtf, ".4f"),
             {**_number(megabytes, ".1f"), "shown": f"{megabytes:.1f} MB"}
@@ -210,6 +220,28 @@ def _results(key: Key, systems: Sequence[System]) -> Dict[str, Any]:
     rows.sort(key=lambda row: (row["kind"] != "teacher", row["cells"][6]["value"]))
     heads = [{"name": name, "text": name in _WORDS} for name in _HEADS]
     return {"name": f"{key[1]}, {key[0]}", "heads": heads, "rows": rows}
+
+
+def _over_seeds(key: Key, systems: Sequence[System]) -> Optional[Dict[str, Any]]:
+    """Systems that differ in their seeds alone (``_seed<n>``), as one."""
+    groups: DefaultDict[str, List[Result]] = defaultdict(list)
+    for system in systems:
+        if key in system.results:
+            groups[re.sub(r"_seed\d+$", "", system.name)].append(system.results[key])
+    rows = []
+    for name, results in groups.items():
+        if len(results) < 2:
+            continue
+        rates = [result.totals["wer"].rate for result in results]
+        ends = bootstrap_interval([result.folder / "wer.tsv" for result in results])
+        cells = [_cell(name), _cell(" ".join(f"{rate:.1f}" for rate in rates))]
+        cells += [_number(fmean(rates), ".1f"), _cell("{:.1f} - {:.1f}".format(*ends))]
+        rows.append(cells)
+    if not rows:
+        return None
+    rows.sort(key=lambda cells: cells[2]["value"])
+    heads = ["system", "WER % by seed", "mean", "interval of the mean"]
+    return {"name": f"{key[1]}, {key[0]}, over seeds", "heads": heads, "rows": rows}
 
 
 def _curves(systems: Sequence[System]) -> List[Dict[str, str]]:

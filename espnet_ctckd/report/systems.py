@@ -1,9 +1,9 @@
 """What lies in the folders of experiments: settings, scores, curves, costs."""
 
+import itertools
 import json
 import statistics
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -77,6 +77,11 @@ class System:
     costs: Dict[str, str]
     provenance: Dict[str, str]
     selector: Optional[Tuple[str, Dict[str, Any]]] = field(default=None)
+
+    @property
+    def learns_from_nobody(self) -> bool:
+        """Whether it is a student that is trained by CTC alone."""
+        return not self.is_teacher and not self.settings.get("selector")
 
 
 def find_systems(folders: Sequence[Path]) -> List[Path]:
@@ -298,7 +303,10 @@ def _provenance(
     if _has(folder, "run.sh"):
         script = (folder / "run.sh").read_text(encoding="utf-8").splitlines()
         told["command"] = " ".join(line for line in script if not line.startswith("#"))
-    if _has(folder, "config.yaml"):
-        when = (folder / "config.yaml").stat().st_mtime
-        told["begun"] = f"{datetime.fromtimestamp(when):%Y-%m-%d %H:%M}"
+    if _has(folder, "train.log"):
+        with open(folder / "train.log", encoding="utf-8", errors="replace") as log:
+            head = itertools.islice(log, 20)
+            begun = [line for line in head if line.startswith("# Started at ")]
+        if begun:
+            told["begun"] = begun[0].removeprefix("# Started at ").strip()
     return told

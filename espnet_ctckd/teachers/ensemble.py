@@ -177,11 +177,15 @@ def _read(path: Pathlike) -> Dict[str, Any]:
         f"{path} is no ensemble: give `teachers`, a list of mappings with the keys "
         f"{', '.join(sorted(_KEYS))}, and `min_agreement`, a number in [0, 1]"
     )
-    if not isinstance(conf, Mapping) or set(conf) != {"teachers", "min_agreement"}:
+    if not isinstance(conf, Mapping):
         raise InputError(wanted)
+    for key in {"teachers", "min_agreement"} ^ set(conf):
+        raise InputError(f"{wanted}; it {'has' if key in conf else 'lacks'} {key!r}")
     teachers, least = conf["teachers"], conf["min_agreement"]
-    if not isinstance(teachers, list) or not teachers or not _number(least, 1.0):
-        raise InputError(wanted)
+    if not _number(least, 1.0):
+        raise InputError(f"{wanted}; its min_agreement is {least!r}")
+    if not isinstance(teachers, list) or not teachers:
+        raise InputError(f"{wanted}; its teachers are {teachers!r}")
     for entry in teachers:
         if not isinstance(entry, Mapping) or not _KEYS <= set(entry) <= _KEYS | _MORE:
             raise InputError(f"{wanted}; a teacher is {entry!r}")

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import os
 from importlib import metadata
 from typing import Any, Dict, List, Optional
 
@@ -51,6 +52,8 @@ class HuggingFaceTeacher:
         states: bool = False,
     ) -> None:
         transformers = _transformers()
+        if _is_path(source) and not os.path.isdir(source):
+            raise InputError(f"the teacher {source}: there is no such folder")
         self._source, self._device, self._states = source, device, states
         chosen = {} if revision is None else {"revision": revision}
         spoken = {} if language is None else {"target_lang": language}
@@ -68,10 +71,13 @@ class HuggingFaceTeacher:
                 **({"ignore_mismatched_sizes": True} if spoken else {}),
             )
         except (OSError, ValueError, KeyError) as error:
+            asked = f" with the language {language!r}" if language else ""
             raise InputError(
-                f"the teacher {source} cannot be loaded as a CTC model: "
-                f"{str(error).splitlines()[0]}. Give the id of one on the hub, or a "
-                "folder that save_pretrained has written, with its tokenizer"
+                f"the teacher {source} cannot be loaded as a CTC model{asked}: "
+                f"{str(error).splitlines()[0]}. Give the id of one on the hub (and "
+                "check the network), or a folder that save_pretrained has written, "
+                "with its tokenizer"
+                + (", which has an adapter for that language" if language else "")
             ) from None
         self._model.to(device).eval().requires_grad_(False)
         self.token_list = _tokens(tokenizer, self._model.config.vocab_size)
@@ -170,6 +176,11 @@ class HuggingFaceTeacher:
             "transformers": metadata.version("transformers"),
             **self._hashes,
         }
+
+
+def _is_path(source: str) -> bool:
+    """Whether it can be no id on the hub, which is a name, or two and a slash."""
+    return source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
 def _transformers() -> Any:

@@ -1,5 +1,6 @@
 """The kinds of single teachers, and how one is opened."""
 
+import typing
 from typing import Any, Dict, Mapping, Optional
 
 from espnet_ctckd.choices import Choice, InputError, check_options, look_up
@@ -43,6 +44,22 @@ def open_kind(
     choice = look_up("teacher_type", kind, choices)
     if kind not in _OPEN:
         check_options("teacher_type", str(kind), choice.fn, options)
+        _check_types(str(kind), choice.fn, options)
     if source is None and kind != "espnet":
         raise InputError(f"a teacher of the type {kind} needs --teacher")
     return choice.fn(source, device=device, **options)
+
+
+def _check_types(kind: str, made: Any, options: Mapping[str, Any]) -> None:
+    """Refuse options that are no switch, or no text, where that is wanted."""
+    taken = typing.get_type_hints(
+        type.__getattribute__(made, "__init__") if isinstance(made, type) else made
+    )
+    for name, value in options.items():
+        for wanted, said in ((bool, "true or false"), (str, "text")):
+            asked = taken[name] in (wanted, Optional[wanted])
+            if asked and value is not None and not isinstance(value, wanted):
+                raise InputError(
+                    f"the option {name} of teacher_type {kind!r} is {value!r}; give "
+                    f"{said}"
+                )

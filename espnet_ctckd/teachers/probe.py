@@ -7,6 +7,7 @@ from typing import Callable, List, Mapping
 import torch
 from torch import Tensor
 
+from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
 
 # Two probes this far apart show a whole number of frames for every hop and
@@ -22,8 +23,17 @@ def frames_per_shift(frames: Callable[[int], int]) -> Fraction:
 
     Returns:
         The exact shift.
+
+    Raises:
+        InputError: more audio makes no more frames.
     """
-    return Fraction(LONG - SHORT, frames(LONG) - frames(SHORT))
+    few, many = frames(SHORT), frames(LONG)
+    if many <= few:
+        raise InputError(
+            f"the teacher says {few} frames of {SHORT} samples and {many} of {LONG}: "
+            "the frames of a CTC model are evenly spread over the audio"
+        )
+    return Fraction(LONG - SHORT, many - few)
 
 
 def least_samples(frames: Callable[[int], int]) -> int:

@@ -2,8 +2,10 @@
 
 import hashlib
 import importlib
+import inspect
 import os
 import sys
+from collections import Counter
 from fractions import Fraction
 from typing import Any, Dict, List, Optional
 
@@ -66,6 +68,12 @@ class PythonTeacher:
                 "package.module:factory, importable from the working directory"
             ) from None
         self._source, self._options = source, options
+        try:
+            inspect.signature(factory).bind(**options)
+        except TypeError as error:
+            raise InputError(
+                f"the teacher {source} is not made with the options {options}: {error}"
+            ) from None
         self._say = factory(**options)
         for attribute in ("token_list", "blank", "rate", "__call__"):
             if not hasattr(self._say, attribute):
@@ -75,10 +83,25 @@ class PythonTeacher:
                 )
         self.token_list: List[str] = [str(token) for token in self._say.token_list]
         self.blank, self.rate = int(self._say.blank), int(self._say.rate)
+        bad = [t for t in self.token_list if not t or t.split() != [t]]
+        twice = [t for t, n in Counter(self.token_list).items() if n > 1]
+        if bad or twice:
+            raise InputError(
+                f"the teacher {source} has the token {(bad or twice)[0]!r} "
+                f"{'with a space, or empty' if bad else 'twice'}: a student learns "
+                "tokens by their names (a space is <space>)"
+            )
         if not 0 <= self.blank < len(self.token_list):
             raise InputError(
                 f"the teacher {source} has the blank {self.blank} of "
                 f"{len(self.token_list)} tokens"
+            )
+        noise = np.random.default_rng(0).standard_normal(SHORT).astype(np.float32) * 0.1
+        self._heard = self._of(noise)
+        if not torch.equal(self._heard, self._of(noise)):
+            raise InputError(
+                f"the teacher {source} says something else each time that it hears the "
+                "same: switch off its dropout and augmentation (eval())"
             )
         self.frame_shift: Fraction = frames_per_shift(
             lambda samples: len(self._of(np.zeros(samples, np.float32)))
@@ -123,8 +146,7 @@ class PythonTeacher:
 
     def describe(self) -> Dict[str, str]:
         """Provenance: its own, its source and options, and a hash of what it says."""
-        noise = np.random.default_rng(0).standard_normal(SHORT).astype(np.float32) * 0.1
-        heard = (self._of(noise).numpy() * 100).round().astype("<i4")
+        heard = (self._heard.numpy() * 100).round().astype("<i4")
         own: Optional[Any] = getattr(self._say, "describe", None)
         return {
             **({k: str(v) for k, v in own().items()} if own else {}),
