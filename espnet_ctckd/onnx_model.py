@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
+from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
@@ -121,9 +122,26 @@ def _pad_mask(
     return mask.view(shape).expand_as(xs)
 
 
+def _encode_relatively(self: Any, x: Tensor) -> Tuple[Tensor, Tensor]:
+    """Positions computed for the audio's length; ESPnet's own come from a long table.
+
+    A table is more than half of a small student's file, and ends after 5000 frames.
+    """
+    frames = x.size(1)
+    places = torch.arange(2 * frames - 1, device=x.device)
+    position = (frames - 1 - places).to(x.dtype).unsqueeze(1)  # (2 T - 1, 1)
+    even = torch.arange(0, self.d_model, 2, dtype=torch.float32)
+    rates = torch.exp(even * -(math.log(10000.0) / self.d_model))
+    angles = position * rates
+    encoded = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+    return x * self.xscale, encoded.unsqueeze(0)
+
+
 @contextlib.contextmanager
 def traceable() -> Iterator[None]:
-    """Let ESPnet's modules use a mask of padding that can be traced."""
+    """Let ESPnet's modules use masks and positions that can be traced."""
+    table = RelPositionalEncoding.forward
+    RelPositionalEncoding.forward = _encode_relatively
     changed = []
     for name, module in list(sys.modules.items()):
         if name.startswith("espnet") and hasattr(module, "make_pad_mask"):
@@ -132,6 +150,7 @@ def traceable() -> Iterator[None]:
     try:
         yield
     finally:
+        RelPositionalEncoding.forward = table
         for module, own in changed:
             module.make_pad_mask = own  # type: ignore[attr-defined]
 
@@ -185,6 +204,16 @@ class _Sherpa(torch.nn.Module):
         return torch.as_tensor(log_probs.repeat_interleave(self.repeat, dim=1))
 
 
+def check_sherpa(model: Recogniser) -> None:
+    """Refuse a model to which the level of the audio matters."""
+    if not isinstance(model.model.normalize, UtteranceMVN):
+        raise InputError(
+            "--sherpa: sherpa-onnx scales all audio to one level, and this model would "
+            "hear that: train it with --normalize utterance_mvn (in a recipe: "
+            "--feats_normalize utterance_mvn)"
+        )
+
+
 def write_sherpa(model: Recogniser, folder: Path) -> Path:
     """Write ``model.sherpa.onnx`` and ``tokens.sherpa.txt``.
 
@@ -199,12 +228,7 @@ def write_sherpa(model: Recogniser, folder: Path) -> Path:
         InputError: the level of the audio matters to the model, or its parts cannot be
             written.
     """
-    if not isinstance(model.model.normalize, UtteranceMVN):
-        raise InputError(
-            "--sherpa: sherpa-onnx scales all audio to one level, and this model would "
-            "hear that: train it with --normalize utterance_mvn (in a recipe: "
-            "--feats_normalize utterance_mvn)"
-        )
+    check_sherpa(model)
     repeat = max(1, round(model.frame_seconds() / _SHERPA_SHIFT))
     path = folder / "model.sherpa.onnx"
     _write(

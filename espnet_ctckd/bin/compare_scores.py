@@ -25,6 +25,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     for folders in systems:
         scores = [read_score(folder) for folder in folders]
         said.update(score.normalization for score in scores)
+        for folder, score in zip(folders, scores):
+            if args.unit not in score.totals:
+                raise InputError(
+                    f"{folder} has no {args.unit}; it has {', '.join(score.totals)}"
+                )
         rates = [score.totals[args.unit].rate for score in scores]
         listed = " ".join(f"{rate:.1f}" for rate in rates)
         print(f"{sum(rates) / len(rates):6.2f} %  ({listed})  {' '.join(folders)}")

@@ -24,7 +24,7 @@ from espnet_ctckd.data import read_audio, read_scp
 from espnet_ctckd.decode.greedy import greedy
 from espnet_ctckd.decode.recognise import Recogniser
 from espnet_ctckd.decode.search import Hypothesis
-from espnet_ctckd.onnx_model import quantize, write_onnx, write_sherpa
+from espnet_ctckd.onnx_model import check_sherpa, quantize, write_onnx, write_sherpa
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -42,6 +42,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         p.error("--text is read with --wav_scp only")
     model = Recogniser(args.asr_train_config, args.asr_model_file)
     folder = Path(args.output_dir)
+    if args.sherpa:
+        check_sherpa(model)
     written = [write_onnx(model, folder)]
     if args.quantize:
         written.append(quantize(written[0]))

@@ -7,6 +7,7 @@ ModelDownloader of espnet_model_zoo unpacks it, and it is decoded without this p
 it, for going on.
 """
 
+import json
 import os
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ from espnet_ctckd.bin import parser, run
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import beside
-from espnet_ctckd.report.systems import System, read_system
+from espnet_ctckd.report.systems import Result, System, read_system
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -111,6 +112,14 @@ def _pack(root: Path, inside: Path, option: Sequence[Any], output: Path) -> None
         os.chdir(before)
 
 
+def _search(result: Result) -> str:
+    """How it was searched, where that is told and not greedy."""
+    path = result.folder / "decode.json"
+    told = json.loads(path.read_text()).get("search", {}) if path.exists() else {}
+    method = told.get("method", "greedy")
+    return "" if method == "greedy" else f", {method}"
+
+
 def card(system: System, told: Dict[str, Any]) -> str:
     """The model card.
 
@@ -128,7 +137,7 @@ def card(system: System, told: Dict[str, Any]) -> str:
     if told["license"] != "not stated":
         head["license"] = told["license"]
     rows = [
-        f"| {subset} ({decoding}) | {result.totals['wer'].rate:.1f} | "
+        f"| {subset} ({decoding}{_search(result)}) | {result.totals['wer'].rate:.1f} | "
         f"{result.interval[0]:.1f} - {result.interval[1]:.1f} | "
         f"{result.totals['cer'].rate:.1f} |"
         for (decoding, subset), result in system.results.items()
@@ -166,7 +175,9 @@ text, *_ = model(speech)[0]
 |---|---|---|---|
 {table}
 
-The interval is of the choice of test utterances. RESULTS.md and report.html, where they
+The interval is of the choice of test utterances; the search is that of
+espnet_ctckd.bin.decode, greedy where nothing else is said. ESPnet's own has a beam, which
+is slower: `Speech2Text(..., beam_size=1)` is the nearest to greedy. RESULTS.md and report.html, where they
 are packed, say more.
 """
 

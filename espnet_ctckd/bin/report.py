@@ -98,7 +98,9 @@ def _look_at_data(
         voices = [learned] if learned else []
         voices += _students(content, exported, learned, wavs)
         if teacher is not None and learned:
-            known = KnownSpikes(learned.source, spread(wavs, args.spike_utterances))
+            some = spread(wavs, args.spike_utterances)
+            known = KnownSpikes(learned.source, some)
+            content.compared.append(f"{len(some)} utterances of {subset}")
             folders = {s.name: s.folder for s in exported}
             for voice in voices:
                 path = folders.get(voice.name, teacher) / f"spikes.{subset}.json"

@@ -64,6 +64,7 @@ class Content:
         title: of the page.
         made: when, with what.
         spikes: system -> how it compares with its teacher.
+        compared: in which utterances, in words.
         selected: selector, in words -> shares of the teacher's frames of utterances.
         utterances: to browse.
         notes: what is not there, and why.
@@ -73,6 +74,7 @@ class Content:
     title: str
     made: str
     spikes: Dict[str, Comparison] = field(default_factory=dict)
+    compared: List[str] = field(default_factory=list)
     selected: DefaultDict[str, List[float]] = field(
         default_factory=lambda: defaultdict(list)
     )
@@ -286,6 +288,7 @@ def _blank(systems: Sequence[System], content: Content) -> Optional[Dict[str, An
         "heads": ["system", *COLUMNS.values()],
         "rows": rows,
         "charts": charts,
+        "of": " and ".join(content.compared),
         "selected": [(name, f"{100 * share:.1f}") for name, share in shares],
     }
 

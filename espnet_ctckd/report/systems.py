@@ -184,6 +184,8 @@ def _settings(
     told["lambda"] = f"{weight:g}"
     if meta is not None:
         told["teacher"] = _short(meta["teacher"])
+    elif _cache_of(conf) is not None:
+        told["teacher"] = f"({_cache_of(conf)} is not found from here)"
     elif (kd.get("teacher") or {}).get("mode") == "online":
         told["teacher"] = f"{kd['teacher'].get('teacher')}, online"
     return told
