@@ -176,9 +176,9 @@ text, *_ = model(speech)[0]
 {table}
 
 The interval is of the choice of test utterances; the search is that of
-espnet_ctckd.bin.decode, greedy where nothing else is said. ESPnet's own has a beam, which
-is slower: `Speech2Text(..., beam_size=1)` is the nearest to greedy. RESULTS.md and report.html, where they
-are packed, say more.
+espnet_ctckd.bin.decode, greedy where nothing else is said. ESPnet's own has a beam,
+which is slower: `Speech2Text(..., beam_size=1)` is the nearest to greedy. RESULTS.md
+and report.html, where they are packed, say more.
 """
 
 

@@ -27,5 +27,5 @@ for system in skipping0_of_12 skipping1_of_12 skipping1_of_12_factorized; do
     python3 -m espnet_ctckd.bin.bench_skip --asr_train_config exp/asr_${system}/export/config.yaml \
         --asr_model_file exp/asr_${system}/export/model.pth --wav_scp dump/raw/org/test/wav.scp \
         --text dump/raw/org/test/text --other exp/asr_layers12/export --other exp/asr_layers8/export \
-        --neighbours 0 1
+        --neighbours 0 1 --thresholds 1.1 0.99 0.9 0.7 0.5
 done
