@@ -26,6 +26,7 @@ from espnet_ctckd.checks import (
 )
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
+from espnet_ctckd.loading import name_what_fails
 from espnet_ctckd.nbest import NBEST, NBestReader
 from espnet_ctckd.preprocess import TEACHER, PosteriorReader, TeacherDecoder
 from espnet_ctckd.teachers.espnet import measure_frame_shift
@@ -86,6 +87,7 @@ class CTCKDTask(ASRTask):
                 shift = measure_frame_shift(cls.build_model(args).eval())
                 check_rate(cache, config, shift)
             logging.root.handlers[:] = handlers
+        name_what_fails()
         super().main_worker(args)
 
     @classmethod

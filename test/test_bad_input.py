@@ -4,6 +4,7 @@ The processes are real where the exit status, the disk or the permissions are th
 the others go through `run` in this process, because importing ESPnet takes seconds.
 """
 
+import re
 import resource
 import shutil
 import subprocess
@@ -11,10 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import tiny
 import torch
+from test_train import flags
 
 from espnet_ctckd.bin import (
     asr_train,
@@ -470,3 +473,45 @@ def test_checking_a_cache_that_is_not_there(tmp_path, tiny_data):
     status, stderr = tiny.call(check_cache, *flags)
     assert status == 1
     assert f"{tmp_path}/none is not a finished cache" in tiny.the_error(stderr)
+
+
+# -- what a training reads
+
+
+def cut_ark(tmp_path, data, cache):
+    ark = next(Path(cache).rglob("*.ark"))
+    ark.write_bytes(ark.read_bytes()[:40])
+    return "what .*teacher.scp names cannot be read"
+
+
+def two_channels(tmp_path, data, cache):
+    wavs = data.wavs()
+    samples, rate = soundfile.read(wavs["utt01"])
+    soundfile.write(tmp_path / "two.wav", np.stack([samples, samples], 1), rate)
+    data.wav_scp.write_text(
+        "".join(f"{u} {tmp_path / 'two.wav'}\n" for u, _ in wavs.items())
+    )
+    return "the audio that .* names has 2 channels: give audio of one channel"
+
+
+def another_rate(tmp_path, data, cache):
+    wavs = data.wavs()
+    samples, rate = soundfile.read(wavs["utt01"])
+    soundfile.write(tmp_path / "slow.wav", samples, rate // 2)
+    wavs["utt01"] = tmp_path / "slow.wav"
+    data.wav_scp.write_text("".join(f"{u} {p}\n" for u, p in wavs.items()))
+    return "what .*wav.scp names cannot be read .*Sampling rates"
+
+
+@pytest.mark.parametrize("damage", [cut_ark, two_channels, another_rate])
+def test_training_on_files_that_cannot_be_read(tmp_path, tiny_model, tiny_data, damage):
+    data = tiny_data.copy(tmp_path / "data", tiny_data.wavs())
+    cache = tmp_path / "cache"
+    dump_teacher.main(tiny.dump_args(tiny_model, data, cache))
+    message = damage(tmp_path, data, cache)
+    command = flags(tmp_path, data, cache, tiny.KD)
+    status, stderr = start("asr_train", *command)
+    assert status == 1
+    error = tiny.the_error(stderr)
+    assert re.search(f"utterance utt0.: {message}", error)
+    assert "Traceback" not in error

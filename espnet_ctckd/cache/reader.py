@@ -137,6 +137,8 @@ def read_meta(path: Pathlike) -> CacheMeta:
         ) from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{folder / META} is damaged: {error}. Dump again") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{folder / META} is damaged: it holds no mapping. Dump again")
     if found.get("format") != FORMAT:
         raise InputError(
             f"{folder / META} has format {found.get('format')!r}; this version reads "

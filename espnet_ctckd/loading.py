@@ -1,0 +1,60 @@
+"""ESPnet's readers of audio and arks, whose errors name utterance and file."""
+
+from collections.abc import Mapping
+from typing import Any, Callable, Iterator
+
+from espnet2.train import dataset
+
+from espnet_ctckd.choices import InputError
+
+# What to do about each type of data.
+_ADVICE = {
+    "sound": "give audio of one channel and of the rate of the others",
+    "kaldi_ark": "find all such with `python -m espnet_ctckd.bin.check_cache`, or dump "
+    "the teacher again",
+}
+
+
+class _Named(Mapping):  # type: ignore[type-arg]
+    """What a reader gives; where it fails, the error says of what."""
+
+    def __init__(self, reader: Any, path: str, advice: str) -> None:
+        self._reader, self._path, self._advice = reader, path, advice
+
+    def __getitem__(self, utt: str) -> Any:
+        try:
+            value = self._reader[utt]
+        # Whatever libraries raise at damaged files; it is told, and not caught.
+        except Exception as error:
+            raise InputError(
+                f"utterance {utt}: what {self._path} names cannot be read "
+                f"({type(error).__name__}: {error}): {self._advice}"
+            ) from error
+        if getattr(value, "ndim", 1) == 2 and self._advice == _ADVICE["sound"]:
+            raise InputError(
+                f"utterance {utt}: the audio that {self._path} names has "
+                f"{value.shape[1]} channels: {self._advice}"
+            )
+        return value
+
+    def __len__(self) -> int:
+        return len(self._reader)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._reader)
+
+
+def name_what_fails() -> None:
+    """Let ESPnet's readers say which utterance they fail at; again it does nothing."""
+    for kind, advice in _ADVICE.items():
+        entry = dataset.DATA_TYPES[kind]
+        if not hasattr(entry["func"], "named"):
+            entry["func"] = _named(entry["func"], advice)
+
+
+def _named(opened: Callable[..., Any], advice: str) -> Callable[..., Any]:
+    def load(path: str, *args: Any, **kwargs: Any) -> _Named:
+        return _Named(opened(path, *args, **kwargs), path, advice)
+
+    load.named = True  # type: ignore[attr-defined]
+    return load
