@@ -23,7 +23,7 @@ def load_weights(path: Pathlike, device: str = "cpu") -> Dict[str, Tensor]:
         Name -> tensor.
 
     Raises:
-        InputError: the file is missing, cut short, or holds more than tensors.
+        InputError: the file is missing, cut short, holds more than tensors, or NaN.
     """
     try:
         states: Dict[str, Tensor] = torch.load(
@@ -35,12 +35,23 @@ def load_weights(path: Pathlike, device: str = "cpu") -> Dict[str, Tensor]:
         ) from None
     except (PermissionError, IsADirectoryError):
         raise
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (
+        *(RuntimeError, EOFError, OSError, KeyError, ValueError),
+        pickle.UnpicklingError,
+    ) as error:
         reason = (str(error) or "it ends too early").splitlines()[0]
         raise InputError(
             f"{path} is not a whole file of weights ({reason}): give one such as "
             "valid.cer_ctc.ave.pth, or restore it"
         ) from None
+    if not isinstance(states, dict):
+        raise InputError(f"{path} holds no weights by their names: give another file")
+    for name, value in states.items():
+        if isinstance(value, Tensor) and bool(value.isnan().any()):
+            raise InputError(
+                f"{path}: the weights {name} are NaN, so the training that wrote it "
+                "has gone wrong: take an earlier checkpoint, or a lower learning rate"
+            )
     return states
 
 

@@ -246,9 +246,13 @@ def read_score(folder: Pathlike) -> Score:
         raise InputError(
             f"{folder} has no scores: run `python -m espnet_ctckd.bin.score`"
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
-    normalization = found.pop("normalization", str(Normalization()))
-    return Score({u: Counts(**counts) for u, counts in found.items()}, normalization)
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        normalization = found.pop("normalization", str(Normalization()))
+        totals = {unit: Counts(**counts) for unit, counts in found.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}): score again") from None
+    return Score(totals, normalization)
 
 
 def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
@@ -285,10 +289,13 @@ def _read_counts(path: Pathlike) -> Dict[str, Counts]:
     """The counts of each utterance, from ``<unit>.tsv``."""
     with open(path, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f, delimiter="\t"))
-    return {
-        row.pop("utterance"): Counts(**{key: int(n) for key, n in row.items()})
-        for row in rows
-    }
+    try:
+        return {
+            row.pop("utterance"): Counts(**{key: int(n) for key, n in row.items()})
+            for row in rows
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): score again") from None
 
 
 def results_table(scores: Sequence[Tuple[str, Dict[str, Counts]]], unit: str) -> str:

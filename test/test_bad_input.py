@@ -17,15 +17,18 @@ import pytest
 import soundfile
 import tiny
 import torch
+import yaml
 from test_train import flags
 
 from espnet_ctckd.bin import (
     asr_train,
     check_cache,
+    compare_scores,
     decode,
     dump_teacher,
     export_student,
     format_audio,
+    score,
 )
 from espnet_ctckd.data import read_scp, write_scp
 
@@ -515,3 +518,46 @@ def test_training_on_files_that_cannot_be_read(tmp_path, tiny_model, tiny_data, 
     error = tiny.the_error(stderr)
     assert re.search(f"utterance utt0.: {message}", error)
     assert "Traceback" not in error
+
+
+def test_decoding_with_weights_that_are_nan(tmp_path, tiny_model, tiny_data):
+    states = torch.load(tiny_model.weights, weights_only=True)
+    name = next(n for n, v in states.items() if v.is_floating_point())
+    states[name] = states[name] * float("nan")
+    torch.save(states, tmp_path / "nan.pth")
+    flags = ["--asr_train_config", tiny_model.config, "--wav_scp", tiny_data.wav_scp]
+    flags += ["--asr_model_file", tmp_path / "nan.pth", "--output_dir", tmp_path / "o"]
+    status, stderr = tiny.call(decode, *flags)
+    assert status == 1
+    assert f"the weights {name} are NaN" in tiny.the_error(stderr)
+
+
+@pytest.mark.parametrize("name", ["score.json", "wer.tsv"])
+def test_comparing_scores_that_are_cut_short(tmp_path, name):
+    for file in ("ref", "hyp"):
+        (tmp_path / file).write_text("utt1 a b\nutt2 c\n")
+    score.main(["--ref", str(tmp_path / "ref"), "--hyp", str(tmp_path / "hyp")])
+    text = (tmp_path / name).read_text()
+    (tmp_path / name).write_text(text[: len(text) // 2])
+    flags = ["--system", tmp_path, "--against", tmp_path]
+    status, stderr = tiny.call(compare_scores, *flags)
+    assert status == 1
+    assert f"{tmp_path / name} is damaged" in tiny.the_error(stderr)
+
+
+def test_checking_a_cache_of_other_frames_than_the_student_s(
+    tmp_path, tiny_model, tiny_data
+):
+    conf = ["--top_k", 3, "--selector", "symmetric", "--selector_conf", "{n: 2}"]
+    cache, student = tmp_path / "cache", tmp_path / "student.yaml"
+    dump_teacher.main(tiny.dump_args(tiny_model, tiny_data, cache, *conf))
+    kd = {**tiny.KD, "selector": "all", "selector_conf": {}}
+    student.write_text(
+        yaml.safe_dump({**tiny.CONF, "model": "ctckd", "model_conf": {"kd": kd}})
+    )
+    (tmp_path / "tokens").write_text("".join(f"{t}\n" for t in tiny.TOKENS))
+    flags = ["--cache", cache, "--wav_scp", tiny_data.wav_scp, "--asr_config", student]
+    flags += ["--token_list", tmp_path / "tokens", "--token_type", "char"]
+    status, stderr = tiny.call(check_cache, *flags)
+    assert status == 1
+    assert "keeps the frames of the selector symmetric" in tiny.the_error(stderr)

@@ -5,6 +5,7 @@ likely; below, the blank, and which frames a selector would take.
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any, List, Optional, Sequence, Tuple
 
@@ -36,7 +37,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--most", type=positive, default=25, help="tokens that are drawn")
     p.add_argument("--output", help="picture to write (default: <utterance>.png)")
     args = p.parse_args(cmd)
-    path = Path(args.output or f"{args.utterance}.png")
+    path = Path(args.output or f"{args.utterance.replace(os.sep, '_')}.png")
     kinds = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:] not in kinds:
         raise InputError(f"--output is {path}; give one of {', '.join(sorted(kinds))}")

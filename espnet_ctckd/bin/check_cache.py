@@ -6,7 +6,7 @@ training of --asr_config.
 """
 
 from fractions import Fraction
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 import kaldiio
 import torch
@@ -16,6 +16,8 @@ from espnet_ctckd.analysis import find_spikes
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.cache.check import Student, check_cache, match_student
 from espnet_ctckd.cache.reader import SCP, CacheMeta
+from espnet_ctckd.checks import check_frames, check_states
+from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_scp, read_token_list
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.posteriors import FramePosteriors
@@ -44,7 +46,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         help="utterances whose audio is compared; 0: all",
     )
     args, theirs = p.parse_known_args(cmd)
-    student = None
+    student = config = None
     if theirs and not args.asr_config:
         p.error(f"{theirs[0]} is unknown, or is read with --asr_config only")
     if args.token_list and not args.asr_config:
@@ -59,10 +61,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         flags += ["--token_list", args.token_list, "--token_type", args.token_type]
         flags += ["--normalize", "none"]
         flags += ["--bpemodel", args.bpemodel] if args.bpemodel else []
-        student = build_student(flags)
+        student, config = build_student(flags)
     meta = check_cache(
         args.cache, args.wav_scp, args.text, student, args.audio_sample or None
     )
+    if config is not None:
+        check_states(meta, config)
+        check_frames(meta, config)
     if student is not None:
         index = match_student(meta, student)
         if index is not None:
@@ -110,8 +115,12 @@ def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
     return counts.errors / max(counts.units, 1)
 
 
-def build_student(flags: List[str]) -> Student:
-    """Build the student of a training configuration, and ask it what it expects."""
+def build_student(flags: List[str]) -> Tuple[Student, Optional[KDConfig]]:
+    """Build the student of a training configuration, and ask it what it expects.
+
+    Returns:
+        What it expects, and how it is distilled, where it is.
+    """
     args = CTCKDTask.get_parser().parse_args(flags)
     model = CTCKDTask.build_model(args).eval()
     preprocess = CTCKDTask.build_preprocess_fn(args, train=False)
@@ -122,7 +131,7 @@ def build_student(flags: List[str]) -> Student:
 
     tokens = list(model.token_list)
     is_student = isinstance(model, ESPnetCTCKDModel)
-    return Student(
+    student = Student(
         token_list=tokens,
         blank=model.blank_id,
         frame_shift=measure_frame_shift(model),
@@ -131,6 +140,7 @@ def build_student(flags: List[str]) -> Student:
         labels=labels,
         unknown=tokens.index("<unk>") if "<unk>" in tokens else None,
     )
+    return student, model.kd_config if is_student else None
 
 
 if __name__ == "__main__":
