@@ -205,7 +205,7 @@ def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
         Samples in [-1, 1], (S,), float32.
 
     Raises:
-        InputError: as `audio_info`, or the file is cut short.
+        InputError: as `audio_info`, or the file is cut short, or holds NaN.
     """
     frames = audio_info(utt, path, rate)
     try:
@@ -218,6 +218,11 @@ def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
         raise InputError(
             f"utterance {utt}: {path} is cut short: its header says {frames} samples, "
             f"it has {len(samples)}. Restore or remove it"
+        )
+    if not np.isfinite(samples).all():
+        raise InputError(
+            f"utterance {utt}: {path} has samples that are no numbers (NaN or "
+            "infinite). Restore or remove it"
         )
     return samples  # type: ignore[no-any-return]
 

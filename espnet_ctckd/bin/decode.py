@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
 from espnet_ctckd.bin import add_compute, add_model, configured, device, parser, run
+from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import write_beside, write_scp
 from espnet_ctckd.decode.recognise import Recognised, Recogniser, recognise
 from espnet_ctckd.decode.search import METHODS, SearchConfig
@@ -31,6 +32,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     add_compute(p)
     args = configured(p, cmd)
     config = search_of(args)
+    if args.search_processes < 0:
+        raise InputError(
+            f"--search_processes is {args.search_processes}; give 0 or more"
+        )
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
     found = recognise(
         model, args.wav_scp, args.batch_seconds, config, args.search_processes, args.ctm

@@ -100,7 +100,7 @@ class LexiconSearch:
             kenlm = _library("flashlight.lib.text.decoder.kenlm")
             try:
                 self._lm = kenlm.KenLM(str(lm), self._words)
-            except RuntimeError as error:
+            except (RuntimeError, UnicodeDecodeError) as error:
                 raise InputError(
                     f"KenLM cannot read the language model {lm}: "
                     f"{' '.join(str(error).split())}. It wants ARPA with tabs after "

@@ -1,5 +1,6 @@
 """From the posteriors of an utterance to its hypotheses, by any of the methods."""
 
+import math
 from dataclasses import dataclass
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
@@ -12,6 +13,7 @@ from espnet_ctckd.decode.lexicon import SPACE, LexiconSearch
 from espnet_ctckd.decode.prefix_beam import prefix_beam_searches
 
 METHODS = ("greedy", "prefix_beam", "lexicon")
+_FACTORS = ("beam_threshold", "lm_scale", "word_score", "silence_score", "prior_scale")
 # What begins a word in sentencepiece's tokens.
 _BEGIN = "▁"
 
@@ -65,11 +67,7 @@ class SearchConfig:
                 f"unknown --method {self.method!r}; choose one of {', '.join(METHODS)}"
             )
         collapse(np.zeros(1), self.blank_collapse)
-        for name in ("nbest", "beam", "tokens_per_frame"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"--{name} is {getattr(self, name)}; give one of at least 1"
-                )
+        self._check_numbers()
         if self.method == "greedy" and self.nbest > 1:
             raise InputError(
                 "--nbest is of --method prefix_beam and lexicon; greedy has one answer"
@@ -88,6 +86,20 @@ class SearchConfig:
                 f"--prior_file is {self.prior_file} and --prior_scale "
                 f"{self.prior_scale}: give both, the scale above 0, or neither"
             )
+
+    def _check_numbers(self) -> None:
+        for name in _FACTORS:
+            if not math.isfinite(getattr(self, name)):
+                raise InputError(f"--{name} is {getattr(self, name)}; give a number")
+        if self.beam_threshold <= 0:
+            raise InputError(
+                f"--beam_threshold is {self.beam_threshold}; give one above 0"
+            )
+        for name in ("nbest", "beam", "tokens_per_frame"):
+            if getattr(self, name) < 1:
+                raise InputError(
+                    f"--{name} is {getattr(self, name)}; give one of at least 1"
+                )
 
     @property
     def plain(self) -> bool:
