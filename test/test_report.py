@@ -336,6 +336,7 @@ def test_a_browser_shows_it_sorts_it_and_asks_for_nothing(page, tmp_path):
 @pytest.mark.slow
 def test_twenty_systems_and_3000_utterances_fit_on_a_page(experiments, tmp_path):
     """Speech of LibriSpeech's length, of which random weights say noise."""
+    pytest.importorskip("playwright.sync_api")
     generator = random.Random(0)
     words = ["".join(generator.choices("abcd", k=5)) for _ in range(5000)]
     audio = [tmp_path / f"{i}.wav" for i in range(40)]

@@ -32,8 +32,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     p.add_argument(
         "--teacher_cache",
-        help="folder that holds <set>/teacher.scp, what the teacher says of each set; "
-        "without it an exported ESPnet model in the teacher's folder is run",
+        help="folder that holds <set>/teacher.scp, what the teacher says of each set, "
+        "where its own folder has no exported ESPnet model that can be run",
     )
     p.add_argument("--data", help="folder that holds <set>/wav.scp and <set>/text")
     p.add_argument(
@@ -95,6 +95,8 @@ def _look_at_data(
         learned = None
         if teacher is not None:
             learned = _teacher_of(teacher, args.teacher_cache, subset, wavs)
+            if learned is not None:
+                wavs = {u: p for u, p in wavs.items() if u in learned.source}
         voices = [learned] if learned else []
         voices += _students(content, exported, learned, wavs)
         if teacher is not None and learned:
@@ -119,9 +121,9 @@ def _look_at_data(
 def _teacher_of(
     teacher: Path, cache: Optional[str], subset: str, wavs: Mapping[str, str]
 ) -> Optional[Voice]:
-    """What the teacher says of a set: of a cache, or by its exported model."""
+    """What the teacher says of a set: its exported model, or else a cache."""
     cached = [Path(cache, subset)] if cache else []
-    for folder in (*cached, teacher / "export"):
+    for folder in (teacher / "export", *cached):
         if (folder / META).exists() or (folder / "model.pth").exists():
             return Voice(teacher.resolve().name, open_source(folder, wavs))
     return None

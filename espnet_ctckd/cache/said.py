@@ -38,6 +38,10 @@ class Cached:
         """The utterances."""
         return iter(self._scp if self._wavs is None else self._wavs)
 
+    def __contains__(self, utt: object) -> bool:
+        """Whether it says something of an utterance."""
+        return utt in self._scp
+
     def stamp(self) -> int:
         """Differs between caches that say something else."""
         return file_crc32(self.folder / META)

@@ -96,6 +96,10 @@ class Exported:
         """The utterances."""
         return iter(self._wavs)
 
+    def __contains__(self, utt: object) -> bool:
+        """Whether it can be asked of an utterance."""
+        return utt in self._wavs
+
     def stamp(self) -> int:
         """Differs between models that say something else."""
         return file_crc32(self.folder / "model.pth")
