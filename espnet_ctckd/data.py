@@ -96,8 +96,13 @@ def beside(path: Pathlike) -> Iterator[Path]:
 
     Yields:
         Another name in the same folder, which is gone afterwards.
+
+    Raises:
+        InputError: there is a folder of that name.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file to write")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

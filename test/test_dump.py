@@ -185,3 +185,28 @@ def test_a_teacher_that_says_nan_is_refused_by_utterance(
     with pytest.raises(InputError, match=r"utterance utt.*: the teacher says NaN of"):
         dump_teacher.main(tiny.dump_args(other, tiny_data, tmp_path / "cache"))
     assert not (tmp_path / "cache/meta.json").exists()
+
+
+def test_the_match_of_tokens_is_shown_before_anything_is_dumped(
+    tmp_path, tiny_model, tiny_data, capsys
+):
+    tokens = tmp_path / "tokens.txt"
+    for listed, said in (
+        (list(tiny.TOKENS), f"all {len(tiny.TOKENS)} tokens are those of {tokens}"),
+        ([tiny.TOKENS[0], *reversed(tiny.TOKENS[1:])], "tokens"),
+    ):
+        tokens.write_text("".join(f"{token}\n" for token in listed))
+        flags = tiny.dump_args(
+            tiny_model, tiny_data, tmp_path / str(len(said)), "--token_list", tokens
+        )
+        dump_teacher.main(flags)
+        printed = capsys.readouterr().out
+        assert said in printed
+        assert printed.index(said) < printed.index("the cache will take")
+    tokens.write_text("".join(f"{t}\n" for t in (*tiny.TOKENS, "x")))
+    flags[-1] = str(tokens)
+    flags[flags.index("--output_dir") + 1] = str(tmp_path / "other")
+    status, stderr = tiny.call(dump_teacher, *flags)
+    assert status == 1
+    assert "'x'" in tiny.the_error(stderr)
+    assert not (tmp_path / "other").exists()

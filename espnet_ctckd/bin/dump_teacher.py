@@ -11,12 +11,14 @@ from typing import Optional, Sequence
 
 import yaml
 
+from espnet_ctckd.align import describe_match, map_tokens
 from espnet_ctckd.bin import add_compute, device, parser, positive, run
 from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import Plan, make_plan
 from espnet_ctckd.cache.writer import dump, forecast
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_token_list
 from espnet_ctckd.teachers import Teacher
 from espnet_ctckd.teachers.half import DTYPES
 
@@ -30,6 +32,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     add_teacher(p)
     p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
     p.add_argument("--output_dir", required=True, help="folder of the cache")
+    p.add_argument(
+        "--token_list",
+        help="of the student: say how the teacher's tokens match it before anything is "
+        "dumped, and refuse those that do not",
+    )
     p.add_argument(
         "--top_k", type=int, default=0, help="keep at most K tokens a frame; 0: all"
     )
@@ -68,6 +75,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     teacher = teacher_of(args, device(args), args.dtype)
     if args.states and not teacher.state_size:
         raise InputError(f"a teacher of the type {args.teacher_type} has no states")
+    if args.token_list:
+        _say_match(teacher, args.token_list)
     codec = Codec(
         len(teacher.token_list),
         args.top_k or None,
@@ -97,6 +106,17 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     if finished:
         print(f"finished: {args.output_dir}")
+
+
+def _say_match(teacher: Teacher, token_list: str) -> None:
+    """Show how a teacher's tokens are found among the student's."""
+    tokens = read_token_list(token_list)
+    where = teacher.describe().get("source", "the teacher")
+    index = map_tokens(teacher.token_list, teacher.blank, tokens, 0, where)
+    if index is None:
+        print(f"all {len(tokens)} tokens are those of {token_list}, in its order")
+    else:
+        print(describe_match(teacher.token_list, tokens, index))
 
 
 def _say_size(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:

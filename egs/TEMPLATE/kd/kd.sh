@@ -573,9 +573,9 @@ if runs 7 && ! ${skip_teacher}; then
         ! ${gpu_teacher} || gpu=1
         ${train_cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${cache}/${set}/logs/dump.JOB.log" \
             ${bin}.dump_teacher "${teacher_opts[@]}" --ngpu "${gpu}" \
-            --wav_scp "${data}/${set}/wav.scp" --output_dir "${cache}/${set}" \
+            --wav_scp "${data}/${set}/wav.scp" --output_dir "${cache}/${set}" --token_list "${token_list}" \
             --top_k "${teacher_top_k}" ${teacher_dump_args} $(! reads states || echo --states) --job JOB --num_jobs "${jobs}"
-        grep -h "the cache will take" "${cache}/${set}/logs/dump.1.log"
+        grep -h "the cache will take\|tokens" "${cache}/${set}/logs/dump.1.log"
         finish
     done
 fi
