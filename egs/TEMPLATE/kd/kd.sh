@@ -575,7 +575,7 @@ if runs 7 && ! ${skip_teacher}; then
             ${bin}.dump_teacher "${teacher_opts[@]}" --ngpu "${gpu}" \
             --wav_scp "${data}/${set}/wav.scp" --output_dir "${cache}/${set}" --token_list "${token_list}" \
             --top_k "${teacher_top_k}" ${teacher_dump_args} $(! reads states || echo --states) --job JOB --num_jobs "${jobs}"
-        grep -h "the cache will take\|tokens" "${cache}/${set}/logs/dump.1.log"
+        grep -h "the cache will take\|^all .* tokens are\|of the teacher's" "${cache}/${set}/logs/dump.1.log"
         finish
     done
 fi
