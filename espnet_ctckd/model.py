@@ -9,13 +9,13 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_ctckd.align import FrameMismatchError
-from espnet_ctckd.analysis import spike_rates
 from espnet_ctckd.batch import Batch, Seen, TwoViews, first_output
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_prior
 from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss, occupancies
+from espnet_ctckd.matching import spike_rates
 from espnet_ctckd.model_checks import check_model
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors, blank_padding

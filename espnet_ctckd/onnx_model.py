@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
-from espnet.nets.pytorch_backend.transformer.embedding import RelPositionalEncoding
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
@@ -140,17 +139,20 @@ def _encode_relatively(self: Any, x: Tensor) -> Tuple[Tensor, Tensor]:
 @contextlib.contextmanager
 def traceable() -> Iterator[None]:
     """Let ESPnet's modules use masks and positions that can be traced."""
-    table = RelPositionalEncoding.forward
-    RelPositionalEncoding.forward = _encode_relatively
-    changed = []
+    changed, tables = [], {}
     for name, module in list(sys.modules.items()):
         if name.startswith("espnet") and hasattr(module, "make_pad_mask"):
             changed.append((module, module.make_pad_mask))
             module.make_pad_mask = _pad_mask  # type: ignore[attr-defined]
+        kind = getattr(module, "RelPositionalEncoding", None)
+        if name.startswith("espnet") and kind is not None and kind not in tables:
+            tables[kind] = kind.forward
+            kind.forward = _encode_relatively
     try:
         yield
     finally:
-        RelPositionalEncoding.forward = table
+        for kind, table in tables.items():
+            kind.forward = table
         for module, own in changed:
             module.make_pad_mask = own  # type: ignore[attr-defined]
 

@@ -26,7 +26,7 @@ def test_a_step_is_measured_against_plain_ctc(capsys, monkeypatch):
     monkeypatch.setattr(bench, "STEP_TOKENS", (20,))
     bench.main(["--what", "step", "--rounds", "1", "--utterances", "1"])
     printed = capsys.readouterr().out
-    assert re.search(r"online in bfloat16 *[0-9]+ +[0-9.]+", printed)
+    assert re.search(r"online in float32 *[0-9]+ +[0-9.]+", printed)
     assert re.search(r"plain CTC +[0-9]+ +1\.000", printed)
     assert re.search(r"lambda 1, symmetric n = 1 +[0-9]+ +[0-9.]+", printed)
 

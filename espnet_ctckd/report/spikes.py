@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 import torch
 
 from espnet_ctckd.align import DROPPED, map_tokens
-from espnet_ctckd.analysis import Spike, blank_runs, find_spikes, match_spikes
+from espnet_ctckd.analysis import Spike, blank_runs, find_spikes
 from espnet_ctckd.cache.said import Cached
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
@@ -20,6 +20,7 @@ from espnet_ctckd.data import (
     shorten,
     write_beside,
 )
+from espnet_ctckd.matching import match_spikes
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.espnet import EspnetTeacher
 
