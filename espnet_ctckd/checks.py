@@ -10,7 +10,7 @@ from espnet2.tasks.asr import encoder_choices
 
 from espnet_ctckd.align import map_tokens
 from espnet_ctckd.cache.check import check_dense, check_dropped, check_frame_ratio
-from espnet_ctckd.cache.reader import CacheMeta, read_meta
+from espnet_ctckd.cache.reader import CacheMeta, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
 from espnet_ctckd.data import read_scp, shorten
@@ -114,11 +114,7 @@ def _check_teacher(
 
 
 def _check_alike(train: CacheMeta, valid: CacheMeta) -> None:
-    hashes = [
-        {k: v for k, v in meta.teacher.items() if k.endswith("_sha256")}
-        for meta in (train, valid)
-    ]
-    if hashes[0] != hashes[1]:
+    if hashes_of(train.teacher) != hashes_of(valid.teacher):
         raise InputError(
             f"the caches {train.folder} and {valid.folder} are of different teachers: "
             "dump both with the same"

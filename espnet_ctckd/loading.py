@@ -18,8 +18,8 @@ _ADVICE = {
 class _Named(Mapping):  # type: ignore[type-arg]
     """What a reader gives; where it fails, the error says of what."""
 
-    def __init__(self, reader: Any, path: str, advice: str) -> None:
-        self._reader, self._path, self._advice = reader, path, advice
+    def __init__(self, reader: Any, path: str, kind: str) -> None:
+        self._reader, self._path, self._kind = reader, path, kind
 
     def __getitem__(self, utt: str) -> Any:
         try:
@@ -28,12 +28,12 @@ class _Named(Mapping):  # type: ignore[type-arg]
         except Exception as error:
             raise InputError(
                 f"utterance {utt}: what {self._path} names cannot be read "
-                f"({type(error).__name__}: {error}): {self._advice}"
+                f"({type(error).__name__}: {error}): {_ADVICE[self._kind]}"
             ) from error
-        if getattr(value, "ndim", 1) == 2 and self._advice == _ADVICE["sound"]:
+        if self._kind == "sound" and value.ndim == 2:
             raise InputError(
                 f"utterance {utt}: the audio that {self._path} names has "
-                f"{value.shape[1]} channels: {self._advice}"
+                f"{value.shape[1]} channels: {_ADVICE[self._kind]}"
             )
         return value
 
@@ -46,15 +46,15 @@ class _Named(Mapping):  # type: ignore[type-arg]
 
 def name_what_fails() -> None:
     """Let ESPnet's readers say which utterance they fail at; again it does nothing."""
-    for kind, advice in _ADVICE.items():
+    for kind in _ADVICE:
         entry = dataset.DATA_TYPES[kind]
         if not hasattr(entry["func"], "named"):
-            entry["func"] = _named(entry["func"], advice)
+            entry["func"] = _named(entry["func"], kind)
 
 
-def _named(opened: Callable[..., Any], advice: str) -> Callable[..., Any]:
+def _named(opened: Callable[..., Any], kind: str) -> Callable[..., Any]:
     def load(path: str, *args: Any, **kwargs: Any) -> _Named:
-        return _Named(opened(path, *args, **kwargs), path, advice)
+        return _Named(opened(path, *args, **kwargs), path, kind)
 
     load.named = True  # type: ignore[attr-defined]
     return load

@@ -22,6 +22,7 @@ from test_train import flags
 
 from espnet_ctckd.bin import (
     asr_train,
+    cache_show,
     check_cache,
     compare_scores,
     decode,
@@ -584,3 +585,43 @@ def test_decoding_with_numbers_without_sense(
     status, stderr = tiny.call(decode, *given, f"--{flag}", value)
     assert status == 1
     assert f"--{flag} is {value}" in tiny.the_error(stderr)
+
+
+def test_training_with_caches_of_two_teachers(tmp_path, tiny_model, tiny_data):
+    states = torch.load(tiny_model.weights, weights_only=True)
+    states["ctc.ctc_lo.bias"] += 0.5
+    torch.save(states, tmp_path / "other.pth")
+    other = tiny.Model(tiny_model.config, tmp_path / "other.pth")
+    for name, model in (("one", tiny_model), ("two", other)):
+        dump_teacher.main(tiny.dump_args(model, tiny_data, tmp_path / name))
+    command = [str(f) for f in flags(tmp_path, tiny_data, tmp_path / "one", tiny.KD)]
+    place = command.index("--valid_data_path_and_name_and_type")
+    places = [i for i, f in enumerate(command) if "teacher.scp" in f and i > place]
+    command[places[-1]] = command[places[-1]].replace("/one/", "/two/")
+    status, stderr = tiny.call(asr_train, *command)
+    assert status == 1
+    assert "are of different teachers" in tiny.the_error(stderr)
+
+
+def test_training_on_a_cache_as_another_type(tmp_path, tiny_data, tiny_cache):
+    command = [str(f) for f in flags(tmp_path, tiny_data, tiny_cache, tiny.KD)]
+    command = [f.replace("teacher,kaldi_ark", "teacher,npy") for f in command]
+    status, stderr = tiny.call(asr_train, *command)
+    assert status == 1
+    assert "reads 'teacher' as 'npy'; give " in tiny.the_error(stderr)
+
+
+def test_a_cache_whose_meta_is_no_mapping(tmp_path, tiny_data, tiny_cache):
+    shutil.copytree(tiny_cache, tmp_path / "cache")
+    (tmp_path / "cache/meta.json").write_text("[]")
+    flags = ["--cache", tmp_path / "cache", "--wav_scp", tiny_data.wav_scp]
+    status, stderr = tiny.call(check_cache, *flags)
+    assert status == 1
+    assert "meta.json is damaged: it holds no mapping" in tiny.the_error(stderr)
+
+
+def test_drawing_in_a_format_that_there_is_not(tmp_path, tiny_cache):
+    given = ["utt01", "--cache", tiny_cache, "--output", tmp_path / "x.foo"]
+    status, stderr = tiny.call(cache_show, *given)
+    assert status == 1
+    assert "x.foo; give one of" in tiny.the_error(stderr)

@@ -104,7 +104,8 @@ def test_spikes_at_other_frames_are_refused_with_the_way_out(
     [
         ({"teachers": []}, "is no ensemble: give `teachers`"),
         ({"min_agreement": 2}, "`min_agreement`, a number in [0, 1]"),
-        ({"weights": [1]}, "is no ensemble"),
+        ({"weights": [1]}, "; it has 'weights'"),
+        ({"min_agreement": 2}, "; its min_agreement is 2"),
         ({"teachers": [{"teacher": "x"}]}, "a teacher is {'teacher'"),
     ],
 )

@@ -96,6 +96,14 @@ def test_onnx_runtime_says_what_the_model_says(model, noise, tmp_path):
         assert distance.max() < 1e-4
 
 
+def test_positions_are_computed_and_no_table_ends(model, tmp_path):
+    graph = onnx.load(str(write_onnx(model, tmp_path))).graph
+    constants = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+    largest = max(max(t.dims, default=0) for t in (*graph.initializer, *constants))
+    # Of the plain Transformer ESPnet's table of 5000 positions stays.
+    assert (largest >= 5000) == ("Transformer" in type(model.model.encoder).__name__)
+
+
 def test_the_fourier_transform_is_espnet_s(model, noise):
     audio, speech, lengths = padded(noise, model.rate)
     with torch.inference_mode(), traceable():

@@ -256,6 +256,25 @@ def raw(width):
 
 def nothing():
     return object()
+
+def named(names):
+    found = Steps(800)
+    found.token_list = names
+    return found
+
+def moody():
+    class Moody(Steps):
+        def __call__(self, speech):
+            return super().__call__(speech * np.random.rand())
+
+    return Moody(800)
+
+def even():
+    class Even(Steps):
+        def __call__(self, speech):
+            return np.log(np.full((9, 3), 1 / 3))
+
+    return Even(800)
 """
 
 
@@ -306,6 +325,11 @@ def test_what_it_says_tells_one_teacher_from_another(own):
         ("own_teacher", {}, "give package.module:factory"),
         ("own_teacher:nothing", {}, "has no token_list: it should make an object"),
         ("own_teacher:raw", {"width": 8}, "are no log-probabilities"),
+        ("own_teacher:make", {"sed": 1}, "is not made with the options {'sed': 1}"),
+        ("own_teacher:named", {"names": ["a", "a", "_"]}, "the token 'a' twice"),
+        ("own_teacher:named", {"names": ["a", "", "_"]}, "with a space, or empty"),
+        ("own_teacher:moody", {}, "something else each time that it hears the same"),
+        ("own_teacher:even", {}, "says 9 frames of 16000 samples and 9 of 323200"),
     ],
 )
 def test_what_is_no_teacher_is_refused(own, source, conf, message):
@@ -322,6 +346,23 @@ def test_options_are_checked_by_name():
         open_teacher("python", None, "cpu", {})
     with pytest.raises(InputError, match="an ESPnet teacher is a folder, zip or tag"):
         open_teacher("espnet", None, "cpu", {})
+    with pytest.raises(InputError, match=r"option states of .* is 'maybe'; give true"):
+        open_teacher("huggingface", "x", "cpu", {"states": "maybe"})
+    with pytest.raises(InputError, match=r"option language of .* is 5; give text"):
+        open_teacher("huggingface", "x", "cpu", {"language": 5})
+
+
+def test_two_teachers_at_once_or_files_of_another_kind_are_refused(
+    tmp_path, tiny_model, tiny_data
+):
+    flags = tiny.dump_args(tiny_model, tiny_data, tmp_path / "cache")
+    for more, message in (
+        (("--teacher", tiny_model.config.parent), "say which teacher: give --teacher"),
+        (("--teacher_type", "python"), "are of --teacher_type espnet, and it is pyt"),
+    ):
+        status, stderr = tiny.call(dump_teacher, *flags, *more)
+        assert status == 1
+        assert message in tiny.the_error(stderr)
 
 
 @pytest.mark.parametrize("mask", [False, True])

@@ -8,19 +8,18 @@ training of --asr_config.
 from fractions import Fraction
 from typing import List, Optional, Sequence, Tuple
 
-import kaldiio
 import torch
 
 from espnet_ctckd.align import describe_match, match_frames
 from espnet_ctckd.analysis import find_spikes
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.cache.check import Student, check_cache, match_student
-from espnet_ctckd.cache.reader import SCP, CacheMeta
+from espnet_ctckd.cache.reader import CacheMeta
+from espnet_ctckd.cache.said import Cached
 from espnet_ctckd.checks import check_frames, check_states
 from espnet_ctckd.config import KDConfig
-from espnet_ctckd.data import read_scp, read_token_list
+from espnet_ctckd.data import read_token_list
 from espnet_ctckd.model import ESPnetCTCKDModel
-from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.score import Counts, count_errors
 from espnet_ctckd.task import CTCKDTask
 from espnet_ctckd.teachers.espnet import measure_frame_shift
@@ -96,14 +95,11 @@ def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
         Errors of the joined posteriors' best tokens against the teacher's own, as a
         share of these, over some utterances.
     """
-    scp = list(read_scp(meta.folder / SCP).items())
+    cache = Cached(meta.folder)
+    utterances = list(cache)
     counts = Counts()
-    for utt, place in scp[:: max(1, len(scp) // _JOINED)]:
-        said = meta.records.open(utt, kaldiio.load_mat(place))
-        log_probs = torch.from_numpy(said.log_probs).unsqueeze(0)
-        own = FramePosteriors(
-            log_probs, torch.tensor([len(said.log_probs)]), meta.blank
-        )
+    for utt in utterances[:: max(1, len(utterances) // _JOINED)]:
+        own = cache.say(utt)
         frames = torch.tensor([-(-int(own.lengths) // ratio)])
         joined, _ = match_frames(own, frames, int(frames), ratio)
         wanted, found = (

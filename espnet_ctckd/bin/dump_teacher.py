@@ -76,7 +76,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     if args.states and not teacher.state_size:
         raise InputError(f"a teacher of the type {args.teacher_type} has no states")
     if args.token_list:
-        _say_match(teacher, args.token_list)
+        _say_match(teacher, args.teacher or args.teacher_model, args.token_list)
     codec = Codec(
         len(teacher.token_list),
         args.top_k or None,
@@ -108,10 +108,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         print(f"finished: {args.output_dir}")
 
 
-def _say_match(teacher: Teacher, token_list: str) -> None:
+def _say_match(teacher: Teacher, where: str, token_list: str) -> None:
     """Show how a teacher's tokens are found among the student's."""
     tokens = read_token_list(token_list)
-    where = teacher.describe().get("source", "the teacher")
     index = map_tokens(teacher.token_list, teacher.blank, tokens, 0, where)
     if index is None:
         print(f"all {len(tokens)} tokens are those of {token_list}, in its order")

@@ -116,6 +116,11 @@ def _look_at_data(
                 content.selected[selector].append(share)
             each.update(looked)
             total.step(utt)
+    if not content.spikes:
+        content.without_data = (
+            "No teacher was found that says something of these sets: neither an "
+            "exported ESPnet model in its folder (--teacher), nor a --teacher_cache."
+        )
 
 
 def _teacher_of(

@@ -18,7 +18,6 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--packed", required=True, help="zip of `pack`")
     p.add_argument("--repo", required=True, help="where to, e.g. me/student")
     p.add_argument("--private", action="store_true", help="if it is a new one")
-    p.add_argument("--message", default="Add the model", help="of the commit")
     args = p.parse_args(cmd)
     try:
         from huggingface_hub import HfApi
@@ -40,7 +39,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             api = HfApi()
             api.create_repo(args.repo, private=args.private, exist_ok=True)
             found = api.upload_folder(
-                repo_id=args.repo, folder_path=made, commit_message=args.message
+                repo_id=args.repo, folder_path=made, commit_message="Add the model"
             )
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise InputError(

@@ -19,6 +19,8 @@ SCP = "teacher.scp"
 TOKENS = "tokens.txt"
 UTT2AUDIO = "utt2audio"
 UTT2FRAMES = "utt2num_frames"
+# What a job has dumped since it was last started, in seconds; not part of the cache.
+SPEED = "logs/speed.{}.json"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ def _crc(found: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(found, sort_keys=True).encode())
 
 
+def hashes_of(teacher: Mapping[str, str]) -> Dict[str, str]:
+    """What of a teacher's provenance tells it from another."""
+    return {k: v for k, v in sorted(teacher.items()) if k.endswith("_sha256")}
+
+
 def key_of(
     teacher: Mapping[str, str],
     token_list: Sequence[str],
@@ -108,8 +115,14 @@ def key_of(
         frame_shift: samples from one frame to the next.
         codec: how the records are packed.
     """
-    hashes = {k: v for k, v in sorted(teacher.items()) if k.endswith("_sha256")}
-    parts = [hashes, list(token_list), blank, rate, str(frame_shift), asdict(codec)]
+    parts = [
+        hashes_of(teacher),
+        list(token_list),
+        blank,
+        rate,
+        str(frame_shift),
+        asdict(codec),
+    ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

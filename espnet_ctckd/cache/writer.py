@@ -35,7 +35,9 @@ from espnet_ctckd.cache.index import SHARDS, Placed, shard_ark, write_index
 from espnet_ctckd.cache.plan import Plan, Utterance
 from espnet_ctckd.cache.reader import (
     META,
+    SPEED,
     CacheMeta,
+    hashes_of,
     key_of,
 )
 from espnet_ctckd.cache.record import Audio, Records, fingerprint
@@ -49,8 +51,6 @@ from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers import Teacher
 
 PLAN = "plan.json"
-# What a job has done since it was last started, in seconds; not part of the cache.
-SPEED = "logs/speed.{}.json"
 
 
 def forecast(teacher: Teacher, utterances: Sequence[Utterance], codec: Codec) -> float:
@@ -152,7 +152,7 @@ def _describe_plan(
     described = teacher.describe()
     listed = "".join(f"{u.name} {u.samples}\n" for u in plan.utterances)
     return {
-        "teacher": {k: v for k, v in described.items() if k.endswith("_sha256")},
+        "teacher": hashes_of(described),
         "dtype": described.get("dtype", "float32"),
         "utterances": len(plan.utterances),
         "utterances_crc32": zlib.crc32(listed.encode()),

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import re
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import jinja2
 
 from espnet_ctckd.report.charts import densities, lines
 from espnet_ctckd.report.spikes import COLUMNS, Comparison
-from espnet_ctckd.report.systems import CURVES, Result, System
+from espnet_ctckd.report.systems import CURVES, Result, System, without_seed
 from espnet_ctckd.score import bootstrap_interval
 
 Key = Tuple[str, str]  # decoding and set
@@ -124,7 +123,7 @@ def render(systems: Sequence[System], content: Content) -> str:
             {"name": s.name, "rows": list(s.provenance.items())} for s in systems
         ],
         data=base64.b64encode(packed).decode(),
-        notes=content.notes,
+        notes=list(dict.fromkeys(content.notes)),
     )
 
 
@@ -229,7 +228,7 @@ def _over_seeds(key: Key, systems: Sequence[System]) -> Optional[Dict[str, Any]]
     groups: DefaultDict[str, List[Result]] = defaultdict(list)
     for system in systems:
         if key in system.results:
-            groups[re.sub(r"_seed\d+$", "", system.name)].append(system.results[key])
+            groups[without_seed(system.name)].append(system.results[key])
     rows = []
     for name, results in groups.items():
         if len(results) < 2:

@@ -2,13 +2,13 @@
 
 import itertools
 import json
+import re
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from espnet_ctckd.cache.reader import META
-from espnet_ctckd.cache.writer import SPEED
+from espnet_ctckd.cache.reader import META, SPEED
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import file_crc32, shorten
@@ -82,6 +82,11 @@ class System:
     def learns_from_nobody(self) -> bool:
         """Whether it is a student that is trained by CTC alone."""
         return not self.is_teacher and not self.settings.get("selector")
+
+
+def without_seed(name: str) -> str:
+    """What the seeds of a system have in common: its name without ``_seed<n>``."""
+    return re.sub(r"_seed\d+$", "", name)
 
 
 def find_systems(folders: Sequence[Path]) -> List[Path]:

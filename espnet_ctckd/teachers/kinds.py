@@ -1,6 +1,6 @@
 """The kinds of single teachers, and how one is opened."""
 
-import typing
+import inspect
 from typing import Any, Dict, Mapping, Optional
 
 from espnet_ctckd.choices import Choice, InputError, check_options, look_up
@@ -52,12 +52,10 @@ def open_kind(
 
 def _check_types(kind: str, made: Any, options: Mapping[str, Any]) -> None:
     """Refuse options that are no switch, or no text, where that is wanted."""
-    taken = typing.get_type_hints(
-        type.__getattribute__(made, "__init__") if isinstance(made, type) else made
-    )
+    taken = inspect.signature(made).parameters
     for name, value in options.items():
         for wanted, said in ((bool, "true or false"), (str, "text")):
-            asked = taken[name] in (wanted, Optional[wanted])
+            asked = taken[name].annotation in (wanted, Optional[wanted])
             if asked and value is not None and not isinstance(value, wanted):
                 raise InputError(
                     f"the option {name} of teacher_type {kind!r} is {value!r}; give "

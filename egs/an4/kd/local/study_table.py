@@ -7,7 +7,6 @@ system without distillation on the same utterances.
 """
 
 import argparse
-import re
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from espnet_ctckd.data import read_scp
 from espnet_ctckd.report.spikes import KnownSpikes, open_source
+from espnet_ctckd.report.systems import without_seed
 from espnet_ctckd.score import bootstrap_interval, read_scores
 
 BASELINE = "no_distillation"
@@ -59,7 +59,7 @@ def main() -> None:
     spikes = KnownSpikes(open_source(args.expdir / args.teacher / "export", wavs), wavs)
     groups = defaultdict(list)
     for name in names:
-        groups[re.sub(r"_seed\d+$", "", name.removeprefix("asr_"))].append(name)
+        groups[without_seed(name.removeprefix("asr_"))].append(name)
     print(as_row(COLUMNS))
     print(as_row("---" for _ in COLUMNS))
     for system in sorted(groups, key=order):
