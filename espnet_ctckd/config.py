@@ -208,6 +208,11 @@ class TeacherConfig(Checked):
 
     def __post_init__(self) -> None:
         self.check_one_of("mode", TEACHER_MODES)
+        if not isinstance(self.teacher, (str, type(None))):
+            raise InputError(
+                f"kd.teacher.teacher is {self.teacher!r}; give one folder, id or name "
+                "(several teachers: teacher_type ensemble, and its YAML)"
+            )
         if not isinstance(self.teacher_conf, Mapping):
             raise InputError(
                 f"kd.teacher.teacher_conf is {self.teacher_conf!r}; give a mapping of "

@@ -72,6 +72,11 @@ def read_scp(path: Pathlike) -> Dict[str, str]:
                 fields = line.split(maxsplit=1)
                 if not fields:
                     raise InputError(f"{path}:{number} is an empty line; remove it")
+                if fields[0].startswith("\ufeff"):
+                    raise InputError(
+                        f"{path} begins with a byte order mark, which would be taken "
+                        "for a part of the first name; write it as UTF-8 without one"
+                    )
                 if fields[0] in entries:
                     raise InputError(
                         f"{path}:{number} has the utterance {fields[0]!r} a second "

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 import torch
+from espnet2.asr.encoder.conformer_encoder import ConformerEncoder
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
 from espnet2.layers.utterance_mvn import UtteranceMVN
@@ -17,10 +20,13 @@ from espnet_ctckd import ENCODER_NAME
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import beside, write_beside
 from espnet_ctckd.decode.recognise import Recogniser
+from espnet_ctckd.teachers.espnet import shortest_input
 
 # What sherpa-onnx takes for the frame shift of such models, in seconds.
 _SHERPA_SHIFT = 0.02
 _OPSET = 17
+# What is traced gives the same output for audio of whatever length.
+_ENCODERS = (ConformerEncoder, EBranchformerEncoder, TransformerEncoder)
 
 
 class WaveformModel(torch.nn.Module):
@@ -45,6 +51,12 @@ class WaveformModel(torch.nn.Module):
             raise InputError(
                 f"encoder is {ENCODER_NAME}, whose frames are chosen by the audio; "
                 "that is not written as ONNX: train with encoder: conformer"
+            )
+        if not isinstance(model.encoder, _ENCODERS):
+            raise InputError(
+                f"encoder is {type(model.encoder).__name__}; ONNX is written of "
+                f"{', '.join(encoder.__name__ for encoder in _ENCODERS)}, with which "
+                "it was tried"
             )
         if model.preencoder is not None or model.postencoder is not None:
             raise InputError("ONNX is written of models without pre- or postencoder")
@@ -174,6 +186,7 @@ def write_onnx(model: Recogniser, folder: Path) -> Path:
     told = {
         "sample_rate": str(model.rate),
         "frame_shift_seconds": f"{shift:g}",
+        "shortest_samples": str(shortest_input(model.model)),
         "blank": str(model.blank),
         "vocab_size": str(len(model.tokens)),
         "token_type": model.token_type,

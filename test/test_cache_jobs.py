@@ -20,6 +20,7 @@ from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.cache.said import Cached
 from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp, write_scp
 from espnet_ctckd.posteriors import FramePosteriors
 
 JOBS = 3
@@ -181,6 +182,31 @@ def test_what_does_not_belong_together_is_not_merged(tmp_path, data, whole):
     status, stderr = merge(tmp_path / "out2", tmp_path / "same")
     assert status == 1
     assert f"{ark} is damaged" in tiny.the_error(stderr)
+
+
+def swap(scp):
+    utts = list(scp)
+    scp[utts[0]], scp[utts[1]] = scp[utts[1]], scp[utts[0]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda scp: scp.pop("utt01"), "have not the same utterances: utt01"),
+        (lambda scp: scp.update(utt01="other.ark:5"), "names other.ark for utterance"),
+        (swap, "utt00"),
+    ],
+    ids=["lost", "other", "swapped"],
+)
+def test_a_cache_of_a_damaged_list_is_not_merged(tmp_path, data, change, message):
+    run_dump(part_of(data, tmp_path / "d", list(data.wavs())[:5]), tmp_path / "cache")
+    scp = read_scp(tmp_path / "cache/teacher.scp")
+    change(scp)
+    write_scp(tmp_path / "cache/teacher.scp", scp.items())
+    status, stderr = merge(tmp_path / "out", tmp_path / "cache")
+    assert status == 1
+    assert message in tiny.the_error(stderr)
+    assert not (tmp_path / "out/meta.json").exists()
 
 
 # Showing

@@ -67,6 +67,13 @@ def test_a_doubled_utterance_is_refused_with_its_line(tmp_path):
         read_scp(path)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("a x\nb y\n", encoding="utf-8-sig")
+    with pytest.raises(InputError, match=f"{path} begins with a byte order mark"):
+        read_scp(path)
+
+
 def test_an_empty_line_is_refused_with_its_number(tmp_path):
     path = tmp_path / "text"
     path.write_text("a x\n\nb y\n")

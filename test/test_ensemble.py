@@ -99,6 +99,9 @@ def test_spikes_at_other_frames_are_refused_with_the_way_out(
     assert not (tmp_path / "cache/meta.json").exists()
 
 
+ENTRY = {"teacher_type": "espnet", "teacher": "x", "weight": 1}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -106,7 +109,10 @@ def test_spikes_at_other_frames_are_refused_with_the_way_out(
         ({"min_agreement": 2}, "`min_agreement`, a number in [0, 1]"),
         ({"weights": [1]}, "; it has 'weights'"),
         ({"min_agreement": 2}, "; its min_agreement is 2"),
-        ({"teachers": [{"teacher": "x"}]}, "a teacher is {'teacher'"),
+        ({"teachers": ["x"]}, "a teacher is 'x'"),
+        ({"teachers": [{"teacher": "x"}]}, "a teacher lacks 'teacher_type'"),
+        ({"teachers": [{**ENTRY, "wieght": 1}]}, "a teacher has 'wieght'"),
+        ({"teachers": [{**ENTRY, "teacher_conf": 5}]}, "teacher_conf is 5; give"),
     ],
 )
 def test_a_file_that_is_no_ensemble_is_refused(

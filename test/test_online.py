@@ -113,6 +113,11 @@ def test_a_label_free_training_asks_about_what_the_student_hears(
     ("kd", "cache", "message"),
     [
         ({"mode": "online"}, False, "kd.teacher.teacher does not say which"),
+        (
+            {"mode": "online", "teacher": ["a", "b"]},
+            False,
+            r"is \['a', 'b'\]; give one",
+        ),
         ({"mode": "live"}, False, "unknown kd.teacher.mode 'live'; choose one of"),
         (
             {"mode": "online", "teacher": "nowhere"},

@@ -76,6 +76,9 @@ def test_onnx_runtime_says_what_the_model_says(model, noise, tmp_path):
     told = session.get_modelmeta().custom_metadata_map
     assert told["sample_rate"] == str(tiny.RATE)
     assert float(told["frame_shift_seconds"]) == pytest.approx(model.frame_seconds())
+    least = int(told["shortest_samples"])
+    given = {"speech": np.zeros((1, least), "f"), "speech_lengths": np.array([least])}
+    assert session.run(None, given)[1].tolist() == [1]
     listed = (tmp_path / "tokens.txt").read_text().splitlines()
     assert listed == [f"{token} {i}" for i, token in enumerate(model.tokens)]
     audio, speech, lengths = padded(noise, model.rate)
@@ -151,4 +154,9 @@ def test_what_cannot_be_written_is_refused(tiny_model, tmp_path):
     changes["encoder"] = "ctckd_skip_conformer"
     written = tiny.write_model(tmp_path / "skip", None, **changes)
     with pytest.raises(InputError, match="encoder is ctckd_skip_conformer"):
+        write_onnx(Recogniser(written.config, written.weights), tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny.CONF, "encoder_conf", {"hidden_size": 8, "num_layers": 1})
+        written = tiny.write_model(tmp_path / "rnn", None, encoder="rnn")
+    with pytest.raises(InputError, match="encoder is RNNEncoder; ONNX is written of"):
         write_onnx(Recogniser(written.config, written.weights), tmp_path)

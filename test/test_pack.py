@@ -2,16 +2,20 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from espnet2.main_funcs.pack_funcs import unpack
 from test_train import flags
 
 from espnet_ctckd.bin import export_student, pack, score
+from espnet_ctckd.checkpoint import load_weights
 from espnet_ctckd.data import read_scp
 from espnet_ctckd.task import CTCKDTask
 
@@ -28,16 +32,31 @@ for path in sys.argv[2:]:
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory, tiny_data, tiny_cache):
+def command(tmp_path_factory, tiny_data, tiny_cache):
+    """A training's, with statistics of the features."""
     folder = tmp_path_factory.mktemp("pack")
-    command = flags(folder, tiny_data, tiny_cache, tiny.KD)
+    given = flags(folder, tiny_data, tiny_cache, tiny.KD)
     stats = folder / "stats"
-    collect = [*command, "--collect_stats", "true", "--output_dir", stats]
+    collect = [*given, "--collect_stats", "true", "--output_dir", stats]
     CTCKDTask.main(cmd=[str(c) for c in collect])
     mvn = ["--normalize", "global_mvn", "--normalize_conf"]
-    mvn += [f"stats_file={stats / 'train/feats_stats.npz'}"]
-    CTCKDTask.main(cmd=[*command, *mvn])
-    exp = folder / "exp"
+    return [*given, *mvn, f"stats_file={stats / 'train/feats_stats.npz'}"]
+
+
+def where(command):
+    """The flags of a command that say which data."""
+    return [
+        part
+        for flag, value in zip(command, command[1:], strict=False)
+        if str(flag).startswith(("--train_", "--valid_"))
+        for part in (flag, value)
+    ]
+
+
+@pytest.fixture(scope="module")
+def experiment(command, tiny_data):
+    CTCKDTask.main(cmd=command)
+    exp = Path(command[command.index("--output_dir") + 1])
     given = ["--asr_train_config", exp / "config.yaml"]
     given += ["--asr_model_file", exp / "valid.cer_ctc.ave.pth"]
     assert tiny.call(export_student, *given, "--output_dir", exp / "export")[0] == 0
@@ -62,14 +81,14 @@ def test_a_zip_is_all_that_another_machine_needs(experiment, tiny_data, tmp_path
     (tmp_path / "RESULTS.md").write_text("# RESULTS\n")
     given = ["--experiment", experiment, "--output", tmp_path / "packed.zip"]
     given += ["--results", tmp_path / "RESULTS.md", "--data", "tones"]
-    given += ["--resumable", experiment / "valid.cer_ctc.ave.pth"]
+    given += ["--resumable"]
     here = os.getcwd()
     assert tiny.call(pack, *given, "--license", "cc0-1.0")[0] == 0
     assert os.getcwd() == here
     names = zipfile.ZipFile(tmp_path / "packed.zip").namelist()
     assert not [n for n in names if n.startswith("/") or ".." in n]
     assert {"README.md", "RESULTS.md", "meta.yaml", "exp/exp/tokens.txt"} <= set(names)
-    assert "exp/exp/training/config.yaml" in names
+    assert "exp/exp/training/train.yaml" in names
     moved = experiment.rename(experiment.with_name("gone"))  # of the other machine
     try:
         paths = unpack(tmp_path / "packed.zip", tmp_path / "there")
@@ -104,6 +123,43 @@ def test_what_cannot_be_packed_is_refused(experiment, tmp_path):
     assert status == 1
     assert "holds no exported model" in tiny.the_error(stderr)
     given = ["--experiment", experiment, "--output", tmp_path / "x.zip"]
-    status, stderr = tiny.call(pack, *given, "--resumable", tmp_path / "no.pth")
-    assert "there is no checkpoint" in tiny.the_error(stderr)
+    moved = (experiment / "checkpoint.pth").rename(tmp_path / "checkpoint.pth")
+    try:
+        status, stderr = tiny.call(pack, *given, "--resumable")
+    finally:
+        moved.rename(experiment / "checkpoint.pth")
+    assert "checkpoint.pth; is the training finished?" in tiny.the_error(stderr)
     assert not (tmp_path / "x.zip").exists()
+
+
+def test_a_training_goes_on_from_its_zip(
+    experiment, command, tiny_data, tmp_path, monkeypatch
+):
+    """As one that never stopped: the same weights, averaged over epochs of both."""
+    whole = tmp_path / "whole"
+    shutil.copytree(experiment, whole)
+    data = [*command, "--max_epoch", 3, "--resume", "true", "--output_dir", whole]
+    CTCKDTask.main(cmd=[str(flag) for flag in data])
+
+    given = ["--experiment", experiment, "--output", tmp_path / "packed.zip"]
+    assert tiny.call(pack, *given, "--resumable")[0] == 0
+    there = tmp_path / "there"
+    zipfile.ZipFile(tmp_path / "packed.zip").extractall(there)
+    monkeypatch.chdir(there)
+    moved = experiment.rename(experiment.with_name("gone"))  # of the other machine
+    try:
+        training = Path("exp/exp/training")
+        card = (there / "README.md").read_text()
+        assert f"--config {training}/train.yaml" in card
+        told = ["--config", training / "train.yaml", "--output_dir", training]
+        told += ["--max_epoch", 3, *where(command)]
+        CTCKDTask.main(cmd=[str(flag) for flag in told])
+    finally:
+        moved.rename(experiment)
+    name = "valid.cer_ctc.ave.pth"
+    found, wanted = load_weights(there / training / name), load_weights(whole / name)
+    before = load_weights(experiment / name)
+    assert set(found) == set(wanted)
+    for key, weight in wanted.items():
+        assert torch.equal(found[key], weight), key
+    assert any(not torch.equal(before[key], weight) for key, weight in found.items())

@@ -3,8 +3,8 @@
 The zip holds the plain student with its statistics and BPE model, tokens.txt, README.md
 (the card, for Hugging Face, too), and with --results and --report these. The
 ModelDownloader of espnet_model_zoo unpacks it, and it is decoded without this package.
---resumable packs the training's own configuration (model: ctckd) and checkpoint beside
-it, for going on.
+--resumable packs the training beside it (model: ctckd, with the state of the optimizer and
+the epochs that are to be averaged), for going on where it stopped.
 """
 
 import json
@@ -22,6 +22,23 @@ from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import beside
 from espnet_ctckd.report.systems import Result, System, read_system
+from espnet_ctckd.task import CTCKDTask
+
+GOING_ON = """
+To go on with its training, where espnet_ctckd is installed, unpack it and, in that folder:
+
+```sh
+python -m espnet_ctckd.bin.asr_train --config exp/{name}/training/train.yaml \\
+    --output_dir exp/{name}/training --max_epoch <more than before> \\
+    <--train_data_path_and_name_and_type, --train_shape_file and the like, of your data>
+```
+
+For a new training that begins with these weights: another --output_dir, and
+`--init_param exp/{name}/model.pth`.
+"""
+# What a training was told that holds where it ran; of data, by how its name ends.
+HERE = {"config", "output_dir", "init_param", "ngpu"}
+DATA = ("_data_path_and_name_and_type", "_shape_file")
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -29,7 +46,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p = parser(__doc__)
     p.add_argument("--experiment", required=True, help="folder that holds export/")
     p.add_argument("--output", required=True, help="zip to write")
-    p.add_argument("--resumable", help="checkpoint of the training to pack beside it")
+    p.add_argument(
+        "--resumable", action="store_true", help="pack the training beside it"
+    )
     p.add_argument("--results", help="RESULTS.md")
     p.add_argument("--report", help="report.html")
     p.add_argument("--data", default="not stated", help="what it was trained on")
@@ -58,7 +77,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             shutil.copyfile(path, root / Path(path).name)
             option.append(Path(path).name)
         if args.resumable:
-            option += _resumable(experiment, Path(args.resumable), root, inside)
+            option += _resumable(experiment, root, inside / "training")
         (root / "README.md").write_text(card(system, vars(args)), encoding="utf-8")
         option.append(Path("README.md"))
         with beside(output) as partial:
@@ -66,34 +85,50 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
 
 
-def _gather(conf: Dict[str, Any], root: Path, inside: Path) -> List[Any]:
+def _gather(
+    conf: Dict[str, Any], root: Path, folder: Path, name: str = "config.yaml"
+) -> List[Any]:
     """Copy what a configuration names, and write it with the names inside the zip."""
-    (root / inside).mkdir(parents=True, exist_ok=True)
+    (root / folder).mkdir(parents=True, exist_ok=True)
     option: List[Any] = []
-    for owner, key in ((conf, "bpemodel"), (conf.get("normalize_conf"), "stats_file")):
+    kd = (conf.get("model_conf") or {}).get("kd") or {}
+    named = (
+        (conf, "bpemodel"),
+        (conf.get("normalize_conf"), "stats_file"),
+        (kd, "prior_file"),
+    )
+    for owner, key in named:
         if owner and owner.get(key):
             source = Path(owner[key])
             if not source.exists():
                 raise InputError(
                     f"there is no {source}, which the configuration names as {key}"
                 )
-            shutil.copyfile(source, root / inside / source.name)
-            owner[key] = str(inside / source.name)
-            option.append(inside / source.name)
-    with open(root / inside / "config.yaml", "w", encoding="utf-8") as f:
+            shutil.copyfile(source, root / folder / source.name)
+            owner[key] = str(folder / source.name)
+            option.append(folder / source.name)
+    with open(root / folder / name, "w", encoding="utf-8") as f:
         yaml.safe_dump(conf, f, allow_unicode=True, sort_keys=False)
     return option
 
 
-def _resumable(
-    experiment: Path, checkpoint: Path, root: Path, inside: Path
-) -> List[Any]:
-    if not checkpoint.exists():
-        raise InputError(f"--resumable: there is no checkpoint {checkpoint}")
-    folder = inside / "training"
-    option = _gather(load_config(experiment / "config.yaml"), root, folder)
-    shutil.copyfile(checkpoint, root / folder / checkpoint.name)
-    return [*option, folder / "config.yaml", folder / checkpoint.name]
+def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
+    """Copy the state of a training, and what it was told but for this machine's files."""
+    state = experiment / "checkpoint.pth"
+    if not state.exists():
+        raise InputError(f"--resumable: there is no {state}; is the training finished?")
+    known = {action.dest for action in CTCKDTask.get_parser()._actions}
+    conf = {
+        key: value
+        for key, value in load_config(experiment / "config.yaml").items()
+        if key in known - HERE and not key.endswith(DATA)
+    }
+    # Not config.yaml, which a training writes with keys that none takes.
+    option = _gather({**conf, "resume": True}, root, folder, "train.yaml")
+    states = [state, *sorted(experiment.glob("[0-9]*epoch.pth"))]
+    for source in states:
+        shutil.copyfile(source, root / folder / source.name)
+    return [*option, folder / "train.yaml", *(folder / s.name for s in states)]
 
 
 def _pack(root: Path, inside: Path, option: Sequence[Any], output: Path) -> None:
@@ -125,7 +160,8 @@ def card(system: System, told: Dict[str, Any]) -> str:
 
     Args:
         system: the student.
-        told: ``data``, ``data_license``, ``teacher_license`` and ``license``.
+        told: ``data``, ``data_license``, ``teacher_license``, ``license``, and
+            whether it is ``resumable``.
 
     Returns:
         Markdown, with what Hugging Face reads above.
@@ -155,6 +191,7 @@ def card(system: System, told: Dict[str, Any]) -> str:
     }
     listed = "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
     table = "\n".join(rows) or "| not measured | | | |"
+    going_on = GOING_ON.format(name=system.name) if told["resumable"] else ""
     return f"""---
 {yaml.safe_dump(head, sort_keys=False).strip()}
 ---
@@ -179,7 +216,7 @@ The interval is of the choice of test utterances; the search is that of
 espnet_ctckd.bin.decode, greedy where nothing else is said. ESPnet's own has a beam,
 which is slower: `Speech2Text(..., beam_size=1)` is the nearest to greedy. RESULTS.md
 and report.html, where they are packed, say more.
-"""
+{going_on}"""
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from espnet_ctckd import __version__
 from espnet_ctckd.bin import parser, positive, run
 from espnet_ctckd.cache.reader import META
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, write_beside
+from espnet_ctckd.data import read_scp, shorten, write_beside
 from espnet_ctckd.report.page import Content, render, spread
 from espnet_ctckd.report.spikes import KnownSpikes, open_source, places
 from espnet_ctckd.report.systems import System, find_systems, read_system
@@ -51,11 +51,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--title", default="Distillation", help="of the page")
     p.add_argument("--output", help="file (default: report.html in the first folder)")
     args = p.parse_args(cmd)
-    folders = find_systems([Path(folder) for folder in args.experiments])
+    folders, unscored = find_systems([Path(folder) for folder in args.experiments])
     teacher = _teacher(folders, args.teacher)
     systems = [read_system(folder, teacher) for folder in folders]
     now = datetime.datetime.now().astimezone()
     content = Content(args.title, f"{now:%Y-%m-%d %H:%M}, espnet_ctckd {__version__}")
+    if unscored:
+        content.notes.append(f"Left out, as they have no scores: {shorten(unscored)}.")
     if args.data is None:
         content.without_data = "No --data was given, so no model was run."
     else:

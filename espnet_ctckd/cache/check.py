@@ -87,12 +87,14 @@ def check_cache(
         InputError: naming what does not fit, and where.
     """
     meta = read_meta(cache)
-    _check_files(meta)
+    check_files(meta, {**meta.files, **meta.arks})
     frames = {u: int(n) for u, n in read_scp(meta.folder / UTT2FRAMES).items()}
     wavs = read_scp(wav_scp)
-    _check_utterances(meta, frames, wavs, wav_scp)
+    cached = read_scp(meta.folder / SCP)
+    check_listed(meta, cached)
+    _check_utterances(meta, cached, wavs, wav_scp)
     heard = read_scp(meta.folder / UTT2AUDIO)
-    _check_records(meta, heard)
+    check_records(meta, cached)
     _check_audio(meta, wavs, heard, audio_sample)
     if student is not None:
         check_dropped(meta, match_student(meta, student))
@@ -115,23 +117,56 @@ def match_student(meta: CacheMeta, student: Student) -> Optional[List[int]]:
     )
 
 
-def _check_files(meta: CacheMeta) -> None:
+def check_files(meta: CacheMeta, files: Mapping[str, Tuple[int, int]]) -> None:
+    """Refuse files of a cache that are not what was written.
+
+    Args:
+        meta: of the cache.
+        files: bytes and crc32 of each, by its path inside the folder.
+
+    Raises:
+        InputError: naming the first few.
+    """
+
     def compare(entry: Tuple[str, Tuple[int, int]]) -> Optional[str]:
         name, (size, crc) = entry
         path = meta.folder / name
-        has = path.stat().st_size if path.exists() else 0
+        if not path.exists():
+            return f"{path} is not there"
+        has = path.stat().st_size
         if has != size:
             return f"{path} has {has} bytes; {size} were written"
         if file_crc32(path) != crc:
             return f"{path} is damaged: it is not what was written (crc32)"
         return None
 
-    _refuse_all(meta, _in_parallel(compare, {**meta.files, **meta.arks}.items()))
+    _refuse_all(meta, _in_parallel(compare, files.items()))
 
 
-def _check_records(meta: CacheMeta, audio: Mapping[str, str]) -> None:
-    """Open every record by the list that the training opens it by."""
+def check_listed(meta: CacheMeta, scp: Mapping[str, str]) -> None:
+    """Refuse a list of records that is not of the utterances that were written."""
+    written = set(read_scp(meta.folder / UTT2FRAMES))
+    differs = sorted(written ^ set(scp))
+    if differs:
+        raise InputError(
+            f"{meta.folder / SCP} and {meta.folder / UTT2FRAMES} have not the same "
+            f"utterances: {shorten(differs)}. Delete the folder and dump the teacher "
+            "again"
+        )
+
+
+def check_records(meta: CacheMeta, scp: Mapping[str, str]) -> None:
+    """Open every record by the list that the training opens it by.
+
+    Args:
+        meta: of the cache.
+        scp: utterance -> place of its record.
+
+    Raises:
+        InputError: naming the first few that are not what the other lists say.
+    """
     records, frames = meta.records, read_scp(meta.folder / UTT2FRAMES)
+    audio = read_scp(meta.folder / UTT2AUDIO)
 
     def compare(entry: Tuple[str, str]) -> Optional[str]:
         utt, place = entry
@@ -146,7 +181,6 @@ def _check_records(meta: CacheMeta, audio: Mapping[str, str]) -> None:
             return f"utterance {utt}: {place} is not of the frames or audio listed"
         return None
 
-    scp = read_scp(meta.folder / SCP)
     _refuse_all(meta, _in_parallel(compare, scp.items()))
 
 
@@ -169,16 +203,10 @@ def _refuse_all(meta: CacheMeta, wrong: Sequence[str], most: int = 3) -> None:
 
 def _check_utterances(
     meta: CacheMeta,
-    frames: Mapping[str, int],
+    cached: Mapping[str, str],
     wavs: Mapping[str, str],
     wav_scp: Pathlike,
 ) -> None:
-    cached = read_scp(meta.folder / SCP)
-    if set(cached) != set(frames) or len(cached) != meta.utterances:
-        raise InputError(
-            f"{meta.folder / SCP} has {len(cached)} utterances; {meta.utterances} "
-            "were written. Delete the folder and dump the teacher again"
-        )
     arks = {(meta.folder / name).resolve() for name in meta.arks}
     for name in sorted({place.rpartition(":")[0] for place in cached.values()}):
         if Path(name).resolve() not in arks:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
+from espnet_ctckd.cache.check import check_files, check_listed, check_records
 from espnet_ctckd.cache.reader import (
     META,
     SCP,
@@ -85,7 +86,7 @@ def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
 
     Raises:
         InputError: they are of different teachers, tokens or packings; an utterance is
-            in two of them; an ark is damaged; or the folder holds a cache.
+            in two of them; a file of them is damaged; or the folder holds a cache.
     """
     if (folder / META).exists():
         raise InputError(f"{folder} holds a finished cache; choose another folder")
@@ -94,6 +95,9 @@ def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
     arks: List[Path] = []
     for meta in sources:
         _check_mergeable(first, meta)
+        check_files(meta, meta.files)
+        listed = read_scp(meta.folder / SCP)
+        check_listed(meta, listed)
         frames = read_scp(meta.folder / UTT2FRAMES)
         audio = read_scp(meta.folder / UTT2AUDIO)
         copies = {}
@@ -101,15 +105,22 @@ def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
             copies[Path(name).name] = shard_ark(folder, len(arks))
             arks.append(copies[Path(name).name])
             _copy_ark(meta.folder / name, arks[-1], size, crc)
-        for utt, place in read_scp(meta.folder / SCP).items():
+        moved = {}
+        for utt, place in listed.items():
             if utt in placed:
                 raise InputError(
                     f"utterance {utt} is in two of the caches, {meta.folder} and one "
                     "before it: merge caches of different utterances"
                 )
             ark, _, offset = place.rpartition(":")
-            here = f"{copies[Path(ark).name]}:{offset}"
-            placed[utt] = Placed(utt, here, frames[utt], audio[utt])
+            if Path(ark).name not in copies:
+                raise InputError(
+                    f"{meta.folder / SCP} names {ark} for utterance {utt}, which is "
+                    "not of this cache. Delete the folder and dump the teacher again"
+                )
+            moved[utt] = f"{copies[Path(ark).name]}:{offset}"
+            placed[utt] = Placed(utt, moved[utt], frames[utt], audio[utt])
+        check_records(meta, moved)
     write_index(replace(first, folder=folder), list(placed.values()), arks, [])
     return read_meta(folder)
 

@@ -29,7 +29,7 @@ def ticks(low: float, high: float, about: int = 5) -> List[float]:
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= 0.999 * rough)
     first = math.ceil(low / step - 1e-9)
     count = math.floor(high / step + 1e-9) - first
-    return [round((first + i) * step, 10) for i in range(count + 1)]
+    return [round((first + i) * step, 10) + 0.0 for i in range(count + 1)]  # no -0
 
 
 def lines(series: Sequence[Tuple[int, str, Points]], xlabel: str, ylabel: str) -> str:
@@ -41,7 +41,8 @@ def lines(series: Sequence[Tuple[int, str, Points]], xlabel: str, ylabel: str) -
         ylabel: of the vertical axis.
 
     Returns:
-        SVG. What is far above most of the points is cut off.
+        SVG. What is far above most of the points is cut off; what is not a number is
+        a gap.
     """
     every = [p for _, _, points in series for p in points if math.isfinite(p[1])]
     if not every:
@@ -53,22 +54,23 @@ def lines(series: Sequence[Tuple[int, str, Points]], xlabel: str, ylabel: str) -
     low = min(0.0, values[0])
     frame = _Frame(0.0, right, low, top)
     drawn = [
-        _line(
-            frame,
-            number,
-            name,
-            [(x, min(y, top)) for x, y in points if math.isfinite(y)],
-        )
+        _line(frame, number, name, [(x, min(y, top)) for x, y in points])
         for number, name, points in series
     ]
     return frame.wrap("".join(drawn), xlabel, ylabel)
 
 
 def _line(frame: "_Frame", number: int, name: str, points: Points) -> str:
-    path = " ".join(f"{frame.x(x):.1f},{frame.y(y):.1f}" for x, y in points)
+    """A curve, with a gap where it is not a number."""
+    path, pen = "", "M"
+    for x, y in points:
+        finite = math.isfinite(y)
+        if finite:
+            path += f"{pen}{frame.x(x):.1f},{frame.y(y):.1f}"
+        pen = "L" if finite else "M"
     return (
-        f'<polyline class="line c{number % 10}" data-system="{number}" '
-        f'points="{path}"><title>{escape(name)}</title></polyline>'
+        f'<path class="line c{number % 10} d{number // 10 % 3}" data-system="{number}" '
+        f'd="{path}"><title>{escape(name)}</title></path>'
     )
 
 

@@ -89,33 +89,36 @@ def without_seed(name: str) -> str:
     return re.sub(r"_seed\d+$", "", name)
 
 
-def find_systems(folders: Sequence[Path]) -> List[Path]:
+def find_systems(folders: Sequence[Path]) -> Tuple[List[Path], List[str]]:
     """The experiments among folders, or directly below them.
 
     Args:
         folders: of experiments, or that hold such.
 
     Returns:
-        Those with scores, teachers first.
+        Those with scores, teachers first; and the names of those without.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none with scores.
     """
     found: Dict[str, Path] = {}
+    without: List[str] = []
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}")
         inside = [folder] if _scored(folder) else sorted(folder.iterdir())
-        for each in inside:
-            if each.is_dir() and _scored(each):
+        for each in filter(Path.is_dir, inside):
+            if _scored(each):
                 found.setdefault(each.resolve().name, each)
+            elif _has(each, "train.log") or _has(each, "config.yaml"):
+                without.append(each.name)
     if not found:
         raise InputError(
             f"{shorten([str(f) for f in folders])}: no experiment with scores "
             "(<experiment>/<decoding>/<set>/score.json); decode and score first"
         )
     order = sorted(found, key=lambda name: (not name.startswith("teacher"), name))
-    return [found[name] for name in order]
+    return [found[name] for name in order], without
 
 
 def _scored(folder: Path) -> bool:

@@ -208,9 +208,9 @@ def list_utterances(
         references: utterance -> transcript.
 
     Returns:
-        ``set``, ``name``, ``reference``, ``errors`` (of all students), ``systems``
-        (names) and ``said`` (name -> what `diff` says); those with most errors for
-        their length first.
+        ``set``, ``name``, ``reference``, ``wrong`` (percent of word errors, of all
+        students), ``systems`` (names) and ``said`` (name -> what `diff` says); the
+        worst first.
     """
     decodings = [d for s in systems for d, name in s.results if name == subset]
     decoding = max(sorted(set(decodings)), key=decodings.count)
@@ -226,17 +226,16 @@ def list_utterances(
     for utt in filter(references.__contains__, errors[0]):
         right = references[utt]
         said = {n: diff(right, t[utt]) for n, t in texts.items() if utt in t}
-        wrong = sum(of_one.get(utt, 0) for of_one in errors)
+        errors_of_all = sum(of_one.get(utt, 0) for of_one in errors)
+        wrong = 100 * errors_of_all / (len(errors) * len(right.split()))
         found.append(
             {
                 "set": subset,
                 "name": utt,
                 "reference": right,
-                "errors": wrong,
+                "wrong": round(wrong, 1),
                 "systems": list(texts),
                 "said": said,
             }
         )
-    return sorted(
-        found, key=lambda u: (-u["errors"] / len(u["reference"].split()), u["name"])
-    )
+    return sorted(found, key=lambda u: (-u["wrong"], u["name"]))

@@ -187,8 +187,16 @@ def _read(path: Pathlike) -> Dict[str, Any]:
     if not isinstance(teachers, list) or not teachers:
         raise InputError(f"{wanted}; its teachers are {teachers!r}")
     for entry in teachers:
-        if not isinstance(entry, Mapping) or not _KEYS <= set(entry) <= _KEYS | _MORE:
+        if not isinstance(entry, Mapping):
             raise InputError(f"{wanted}; a teacher is {entry!r}")
+        for key in sorted(set(map(str, entry)) ^ _KEYS):
+            if key not in _MORE:
+                has = "has" if key in entry else "lacks"
+                raise InputError(f"{wanted}; a teacher {has} {key!r}: {dict(entry)}")
+        if not isinstance(entry.get("teacher_conf") or {}, Mapping):
+            raise InputError(
+                f"{path}: teacher_conf is {entry['teacher_conf']!r}; give a mapping"
+            )
         if not _number(entry["weight"], float("inf")):
             raise InputError(
                 f"{path}: the weight {entry['weight']!r} is no number >= 0"
