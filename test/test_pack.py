@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def where(command):
     """The flags of a command that say which data."""
     return [
         part
-        for flag, value in zip(command, command[1:], strict=False)
+        for flag, value in pairwise(command)
         if str(flag).startswith(("--train_", "--valid_"))
         for part in (flag, value)
     ]

@@ -107,11 +107,9 @@ def test_its_numbers_are_those_of_the_results(experiments, page):
     for unit, part in (("wer", rows[:3]), ("cer", rows[3:])):
         for name, numbers in part:
             rate = numbers.split("|")[-2]
-            row = re.search(
-                rf"<tr[^>]*><td[^>]*>{re.escape(escaped(name).replace('_', '_<wbr>'))}</td>.*?</tr>",
-                text,
-                re.S,
-            ).group(0)
+            cell = re.escape(escaped(name).replace("_", "_<wbr>"))
+            whole = rf"<tr[^>]*><td[^>]*>{cell}</td>.*?</tr>"
+            row = re.search(whole, text, re.S).group(0)
             assert f">{rate}<" in row, (unit, name)
 
 

@@ -3,8 +3,8 @@
 The zip holds the plain student with its statistics and BPE model, tokens.txt, README.md
 (the card, for Hugging Face, too), and with --results and --report these. The
 ModelDownloader of espnet_model_zoo unpacks it, and it is decoded without this package.
---resumable packs the training beside it (model: ctckd, with the state of the optimizer and
-the epochs that are to be averaged), for going on where it stopped.
+--resumable packs the training beside it (model: ctckd, with the state of the optimizer
+and the epochs that are to be averaged), for going on where it stopped.
 """
 
 import json
@@ -25,7 +25,7 @@ from espnet_ctckd.report.systems import Result, System, read_system
 from espnet_ctckd.task import CTCKDTask
 
 GOING_ON = """
-To go on with its training, where espnet_ctckd is installed, unpack it and, in that folder:
+To go on with its training, where espnet_ctckd is installed, unpack it and, there:
 
 ```sh
 python -m espnet_ctckd.bin.asr_train --config exp/{name}/training/train.yaml \\
@@ -113,7 +113,7 @@ def _gather(
 
 
 def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
-    """Copy the state of a training, and what it was told but for this machine's files."""
+    """Copy the state of a training, and what it was told but for files of here."""
     state = experiment / "checkpoint.pth"
     if not state.exists():
         raise InputError(f"--resumable: there is no {state}; is the training finished?")

@@ -187,23 +187,25 @@ def _read(path: Pathlike) -> Dict[str, Any]:
     if not isinstance(teachers, list) or not teachers:
         raise InputError(f"{wanted}; its teachers are {teachers!r}")
     for entry in teachers:
-        if not isinstance(entry, Mapping):
-            raise InputError(f"{wanted}; a teacher is {entry!r}")
-        for key in sorted(set(map(str, entry)) ^ _KEYS):
-            if key not in _MORE:
-                has = "has" if key in entry else "lacks"
-                raise InputError(f"{wanted}; a teacher {has} {key!r}: {dict(entry)}")
-        if not isinstance(entry.get("teacher_conf") or {}, Mapping):
-            raise InputError(
-                f"{path}: teacher_conf is {entry['teacher_conf']!r}; give a mapping"
-            )
-        if not _number(entry["weight"], float("inf")):
-            raise InputError(
-                f"{path}: the weight {entry['weight']!r} is no number >= 0"
-            )
+        _check_entry(path, wanted, entry)
     if sum(entry["weight"] for entry in teachers) == 0:
         raise InputError(f"{path}: all weights are 0")
     return dict(conf)
+
+
+def _check_entry(path: Pathlike, wanted: str, entry: object) -> None:
+    if not isinstance(entry, Mapping):
+        raise InputError(f"{wanted}; a teacher is {entry!r}")
+    for key in sorted(set(map(str, entry)) ^ _KEYS):
+        if key not in _MORE:
+            has = "has" if key in entry else "lacks"
+            raise InputError(f"{wanted}; a teacher {has} {key!r}: {dict(entry)}")
+    if not isinstance(entry.get("teacher_conf") or {}, Mapping):
+        raise InputError(
+            f"{path}: teacher_conf is {entry['teacher_conf']!r}; give a mapping"
+        )
+    if not _number(entry["weight"], float("inf")):
+        raise InputError(f"{path}: the weight {entry['weight']!r} is no number >= 0")
 
 
 def _number(value: object, most: float) -> bool:
