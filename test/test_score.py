@@ -1,6 +1,7 @@
 """Counting recognition errors."""
 
 import json
+import shutil
 
 import jiwer
 import numpy as np
@@ -238,6 +239,14 @@ def test_results_are_laid_out_for_the_readme_and_for_people(scored, tmp_path, ca
     interval, row = row[3:6], row[:3] + row[6:]
     assert float(interval[0]) <= 42.9 <= float(interval[2])
     assert row == ["system", "test", "42.9", "38.5", "1.23", "M", "0.0123"]
+    other = scored.parent.parent / "decode_lm/test"
+    shutil.copytree(scored, other)
+    results.main(["--expdir", str(tmp_path / "exp"), "--table"])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.split()[:3] == ["system", "decoded", "set"]
+    named = sorted(row.split()[:3] for row in rows)
+    both = ("decode_lm", scored.parent.name)
+    assert named == [["system", decoding, "test"] for decoding in both]
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):

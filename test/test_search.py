@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import tiny
 import torch
 import torchaudio
@@ -246,6 +247,31 @@ def test_a_lexicon_of_other_tokens_is_refused(lexicon, content, message):
         Search(config, TOKENS, 0, "char")
 
 
+def with_lm(lexicon, lm):
+    config = SearchConfig(method="lexicon", lexicon=str(lexicon), lm=str(lm))
+    return Search(config, TOKENS, 0, "char")
+
+
+def test_words_that_the_language_model_lacks_are_told(lexicon, tmp_path, caplog):
+    with_lm(lexicon, tmp_path / "lm.arpa")
+    assert not caplog.records
+    lexicon.write_text("ab a b\ncd c d\nda d a\n")
+    with_lm(lexicon, tmp_path / "lm.arpa")
+    (record,) = caplog.records
+    assert "1 of the 3 words" in record.getMessage()
+    assert record.getMessage().endswith("<unk>: da")
+    lexicon.write_text("AB a b\nCD c d\n")
+    with pytest.raises(InputError, match=r"knows none of the 2 words .* AB, CD"):
+        with_lm(lexicon, tmp_path / "lm.arpa")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\x13" * 50, b"no model\n"])
+def test_a_file_that_is_no_language_model_is_refused(lexicon, tmp_path, content):
+    (tmp_path / "bad").write_bytes(content)
+    with pytest.raises(InputError, match="KenLM cannot read the language model"):
+        with_lm(lexicon, tmp_path / "bad")
+
+
 # The methods together
 
 
@@ -338,6 +364,8 @@ def test_every_method_decodes_a_set(tmp_path, tiny_model, tiny_data, lexicon):
         for utt, line in lists.items():
             scores = [score for score, _ in json.loads(line)]
             assert scores == sorted(scores, reverse=True)
+            assert len({said for _, said in json.loads(line)}) == len(scores)
+            assert all(said == " ".join(said.split()) for _, said in json.loads(line))
             assert json.loads(line)[0][1] == text[name][utt]
     for name in ("prefix", "words"):
         said = {utt: [] for utt in text[name]}
@@ -351,11 +379,41 @@ def test_every_method_decodes_a_set(tmp_path, tiny_model, tiny_data, lexicon):
             assert " ".join(word for _, _, word in timed) == text[name][utt]
             for (start, length, _), (after, _, _) in itertools.pairwise(timed):
                 assert start + length <= after + 0.011
+            audio = soundfile.info(tiny_data.wavs()[utt]).duration
+            assert all(start + length <= audio + 0.011 for start, length, _ in timed)
     told = json.loads((tmp_path / "forked/decode.json").read_text())
     assert told["processes"] == 2
     assert told["frames"] == told["frames_searched"] > 0
     assert told["search"]["method"] == "prefix_beam"
     assert 0 < told["encoder_seconds"] < told["compute_seconds"]
+
+
+def test_what_another_search_has_left_is_removed(tmp_path, tiny_model, tiny_data):
+    more = ["--method", "prefix_beam", "--nbest", 3, "--ctm"]
+    for options, left in ((more, {"nbest", "ctm"}), ([], set())):
+        flags = flags_of(tiny_model, tiny_data, tmp_path / "out", *options)
+        assert tiny.call(decode, *flags)[0] == 0
+        found = {path.name for path in (tmp_path / "out").iterdir()}
+        assert found - {"text", "token", "decode.json"} == left
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bpemodel": "gone/bpe.model"}, "there is no gone/bpe.model, which"),
+        ({"encoder": "konformer"}, "--encoder must be one of"),
+        ({"encoder_conf": {"layers": 3}}, "unexpected keyword argument 'layers'"),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_refused(
+    tmp_path, tiny_model, tiny_data, change, message
+):
+    conf = {**yaml.safe_load(tiny_model.config.read_text()), **change}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(conf))
+    model = tiny.Model(tmp_path / "config.yaml", tiny_model.weights)
+    status, stderr = tiny.call(decode, *flags_of(model, tiny_data, tmp_path / "out"))
+    assert status == 1
+    assert message in tiny.the_error(stderr)
 
 
 def test_collapsed_frames_are_counted_and_words_keep_their_times(

@@ -50,6 +50,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 def write(found: Recognised, folder: Path, config: SearchConfig) -> None:
     """Write the results of a set; the text last."""
+    for name in ("nbest", "ctm"):  # of another search, which did more
+        (folder / name).unlink(missing_ok=True)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in found.tokens.items()))
     if found.nbest:
         lines = {

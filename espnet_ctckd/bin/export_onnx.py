@@ -2,11 +2,12 @@
 
 <output_dir>/model.onnx maps `speech` (B, S), in [-1, 1], and `speech_lengths` (B,) to
 `log_probs` (B, T, V) and `log_probs_lengths` (B,); its metadata say rate, frame shift,
-the fewest samples that it takes, and blank. tokens.txt names the tokens, `<token> <id>` a line. --quantize adds
-model.int8.onnx, whose weights have 8 bits. --sherpa adds model.sherpa.onnx for
-sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc, and tokens.sherpa.txt; that
-program scales all audio to one level, which a student trained with --normalize
-utterance_mvn does not hear. --wav_scp holds all that is written against the model.
+the fewest samples that it takes, and blank. tokens.txt names the tokens, `<token> <id>`
+a line. --quantize adds model.int8.onnx, whose weights have 8 bits. --sherpa adds
+model.sherpa.onnx for sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc, and
+tokens.sherpa.txt; that program scales all audio to one level, which a student trained
+with --normalize utterance_mvn does not hear. --wav_scp holds all that is written
+against the model.
 """
 
 import importlib

@@ -10,7 +10,7 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import List, Optional, Sequence, Tuple
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
@@ -70,14 +70,26 @@ def systems_table(expdir: Path) -> str:
         A table for people; the interval is of the choice of test utterances, not of
         the training's seed.
     """
-    rows = [("system", "set", "WER %", "95 % interval", "CER %", "parameters", "RTF")]
+    rows: List[Tuple[str, ...]] = [
+        (
+            "system",
+            "decoded",
+            "set",
+            "WER %",
+            "95 % interval",
+            "CER %",
+            "parameters",
+            "RTF",
+        )
+    ]
     for name, totals in read_scores(expdir):
-        system, _, subset = name.split("/")
+        system, decoding, subset = name.split("/")
         path = expdir / name / "decode.json"
         speed = json.loads(path.read_text()) if path.exists() else {}
         rows.append(
             (
                 system,
+                decoding,
                 subset,
                 f"{totals['wer'].rate:.1f}",
                 "{:.1f} - {:.1f}".format(
@@ -88,11 +100,14 @@ def systems_table(expdir: Path) -> str:
                 f"{speed['rtf']:.4f}" if speed else "",
             )
         )
+    words = 3
+    if len({row[1] for row in rows[1:]}) == 1:
+        rows, words = [(row[0], *row[2:]) for row in rows], 2
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
+            cell.ljust(width) if i < words else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths))
         ]
         lines.append("  ".join(cells).rstrip())

@@ -173,10 +173,12 @@ def _claim(folder: Path, request: Mapping[str, object]) -> None:
     begun = json.loads(path.read_text(encoding="utf-8"))
     differs = [key for key in request if begun.get(key) != request[key]]
     if differs:
+        hashes = {
+            "utterances_crc32": "other utterances or lengths",
+            "teacher": "another teacher, or another state of it",
+        }
         was = ", ".join(
-            "other utterances or lengths"
-            if key == "utterances_crc32"
-            else f"{key} {begun.get(key)} -> {request[key]}"
+            hashes.get(key, f"{key} {begun.get(key)} -> {request[key]}")
             for key in differs
         )
         raise InputError(

@@ -2,6 +2,7 @@
 
 import importlib
 import itertools
+import logging
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -111,11 +112,17 @@ class LexiconSearch:
         start = self._lm.start(False)
         index = {token: i for i, token in enumerate(self._tokens)}
         ends = [] if self._space is None else [self._space]
+        unknown = self._words.get_index(UNKNOWN)
+        _, unknown_score = self._lm.score(start, unknown)
+        strange = []
         for word, ways in spellings.items():
             number = self._words.get_index(word)
             _, score = self._lm.score(start, number)
+            if lm is not None and score == unknown_score and word != UNKNOWN:
+                strange.append(word)
             for way in ways:
                 trie.insert([index[token] for token in way] + ends, number, score)
+        _tell_strange(strange, len(spellings), str(lexicon), str(lm))
         trie.smear(text.SmearingMode.MAX)
         options = text.LexiconDecoderOptions(
             beam_size=beam,
@@ -128,7 +135,6 @@ class LexiconSearch:
             log_add=False,
             criterion_type=text.CriterionType.CTC,
         )
-        unknown = self._words.get_index(UNKNOWN)
         self._decoder = text.LexiconDecoder(
             options, trie, self._lm, silence, blank, unknown, [], False
         )
@@ -177,6 +183,20 @@ class LexiconSearch:
                 words.append((name, first, len(tokens)))
                 spoken = []
         return tokens, words, float(result.score)
+
+
+def _tell_strange(words: Sequence[str], of: int, lexicon: str, lm: str) -> None:
+    """Say which words the language model has never seen; refuse where it is all."""
+    if len(words) == of:
+        raise InputError(
+            f"the language model {lm} knows none of the {of} words of the lexicon "
+            f"{lexicon}: {shorten(words)}. Is it of another language, or case?"
+        )
+    if words:
+        logging.warning(
+            f"{len(words)} of the {of} words of {lexicon} are unknown to {lm}, and are "
+            f"as likely as its <unk>: {shorten(words)}"
+        )
 
 
 def _library(name: str) -> Any:

@@ -5,6 +5,7 @@ import multiprocessing
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
@@ -143,6 +144,11 @@ class Recogniser:
                 f"{config_file} takes features (input_size {args.input_size}); only "
                 "models that take audio are decoded here"
             )
+        if args.bpemodel is not None and not Path(args.bpemodel).exists():
+            raise InputError(
+                f"there is no {args.bpemodel}, which {config_file} names as bpemodel: "
+                "restore it, or export the model again"
+            )
         self._tokenizer = build_tokenizer(args.token_type, bpemodel=args.bpemodel)
         self.tokens: List[str] = list(self.model.token_list)
         self.blank: int = self.model.blank_id
@@ -159,7 +165,8 @@ class Recogniser:
         if by_words:
             return " ".join(word for word, _, _ in hypothesis.words)
         named = [self.tokens[token] for token in hypothesis.tokens]
-        return str(self._tokenizer.tokens2text(named))
+        # Spaces that were said before, after or twice are no part of a text.
+        return " ".join(self._tokenizer.tokens2text(named).split())
 
     def hear(self, wav_scp: str, batch_seconds: float) -> Iterator[Heard]:
         """Posteriors of a set, batch by batch, by length.
@@ -231,6 +238,7 @@ def recognise(
     shift = model.frame_seconds() if times else 0.0
     heard: List[Tuple[str, int, _Asked]] = []
     said: Dict[str, np.ndarray] = {}
+    seconds_of: Dict[str, float] = {}
     encoder = search = 0.0
     samples = 0
     for number, (batch, log_probs, lengths, seconds) in enumerate(
@@ -246,6 +254,7 @@ def recognise(
             samples += utterance.samples
             if times:
                 said[utterance.name] = log_probs[i, :frames].cpu().numpy()
+                seconds_of[utterance.name] = utterance.samples / model.rate
         logging.info(
             f"batch {number + 1}: {len(heard)} utterances, RTF "
             f"{(encoder + search) * model.rate / samples:.4f}"
@@ -274,25 +283,42 @@ def recognise(
         tokens={utt: [model.tokens[t] for t in h.tokens] for utt, h in best.items()},
         text={utt: model.text(h, by_words) for utt, h in best.items()},
         nbest={
-            utt: [(h.score, model.text(h, by_words)) for h in hypotheses]
+            utt: _distinct([(h.score, model.text(h, by_words)) for h in hypotheses])
             for utt, (hypotheses, _) in found.items()
             if config.nbest > 1
         },
-        words={utt: _timed(said[utt], best[utt], model.blank, shift) for utt in said},
+        words={
+            utt: _timed(said[utt], best[utt], model.blank, shift, seconds_of[utt])
+            for utt in said
+        },
         speed=speed,
     )
 
 
+def _distinct(scored: Sequence[Tuple[float, str]]) -> List[Tuple[float, str]]:
+    """Of hypotheses that differ in spaces alone, the best."""
+    first = {text: score for score, text in reversed(scored)}
+    return [(score, text) for score, text in scored if first.pop(text, None) == score]
+
+
 def _timed(
-    log_probs: np.ndarray, hypothesis: Hypothesis, blank: int, shift: float
+    log_probs: np.ndarray,
+    hypothesis: Hypothesis,
+    blank: int,
+    shift: float,
+    seconds: float,
 ) -> List[TimedWord]:
-    """When the words of a hypothesis are said, by its alignment to all frames."""
+    """When the words of a hypothesis are said, by its alignment to all frames.
+
+    The last frame may reach beyond the audio, which lasts so many seconds.
+    """
     spans = align(log_probs, hypothesis.tokens, blank)
     words = []
     for word, first, after in hypothesis.words:
-        start, end = spans[first].start, spans[after - 1].end
+        start = spans[first].start * shift
+        end = min(spans[after - 1].end * shift, seconds)
         sure = min(span.confidence for span in spans[first:after])
-        words.append(TimedWord(word, start * shift, (end - start) * shift, sure))
+        words.append(TimedWord(word, start, end - start, sure))
     return words
 
 

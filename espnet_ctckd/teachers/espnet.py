@@ -61,8 +61,10 @@ def load_espnet_model(
         # Without weights: ESPnet would load them with pickle, and not strictly.
         task = CTCKDTask if task is ASRTask else task
         model, args = task.build_model_from_file(config_file, None, device)
-    except FileNotFoundError as error:
-        raise InputError(f"cannot build the model of {config_file}: {error}") from None
+    except (FileNotFoundError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"cannot build the model of {config_file} ({error}): is it of this ESPnet?"
+        ) from error
     try:
         model.load_state_dict(states)
     except RuntimeError as error:
