@@ -117,7 +117,7 @@ class OnlineTeacher:
             raise InputError(
                 f"the student lacks tokens that have {100 * share:.1f} % of the mass "
                 f"of {self._where}: at most {100 * MOST_DROPPED:g} % is left out. "
-                "Train the student with the teacher's token list"
+                "Train the student with a token list that has them"
             )
 
 

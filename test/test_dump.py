@@ -130,7 +130,9 @@ def test_a_folder_begun_for_another_teacher_is_refused(
 ):
     other = tiny.write_model(tmp_path / "other", seed=1)
     before = contents(tiny_cache)
-    with pytest.raises(InputError, match=f"{tiny_cache} was begun for .*\\(teacher "):
+    with pytest.raises(
+        InputError, match=f"{tiny_cache} was begun for .*\\(another teacher"
+    ):
         dump_teacher.main(tiny.dump_args(other, tiny_data, tiny_cache))
     assert contents(tiny_cache) == before
 
