@@ -324,8 +324,8 @@ def check_dropped(
         raise InputError(
             f"the student lacks tokens that have {100 * share:.1f} % of the mass of "
             f"the cache {meta.folder}, first of all {', '.join(map(repr, worst))}: at "
-            f"most {100 * MOST_DROPPED:g} % is left out. Train the student with a token "
-            "list that has them, each on a line of its own"
+            f"most {100 * MOST_DROPPED:g} % is left out. Train the student with a "
+            "token list that has them, each on a line of its own"
         )
     return share
 
