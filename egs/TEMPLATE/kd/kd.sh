@@ -82,6 +82,7 @@ inference_tool=ctckd
 inference_asr_model=
 score_opts=
 download_model=
+pack_args=
 hf_repo=
 
 help_message=$(cat <<END
@@ -178,6 +179,8 @@ Decoding
     --score_opts            # Text normalization, for all systems alike: e.g.
                             # "--case lower --remove .,?!" (default="${score_opts}").
     --download_model        # Tag of a model to decode instead of training one.
+    --pack_args             # Further flags of pack, e.g. "--resumable --data AN4
+                            # --license cc-by-4.0" (default="${pack_args}").
     --hf_repo               # Repository to upload to, e.g. "me/student".
 END
 )
@@ -731,7 +734,7 @@ if runs 15 && ! ${skip_packing}; then
     report=()
     [ ! -f "${expdir}/report.html" ] || report=(--report "${expdir}/report.html")
     ${bin}.pack --experiment "${asr_exp}" --output "${packed}" \
-        --results "${expdir}/RESULTS.md" "${report[@]}"
+        --results "${expdir}/RESULTS.md" "${report[@]}" ${pack_args}
 fi
 
 if runs 16 && ! ${skip_upload_hf}; then
