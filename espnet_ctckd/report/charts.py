@@ -7,7 +7,7 @@ from typing import List, Sequence, Tuple
 Points = Sequence[Tuple[float, float]]
 
 _WIDTH, _HEIGHT = 420, 230
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 22, 36
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 18, 22, 36
 
 
 def ticks(low: float, high: float, about: int = 5) -> List[float]:
