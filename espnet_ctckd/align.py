@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
+from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors, blank_padding
 
 
 class FrameMismatchError(InputError):
@@ -182,8 +182,10 @@ def match_frames(
     surely blank as all of them are, the product of their blanks; the rest goes to the
     tokens in the proportion of their sums. (In their mean, a spike beside a blank would
     often not be the best of its frame any more.) It stands for the
-    most probable token but blank that any of these stood for. Where there are none,
-    because the teacher is the slower one, it gets the teacher's frame that it lies in.
+    most probable token but blank that any of these stood for. Of a top-K teacher it
+    keeps the K most probable of the tokens that any of these kept. Where there are
+    none, because the teacher is the slower one, it gets the teacher's frame that it
+    lies in.
 
     Args:
         teacher: log_probs (B, U, K).
@@ -197,7 +199,6 @@ def match_frames(
     Raises:
         FrameMismatchError: an utterance differs by more than `MAX_EDGE_FRAMES` of the
             slower one's frames.
-        InputError: frames of a top-K teacher would have to be joined.
     """
     slack = MAX_EDGE_FRAMES * max(float(ratio), 1.0)
     difference = (teacher.lengths - lengths.to(teacher.lengths) * float(ratio)).abs()
@@ -212,7 +213,9 @@ def match_frames(
             "`python -m espnet_ctckd.bin.check_cache`",
             worst,
         )
-    if ratio > 1:
+    if ratio > 1 and teacher.ids is not None:
+        teacher = _merge_kept(teacher, teacher.ids, ratio)
+    elif ratio > 1:
         teacher = _merge_frames(teacher, ratio)
     elif ratio < 1:
         teacher = _repeat_frames(teacher, ratio)
@@ -249,14 +252,53 @@ def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors
     )
 
 
-def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
-    """The teacher's frames whose centres lie in each of the student's, joined."""
-    if teacher.ids is not None:
-        raise InputError(
-            f"frame_ratio is {ratio}, but frames of the top K tokens cannot be "
-            "joined: what is not kept of one frame is not known. Dump "
-            "the teacher without --top_k"
+def _merge_kept(
+    teacher: FramePosteriors, ids: Tensor, ratio: Fraction
+) -> FramePosteriors:
+    """As `_merge_frames`; what is outside the kept tokens stays outside.
+
+    It is computed on the tokens that the batch keeps anywhere, N.
+    """
+    blank = ids.new_tensor([teacher.blank])
+    every = torch.cat([ids.flatten(), blank])
+    tokens, places = torch.unique(every, return_inverse=True)
+    here, places = int(places[-1]), places[:-1].view_as(ids)
+    shape = (*ids.shape[:2], tokens.numel())  # (B, U, N)
+    log_probs = teacher.log_probs.new_full(shape, LOG_ZERO)
+    log_probs = log_probs.scatter(-1, places, teacher.log_probs)
+    best = torch.searchsorted(tokens, teacher.argmax()).clamp(max=tokens.numel() - 1)
+    merged = _merge_frames(
+        replace(teacher, log_probs=log_probs, blank=here, ids=None, best=best),
+        ratio,
+        teacher.log_rest().exp(),
+    )
+    # Each frame keeps K tokens, so that together they keep no fewer.
+    worth = merged.log_probs.clone()  # (B, T, N)
+    worth[..., here] = torch.inf
+    size = min(ids.size(-1), tokens.numel())
+    kept = worth.topk(size, -1).indices  # (B, T, K)
+    assert merged.best is not None
+    return blank_padding(
+        replace(
+            merged,
+            log_probs=merged.log_probs.gather(-1, kept),
+            blank=teacher.blank,
+            ids=tokens[kept],
+            best=tokens[merged.best],
         )
+    )
+
+
+def _merge_frames(
+    teacher: FramePosteriors, ratio: Fraction, rest: Optional[Tensor] = None
+) -> FramePosteriors:
+    """The teacher's frames whose centres lie in each of the student's, joined.
+
+    Args:
+        teacher: log_probs (B, U, V).
+        ratio: its frames to one of the student's.
+        rest: mass of what has no place among the V (B, U).
+    """
     above, below = ratio.numerator, ratio.denominator
     log_probs, size = teacher.log_probs, teacher.log_probs.size(1)
     centres = 2 * torch.arange(size, device=log_probs.device) + 1  # (U,)
@@ -276,8 +318,10 @@ def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
     log_blank = add(log_probs[..., blank])  # (B, T, 1)
     others = add(probs)
     others[..., blank] = 0.0
-    tiny = torch.finfo(others.dtype).tiny
-    share = others / others.sum(-1, keepdim=True).clamp(min=tiny)
+    every = others.sum(-1, keepdim=True)
+    if rest is not None:
+        every = every + add(rest.unsqueeze(-1))
+    share = others / every.clamp(min=torch.finfo(others.dtype).tiny)
     merged = share * -torch.expm1(log_blank)
     merged[..., blank] = log_blank.exp()
     # The strongest spike of each; those of equal strength do not matter.

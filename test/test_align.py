@@ -108,7 +108,7 @@ def test_without_the_dropped_tokens_the_others_are_as_likely_to_each_other(kept)
 def slow_match(teacher, ratio, b):
     """Probabilities and tokens of the student's frames of utterance b, by a loop."""
     length = int(teacher.lengths[b])
-    probs = teacher.log_probs[b, :length].exp().tolist()
+    probs = teacher.dense(5)[b, :length].tolist()
     best = teacher.argmax()[b].tolist()
     frames, t = [], 0
     while True:
@@ -123,7 +123,9 @@ def slow_match(teacher, ratio, b):
         blank = math.prod(probs[u][teacher.blank] for u in inside)
         sums = [sum(probs[u][c] for u in inside) for c in range(5)]
         sums[teacher.blank] = 0.0
-        joined = [(1 - blank) * x / sum(sums) for x in sums]
+        # What is not blank, kept or not.
+        spoken = sum(1 - probs[u][teacher.blank] for u in inside)
+        joined = [(1 - blank) * x / spoken for x in sums]
         joined[teacher.blank] = blank
         spikes = [(probs[u][best[u]], best[u]) for u in inside]
         spikes = [s for s in spikes if s[1] != teacher.blank]
@@ -183,10 +185,45 @@ def test_frames_of_a_slower_teacher_are_repeated_for_a_top_k_one_too():
     assert torch.equal(found.ids, teacher.ids[:, twice])
 
 
-def test_frames_of_a_top_k_teacher_are_not_joined():
-    teacher = keep_top(make_batch((4, 2)).teacher, 2)
-    with pytest.raises(InputError, match=r"frame_ratio is 2, but .* without --top_k"):
-        match_frames(teacher, torch.tensor([2, 1]), 2, Fraction(2))
+@given(
+    st.integers(0, 99),
+    st.integers(2, 5),
+    st.sampled_from(["2", "3", "3/2", "4/3"]),
+    st.lists(st.integers(0, 9), min_size=1, max_size=3),
+)
+def test_frames_of_a_top_k_teacher_are_joined_as_far_as_they_are_known(
+    seed, kept, ratio, lengths
+):
+    ratio = Fraction(ratio)
+    whole = make_batch(lengths, seed=seed, extra=2).teacher
+    teacher = keep_top(whole, kept)
+    expected = [slow_match(teacher, ratio, b) for b in range(len(lengths))]
+    counts = torch.tensor([len(frames) for frames in expected])
+    padded = ~teacher.valid().unsqueeze(-1)
+    teacher = replace(
+        teacher,
+        log_probs=nan_padding(teacher),
+        ids=teacher.ids.masked_fill(padded, 99),
+    )
+    found, common = match_frames(teacher, counts, 99, ratio)
+    assert common.tolist() == counts.tolist()
+    assert found.ids.shape == found.log_probs.shape
+    assert found.ids.max() < 5  # in the padding, too
+    dense, _ = match_frames(whole, counts, 99, ratio)
+    for b, frames in enumerate(expected):
+        for t, (joined, token) in enumerate(frames):
+            ids = found.ids[b, t].tolist()
+            assert len(set(ids)) == kept
+            assert teacher.blank in ids
+            said = found.log_probs[b, t].exp().tolist()
+            assert said == pytest.approx([joined[i] for i in ids])
+            left = [joined[i] for i in set(range(5)) - set(ids)]
+            others = [p for i, p in zip(ids, said) if i != teacher.blank]
+            assert max(left, default=0) <= min(others) + 1e-6
+            assert int(found.argmax()[b, t]) == token
+            if kept == 5:
+                all_of_it = dense.log_probs[b, t].exp()[ids].tolist()
+                assert said == pytest.approx(all_of_it)
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,10 @@ def with_lm(lexicon, lm):
 
 def test_words_that_the_language_model_lacks_are_told(lexicon, tmp_path, caplog):
     with_lm(lexicon, tmp_path / "lm.arpa")
+    even = ARPA.replace("-0.7\tab", "-1.0\tab").replace("-0.5\tcd", "-1.0\tcd")
+    even = even.replace("-0.2\t<s> cd\n", "").replace("ngram 2=3", "ngram 2=2")
+    (tmp_path / "even.arpa").write_text(even)
+    with_lm(lexicon, tmp_path / "even.arpa")
     assert not caplog.records
     lexicon.write_text("ab a b\ncd c d\nda d a\n")
     with_lm(lexicon, tmp_path / "lm.arpa")

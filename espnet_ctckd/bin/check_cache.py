@@ -5,6 +5,7 @@ or for all with --audio_sample 0. Flags of asr_train may follow, as they will fo
 training of --asr_config.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import List, Optional, Sequence, Tuple
 
@@ -104,7 +105,7 @@ def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
         joined, _ = match_frames(own, frames, int(frames), ratio)
         wanted, found = (
             [str(s.token) for s in find_spikes(best[0].tolist(), meta.blank)]
-            for best in (own.argmax(), joined.log_probs.argmax(-1))
+            for best in (own.argmax(), replace(joined, best=None).argmax())
         )
         if wanted:
             counts += count_errors(wanted, found)

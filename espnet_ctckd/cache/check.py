@@ -278,15 +278,9 @@ def check_frame_ratio(meta: CacheMeta, shift: Fraction, asked: Fraction) -> None
         asked: ``frame_ratio``, the teacher's frames to one of the student's.
 
     Raises:
-        InputError: the rates are others, or top-K frames would be joined.
+        InputError: the rates are others.
     """
     check_shift(f"the cache {meta.folder}", meta.frame_shift, meta.rate, shift, asked)
-    if asked > 1 and meta.codec.kept is not None:
-        raise InputError(
-            f"the cache {meta.folder} keeps the best {meta.codec.kept} tokens of a "
-            f"frame, and {asked} of its frames make one of the student's: what is not "
-            "kept cannot be joined. Dump the teacher without --top_k"
-        )
 
 
 def check_dropped(

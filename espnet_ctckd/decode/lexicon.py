@@ -122,6 +122,10 @@ class LexiconSearch:
                 strange.append(word)
             for way in ways:
                 trie.insert([index[token] for token in way] + ends, number, score)
+        if strange:
+            # Of a model that holds many words to be as likely as <unk>, by their names.
+            known = _library("kenlm").Model(str(lm))
+            strange = [word for word in strange if word not in known]
         _tell_strange(strange, len(spellings), str(lexicon), str(lm))
         trie.smear(text.SmearingMode.MAX)
         options = text.LexiconDecoderOptions(
