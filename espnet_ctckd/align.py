@@ -213,9 +213,7 @@ def match_frames(
             "`python -m espnet_ctckd.bin.check_cache`",
             worst,
         )
-    if ratio > 1 and teacher.ids is not None:
-        teacher = _merge_kept(teacher, teacher.ids, ratio)
-    elif ratio > 1:
+    if ratio > 1:
         teacher = _merge_frames(teacher, ratio)
     elif ratio < 1:
         teacher = _repeat_frames(teacher, ratio)
@@ -252,96 +250,124 @@ def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors
     )
 
 
-def _merge_kept(
-    teacher: FramePosteriors, ids: Tensor, ratio: Fraction
-) -> FramePosteriors:
-    """As `_merge_frames`; what is outside the kept tokens stays outside.
-
-    It is computed on the tokens that the batch keeps anywhere, N.
-    """
-    blank = ids.new_tensor([teacher.blank])
-    every = torch.cat([ids.flatten(), blank])
-    tokens, places = torch.unique(every, return_inverse=True)
-    here, places = int(places[-1]), places[:-1].view_as(ids)
-    shape = (*ids.shape[:2], tokens.numel())  # (B, U, N)
-    log_probs = teacher.log_probs.new_full(shape, LOG_ZERO)
-    log_probs = log_probs.scatter(-1, places, teacher.log_probs)
-    best = torch.searchsorted(tokens, teacher.argmax()).clamp(max=tokens.numel() - 1)
-    merged = _merge_frames(
-        replace(teacher, log_probs=log_probs, blank=here, ids=None, best=best),
-        ratio,
-        teacher.log_rest().exp(),
-    )
-    # Each frame keeps K tokens, so that together they keep no fewer.
-    worth = merged.log_probs.clone()  # (B, T, N)
-    worth[..., here] = torch.inf
-    size = min(ids.size(-1), tokens.numel())
-    kept = worth.topk(size, -1).indices  # (B, T, K)
-    assert merged.best is not None
-    return blank_padding(
-        replace(
-            merged,
-            log_probs=merged.log_probs.gather(-1, kept),
-            blank=teacher.blank,
-            ids=tokens[kept],
-            best=tokens[merged.best],
-        )
-    )
-
-
-def _merge_frames(
-    teacher: FramePosteriors, ratio: Fraction, rest: Optional[Tensor] = None
-) -> FramePosteriors:
-    """The teacher's frames whose centres lie in each of the student's, joined.
+class _Groups:
+    """Which of the teacher's frames have their centres in each of the student's.
 
     Args:
-        teacher: log_probs (B, U, V).
+        teacher: log_probs (B, U, K).
         ratio: its frames to one of the student's.
-        rest: mass of what has no place among the V (B, U).
+
+    Attributes:
+        target: the student's frame of each of the teacher's (U,).
+        frames: of the student, T.
+        counts: valid frames of the teacher in each (B, T).
     """
-    above, below = ratio.numerator, ratio.denominator
-    log_probs, size = teacher.log_probs, teacher.log_probs.size(1)
-    centres = 2 * torch.arange(size, device=log_probs.device) + 1  # (U,)
-    target = centres * below // (2 * above)  # (U,)
-    frames = int(target[-1]) + 1 if size else 0
-    valid = teacher.valid()  # (B, U)
-    probs = log_probs.exp()  # (B, U, V)
-    counts = probs.new_zeros(probs.size(0), frames)  # (B, T)
-    counts = counts.index_add(1, target, valid.to(counts))
 
-    def add(values: Tensor) -> Tensor:  # (B, U, ...) -> (B, T, ...)
-        values = values.masked_fill(~valid.unsqueeze(-1), 0.0)
-        total = values.new_zeros(values.size(0), frames, values.size(-1))
-        return total.index_add(1, target, values)
+    def __init__(self, teacher: FramePosteriors, ratio: Fraction) -> None:
+        above, below = ratio.numerator, ratio.denominator
+        size = teacher.log_probs.size(1)
+        centres = 2 * torch.arange(size, device=teacher.log_probs.device) + 1  # (U,)
+        self.target = centres * below // (2 * above)
+        self.frames = int(self.target[-1]) + 1 if size else 0
+        self._valid = teacher.valid()  # (B, U)
+        ones = torch.ones_like(teacher.log_probs[..., :1])
+        self.counts = self.add(ones).squeeze(-1)
 
-    blank = slice(teacher.blank, teacher.blank + 1)
-    log_blank = add(log_probs[..., blank])  # (B, T, 1)
-    others = add(probs)
-    others[..., blank] = 0.0
-    every = others.sum(-1, keepdim=True)
-    if rest is not None:
-        every = every + add(rest.unsqueeze(-1))
-    share = others / every.clamp(min=torch.finfo(others.dtype).tiny)
-    merged = share * -torch.expm1(log_blank)
-    merged[..., blank] = log_blank.exp()
-    # The strongest spike of each; those of equal strength do not matter.
-    best = teacher.argmax()  # (B, U)
-    said = probs.gather(-1, best.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, U)
-    spike = said.masked_fill(~teacher.nonblank(), 0.0)  # (B, U)
-    index = target.expand_as(spike)
-    highest = torch.zeros_like(counts).scatter_reduce(1, index, spike, "amax")
-    wins = (spike > 0) & (spike == highest.gather(1, index))  # (B, U)
-    token = torch.where(wins, best, torch.full_like(best, -1))
-    none = torch.full((probs.size(0), frames), -1, device=best.device)
-    stands = none.scatter_reduce(1, index, token, "amax")  # (B, T)
-    stands = stands.masked_fill(stands < 0, teacher.blank)
-    log_merged = merged.log().clamp(min=LOG_ZERO)
-    return FramePosteriors(
-        log_merged,
-        (counts > 0).sum(1),
+    def add(self, values: Tensor) -> Tensor:
+        """Sums over each group: (B, U, ...) -> (B, T, ...)."""
+        values = values.masked_fill(~self._valid.unsqueeze(-1), 0.0)
+        total = values.new_zeros(values.size(0), self.frames, values.size(-1))
+        return total.index_add(1, self.target, values)
+
+    def list(self, values: Tensor, fill: float) -> Tensor:
+        """The members of each group: (B, U, K) -> (B, T, most * K)."""
+        device = self.target.device
+        first = torch.searchsorted(
+            self.target, torch.arange(self.frames, device=device)
+        )
+        most = int(self.target.bincount().max())
+        places = first.unsqueeze(1) + torch.arange(most, device=device)  # (T, most)
+        inside = places < self.target.numel()
+        places = places.clamp(max=self.target.numel() - 1)
+        own = torch.arange(self.frames, device=device).unsqueeze(1)
+        inside = inside & (self.target[places] == own)
+        values = values.masked_fill(~self._valid.unsqueeze(-1), fill)
+        listed = values[:, places].masked_fill(~inside.unsqueeze(-1), fill)
+        return listed.flatten(2)
+
+
+def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
+    """The teacher's frames whose centres lie in each of the student's, joined."""
+    if not teacher.log_probs.size(1):
+        return teacher
+    groups = _Groups(teacher, ratio)
+    log_blank = groups.add(teacher.log_blank().unsqueeze(-1))  # (B, T, 1)
+    if teacher.ids is None:
+        ids = None
+        share = groups.add(teacher.log_probs.exp())  # (B, T, V)
+        blank = torch.arange(share.size(-1), device=share.device) == teacher.blank
+        share = share.masked_fill(blank, 0.0)
+        every = share.sum(-1, keepdim=True)
+    else:
+        ids, share = _add_kept(teacher, teacher.ids, groups)  # (B, T, K)
+        blank = ids == teacher.blank
+        share = share.masked_fill(blank, 0.0)
+        # Of tokens that are not kept only the mass is known.
+        every = groups.add(-torch.expm1(teacher.log_blank()).unsqueeze(-1))
+    share = share / every.clamp(min=torch.finfo(share.dtype).tiny)
+    merged = torch.where(blank, log_blank.exp(), share * -torch.expm1(log_blank))
+    joined = FramePosteriors(
+        merged.log().clamp(min=LOG_ZERO),
+        (groups.counts > 0).sum(1),
         teacher.blank,
-        best=stands,
+        ids=ids,
+        best=_strongest(teacher, groups),
         states=None
         if teacher.states is None
-        else add(teacher.states) / counts.clamp(min=1).unsqueeze(-1).to(teacher.states),
+        else groups.add(teacher.states)
+        / groups.counts.clamp(min=1).unsqueeze(-1).to(teacher.states),
     )
+    return joined if ids is None else blank_padding(joined)
+
+
+def _add_kept(
+    teacher: FramePosteriors, ids: Tensor, groups: _Groups
+) -> Tuple[Tensor, Tensor]:
+    """The K most probable tokens of each group, blank among them, and their sums.
+
+    Each frame keeps K distinct tokens, so that a group has no fewer.
+    """
+    listed = groups.list(ids, teacher.blank)  # (B, T, R)
+    mass = groups.list(teacher.log_probs.exp(), 0.0)  # (B, T, R)
+    listed, order = listed.sort(-1)
+    mass = mass.gather(-1, order)
+    # The place of each token among the different ones.
+    place = torch.zeros_like(listed)
+    place[..., 1:] = (listed[..., 1:] != listed[..., :-1]).cumsum(-1)
+    sums = torch.zeros_like(mass).scatter_add(-1, place, mass)
+    tokens = torch.zeros_like(listed).scatter(-1, place, listed)
+    worth = sums.masked_fill(tokens == teacher.blank, torch.inf)
+    unused = torch.arange(worth.size(-1), device=worth.device) > place[..., -1:]
+    worth = worth.masked_fill(unused, -1.0)
+    kept = worth.topk(ids.size(-1), -1).indices  # (B, T, K)
+    return tokens.gather(-1, kept), sums.gather(-1, kept)
+
+
+def _strongest(teacher: FramePosteriors, groups: _Groups) -> Tensor:
+    """The token of the strongest spike of each group (B, T), blank where is none."""
+    best = teacher.argmax()  # (B, U)
+    if teacher.ids is None:
+        said = teacher.log_probs.gather(-1, best.clamp(min=0).unsqueeze(-1))
+        said = said.squeeze(-1).exp()  # (B, U)
+    else:
+        others = teacher.ids != best.unsqueeze(-1)
+        said = teacher.log_probs.masked_fill(others, LOG_ZERO).amax(-1).exp()
+    spike = said.masked_fill(~teacher.nonblank(), 0.0)  # (B, U)
+    index = groups.target.expand_as(spike)
+    highest = torch.zeros_like(groups.counts).scatter_reduce(1, index, spike, "amax")
+    # Those of equal strength do not matter.
+    wins = (spike > 0) & (spike == highest.gather(1, index))  # (B, U)
+    token = torch.where(wins, best, torch.full_like(best, -1))
+    none = torch.full(highest.shape, -1, device=best.device)
+    stands = none.scatter_reduce(1, index, token, "amax")  # (B, T)
+    return stands.masked_fill(stands < 0, teacher.blank)
