@@ -291,6 +291,26 @@ def test_without_data_the_page_says_what_is_missing(experiments, tmp_path, capsy
     assert "there is no folder" in tiny.the_error(stderr)
 
 
+def test_what_is_named_a_teacher_is_no_student_and_the_unfinished_are_named(
+    experiments, tmp_path
+):
+    exp = tmp_path / "exp"
+    shutil.copytree(experiments, exp)
+    best = max(
+        (path for path in exp.glob("asr_*") if path.is_dir()),
+        key=lambda path: "free" in path.name,
+    )
+    best.rename(exp / "teacher_of_others")
+    (exp / "asr_killed").mkdir()
+    (exp / "asr_killed/train.log").write_text("1epoch started\n")
+    given = [exp, "--teacher", exp / "teacher_tiny"]
+    assert tiny.call(report, *given)[0] == 0
+    text = (exp / "report.html").read_text(encoding="utf-8")
+    assert "the best student is asr_labels" in text
+    assert "the teacher teacher_of_others has" in text
+    assert "Left out, as they have no scores: asr_killed." in text
+
+
 def test_a_browser_shows_it_sorts_it_and_asks_for_nothing(page, tmp_path):
     with browser() as opened:
         for scheme, width in (("light", 1200), ("dark", 400)):

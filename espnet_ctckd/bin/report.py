@@ -19,7 +19,12 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, shorten, write_beside
 from espnet_ctckd.report.page import Content, render, spread
 from espnet_ctckd.report.spikes import KnownSpikes, open_source, places
-from espnet_ctckd.report.systems import System, find_systems, read_system
+from espnet_ctckd.report.systems import (
+    System,
+    find_systems,
+    is_named_teacher,
+    read_system,
+)
 from espnet_ctckd.report.utterances import Voice, list_utterances, look_at
 
 
@@ -74,7 +79,7 @@ def _teacher(folders: Sequence[Path], given: Optional[str]) -> Optional[Path]:
         if not Path(given).is_dir():
             raise InputError(f"--teacher: there is no folder {given}")
         return Path(given)
-    found = [f for f in folders if f.resolve().name.startswith("teacher_")]
+    found = [folder for folder in folders if is_named_teacher(folder)]
     return found[0] if len(found) == 1 else None
 
 

@@ -165,7 +165,7 @@ def _in_words(key: Key, systems: Sequence[System]) -> str:
             )
     for teacher in systems:
         if teacher.is_teacher and key in teacher.results:
-            told.append(f"its teacher has {_wer(teacher, key):.1f} %")
+            told.append(f"the teacher {teacher.name} has {_wer(teacher, key):.1f} %")
     return f"{key[1]} ({key[0]}): {'; '.join(told)}."
 
 

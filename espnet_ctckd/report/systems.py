@@ -121,6 +121,11 @@ def find_systems(folders: Sequence[Path]) -> Tuple[List[Path], List[str]]:
     return [found[name] for name in order], without
 
 
+def is_named_teacher(folder: Path) -> bool:
+    """Whether an experiment is a teacher by its name, as the recipes give it."""
+    return folder.resolve().name.startswith("teacher_")
+
+
 def _scored(folder: Path) -> bool:
     return any(folder.glob("*/*/score.json"))
 
@@ -130,7 +135,7 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
 
     Args:
         folder: of it.
-        teacher: folder of the teacher's.
+        teacher: folder of the teacher's, whatever its name.
 
     Raises:
         InputError: a file of it is damaged.
@@ -151,7 +156,8 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
     cache = _cache_of(conf)
     meta = _read_meta(cache)
     curves = read_curves(folder / "tensorboard")
-    is_teacher = teacher is not None and folder.resolve() == teacher.resolve()
+    chosen = teacher is not None and folder.resolve() == teacher.resolve()
+    is_teacher = chosen or is_named_teacher(folder)
     return System(
         name=folder.resolve().name,
         folder=folder,
