@@ -252,6 +252,12 @@ def read_score(folder: Pathlike) -> Score:
         totals = {unit: Counts(**counts) for unit, counts in found.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}): score again") from None
+    for unit, total in totals.items():
+        listed = Path(folder) / f"{unit}.tsv"
+        if not total.units or sum(_read_counts(listed).values(), Counts()) != total:
+            raise InputError(
+                f"{listed} does not add up to what {path} says: score again"
+            )
     return Score(totals, normalization)
 
 
@@ -287,6 +293,8 @@ def read_errors(path: Pathlike) -> Dict[str, int]:
 
 def _read_counts(path: Pathlike) -> Dict[str, Counts]:
     """The counts of each utterance, from ``<unit>.tsv``."""
+    if not Path(path).exists():
+        raise InputError(f"there is no {path}: score again")
     with open(path, encoding="utf-8", newline="") as f:
         rows = list(csv.DictReader(f, delimiter="\t"))
     try:
@@ -356,7 +364,11 @@ def bootstrap_interval(
         counted = _read_counts(path)
         names[:] = names or list(counted)
         if list(counted) != names:
-            raise InputError(f"{paths[0]} and {path} are not of the same utterances")
+            differ = sorted(set(names) ^ set(counted)) or ["their order"]
+            raise InputError(
+                f"{paths[0]} and {path} are not of the same utterances "
+                f"({shorten(differ)}): decode and score the same set"
+            )
         errors = np.array([counts.errors for counts in counted.values()])
         units = np.array([counts.units for counts in counted.values()])
         size = (draws, len(counted))

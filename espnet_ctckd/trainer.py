@@ -7,7 +7,7 @@ import zipfile
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Dict, List
 
 import numpy as np
 import torch
@@ -116,14 +116,29 @@ def restore_checkpoint(output_dir: Path) -> None:
         return
     # The kill may have come between the checkpoint and the epoch's model, which the
     # averaging at the end needs.
-    with torch.serialization.safe_globals(REPORTED):
-        states = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    states = read_checkpoint(checkpoint)
     model = output_dir / f"{states['reporter']['epoch']}epoch.pth"
     if not _is_whole(model):
         logging.warning(f"{model} is missing or cut short; writing it again")
         partial = model.with_suffix(".part")
         torch.save(states["model"], partial)
         os.replace(partial, model)
+
+
+def read_checkpoint(path: Path) -> Dict[str, Any]:
+    """Read the state of a training, as ESPnet writes it after each epoch.
+
+    Args:
+        path: ``checkpoint.pth``.
+
+    Raises:
+        InputError: it is missing, or cut short.
+    """
+    if not _is_whole(path):
+        raise InputError(f"{path} is missing or cut short: is the training finished?")
+    with torch.serialization.safe_globals(REPORTED):
+        found: Dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return found
 
 
 def _is_whole(path: Path) -> bool:

@@ -131,6 +131,21 @@ def test_the_command_compares_and_quantizes(tiny_model, noise, tmp_path, capsys)
     onnx.checker.check_model(str(tmp_path / "model.int8.onnx"))
 
 
+def test_audio_that_does_not_fit_is_refused(tiny_model, noise, tmp_path):
+    given = ["--asr_train_config", tiny_model.config]
+    given += ["--asr_model_file", tiny_model.weights, "--output_dir", tmp_path / "onnx"]
+    (tmp_path / "text").write_text("utt00 a b\n")
+    audio = ["--wav_scp", noise.wav_scp, "--text", tmp_path / "text"]
+    status, stderr = tiny.call(export_onnx, *given, *audio)
+    assert status == 1
+    assert "lacks 3 of 4 utterances" in tiny.the_error(stderr)
+    soundfile.write(tmp_path / "short.wav", np.zeros(500), tiny.RATE)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'short.wav'}\n")
+    status, stderr = tiny.call(export_onnx, *given, "--wav_scp", tmp_path / "wav.scp")
+    assert status == 1
+    assert "has 500 samples, too few" in tiny.the_error(stderr)
+
+
 def test_sherpa_onnx_reads_what_the_model_reads(tmp_path, noise, capsys):
     pytest.importorskip("sherpa_onnx")
     written = tiny.write_model(tmp_path / "model", None, normalize="utterance_mvn")

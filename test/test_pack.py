@@ -1,5 +1,6 @@
 """Packed students, unpacked by ESPnet's own code where this package is not."""
 
+import datetime
 import json
 import os
 import shutil
@@ -129,8 +130,26 @@ def test_what_cannot_be_packed_is_refused(experiment, tmp_path):
         status, stderr = tiny.call(pack, *given, "--resumable")
     finally:
         moved.rename(experiment / "checkpoint.pth")
-    assert "checkpoint.pth; is the training finished?" in tiny.the_error(stderr)
+    assert "checkpoint.pth is missing or cut short" in tiny.the_error(stderr)
     assert not (tmp_path / "x.zip").exists()
+
+
+def test_what_is_broken_is_not_packed(experiment, tmp_path):
+    given = ["--output", tmp_path / "x.zip", "--resumable", "--experiment"]
+    for name, change, message in (
+        ("export/model.pth", lambda p: p.write_bytes(p.read_bytes()[:5000]), "whole"),
+        ("checkpoint.pth", lambda p: p.write_bytes(b""), "missing or cut short"),
+        ("1epoch.pth", lambda p: p.unlink(), "there is no model file"),
+        ("1epoch.pth", lambda p: p.write_bytes(p.read_bytes()[:999]), "whole file"),
+    ):
+        copy = tmp_path / "copy"
+        shutil.copytree(experiment, copy)
+        change(copy / name)
+        status, stderr = tiny.call(pack, *given, copy)
+        assert status == 1
+        assert message in tiny.the_error(stderr), name
+        assert not (tmp_path / "x.zip").exists()
+        shutil.rmtree(copy)
 
 
 def test_a_training_goes_on_from_its_zip(
@@ -147,6 +166,9 @@ def test_a_training_goes_on_from_its_zip(
     there = tmp_path / "there"
     zipfile.ZipFile(tmp_path / "packed.zip").extractall(there)
     monkeypatch.chdir(there)
+    # Also where numbers of numpy are not read.
+    with torch.serialization.safe_globals([datetime.timedelta]):
+        torch.load("exp/exp/training/checkpoint.pth", weights_only=True)
     moved = experiment.rename(experiment.with_name("gone"))  # of the other machine
     try:
         training = Path("exp/exp/training")

@@ -291,6 +291,51 @@ def test_without_data_the_page_says_what_is_missing(experiments, tmp_path, capsy
     assert "there is no folder" in tiny.the_error(stderr)
 
 
+def test_damaged_and_doubled_folders_are_refused_by_name(experiments, tmp_path):
+    def refused(change, *more):
+        shutil.rmtree(tmp_path / "exp", ignore_errors=True)
+        shutil.copytree(experiments, tmp_path / "exp")
+        change(tmp_path / "exp/asr_labels/decode_ctckd/test")
+        status, stderr = tiny.call(report, tmp_path / "exp", *more)
+        assert status == 1
+        return tiny.the_error(stderr)
+
+    def lose_a_line(test):
+        lines = (test / "wer.tsv").read_text().splitlines(keepends=True)
+        (test / "wer.tsv").write_text("".join(lines[:-1]))
+
+    assert "does not add up to what" in refused(lose_a_line)
+    error = refused(lambda test: (test / "wer.tsv").unlink())
+    assert "wer.tsv: score again" in error
+    error = refused(lambda test: (test / "decode.json").write_text('{"rtf":'))
+    assert "decode.json is damaged" in error
+    error = refused(lambda test: None, experiments / "asr_labels")
+    assert "have one name" in error
+    error = refused(lambda test: None, "--data", tmp_path / "nowhere")
+    assert "--data: there is no folder" in error
+    places = ["--data", experiments.parent / "data", "--teacher_cache", tmp_path]
+    assert "holds no <set>/meta.json" in refused(lambda test: None, *places)
+
+
+def test_spikes_are_counted_again_where_their_file_is_damaged(experiments, tmp_path):
+    shutil.copytree(experiments, tmp_path / "exp")
+    given = [tmp_path / "exp", "--data", experiments.parent / "data"]
+    assert tiny.call(report, *given)[0] == 0
+    path = tmp_path / "exp/asr_labels/spikes.test.json"
+    before = path.read_text()
+    path.write_text(before[:30])
+    assert tiny.call(report, *given)[0] == 0
+    assert path.read_text() == before
+
+
+def test_a_curve_that_is_negative_somewhere_is_not_cut():
+    points = [(float(x), y) for x, y in enumerate([-3.0, -1.0, 0.0, 2.0])]
+    (path,) = re.findall(r' d="([^"]*)"', lines([(0, "a", points)], "x", "y"))
+    heights = [float(y) for y in re.findall(r",([\d.]+)", path)]
+    assert heights == sorted(heights, reverse=True)
+    assert len(set(heights)) == 4
+
+
 def test_what_is_named_a_teacher_is_no_student_and_the_unfinished_are_named(
     experiments, tmp_path
 ):

@@ -91,13 +91,13 @@ def packed(tmp_path):
     return tmp_path / "student.zip", inside
 
 
-def upload(hub, packed, token):
+def upload(port, packed, token):
     command = ["-m", "espnet_ctckd.bin.upload_hf", "--repo", "me/student", "--packed"]
     return subprocess.run(
         [sys.executable, *command, packed],
         env={
             **os.environ,
-            "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+            "HF_ENDPOINT": f"http://127.0.0.1:{port}",
             "HF_TOKEN": token,
             # The newer storage has a protocol of its own, which is not played here.
             "HF_HUB_DISABLE_XET": "1",
@@ -110,7 +110,7 @@ def upload(hub, packed, token):
 
 def test_every_file_of_the_zip_arrives(hub, packed):
     path, inside = packed
-    done = upload(hub, path, "hf_right")
+    done = upload(hub.server_port, path, "hf_right")
     assert done.returncode == 0, done.stderr
     assert "uploaded: http" in done.stdout
     (repo,) = hub.repos
@@ -127,12 +127,24 @@ def test_every_file_of_the_zip_arrives(hub, packed):
 
 
 def test_a_wrong_token_is_one_clear_error(hub, packed):
-    done = upload(hub, packed[0], "hf_wrong")
+    done = upload(hub.server_port, packed[0], "hf_wrong")
     assert done.returncode == 1
     error = tiny.the_error(done.stderr)
     assert "cannot be uploaded to me/student" in error
     assert "401" in error
     assert hub.commits == []
+
+
+def test_no_server_and_a_damaged_zip_are_one_clear_error_each(packed):
+    path, _ = packed
+    done = upload(9, path, "hf_right")
+    assert done.returncode == 1
+    assert "cannot be uploaded to me/student" in tiny.the_error(done.stderr)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    done = upload(9, path, "hf_right")
+    assert "is damaged (Bad CRC-32" in tiny.the_error(done.stderr)
 
 
 def test_what_was_not_packed_is_refused(tmp_path):

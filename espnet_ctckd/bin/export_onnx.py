@@ -1,13 +1,14 @@
 """Write a student as ONNX, from waveform to log-probabilities, front-end included.
 
 <output_dir>/model.onnx maps `speech` (B, S), in [-1, 1], and `speech_lengths` (B,) to
-`log_probs` (B, T, V) and `log_probs_lengths` (B,); its metadata say rate, frame shift,
-the fewest samples that it takes, and blank. tokens.txt names the tokens, `<token> <id>`
-a line. --quantize adds model.int8.onnx, whose weights have 8 bits. --sherpa adds
+`log_probs` (B, T, V) and `log_probs_lengths` (B,). Its metadata: `sample_rate`,
+`frame_shift_seconds`, `shortest_samples` (the fewest that it takes), `blank` (its id),
+`vocab_size`, `token_type`. tokens.txt names the tokens, `<token> <id>` a line.
+--quantize adds model.int8.onnx, whose weights have 8 bits. --sherpa adds
 model.sherpa.onnx for sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc, and
-tokens.sherpa.txt; that program scales all audio to one level, which a student trained
-with --normalize utterance_mvn does not hear. --wav_scp holds all that is written
-against the model.
+tokens.sherpa.txt; that program takes the mean out of all audio and scales it to one
+level, of which a student trained with --normalize utterance_mvn hears little. --wav_scp
+holds all that is written against the model.
 """
 
 import importlib
@@ -21,7 +22,7 @@ import torch
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.bin.bench_search import error_rate
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_audio, read_scp
+from espnet_ctckd.data import read_scp, shorten
 from espnet_ctckd.decode.greedy import greedy
 from espnet_ctckd.decode.recognise import Recogniser
 from espnet_ctckd.decode.search import Hypothesis
@@ -45,6 +46,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     folder = Path(args.output_dir)
     if args.sherpa:
         check_sherpa(model)
+    if folder.is_file():
+        raise InputError(f"--output_dir: {folder} is a file: give a folder")
     written = [write_onnx(model, folder)]
     if args.quantize:
         written.append(quantize(written[0]))
@@ -61,8 +64,18 @@ def _compare(
 ) -> None:
     """Print how each file does against the model, utterance by utterance."""
     wavs = read_scp(wav_scp)
-    audio = {utt: read_audio(utt, path, model.rate) for utt, path in wavs.items()}
     references = None if text is None else read_scp(text)
+    lacks = [] if references is None else [utt for utt in wavs if utt not in references]
+    if lacks:
+        raise InputError(
+            f"{text} lacks {len(lacks)} of {len(wavs)} utterances of {wav_scp}: "
+            f"{shorten(lacks)}"
+        )
+    audio = {
+        utterance.name: samples.numpy()
+        for batch, read in model.read(wav_scp, 0.0)
+        for utterance, samples in zip(batch, read)
+    }
     said = {u: model.say([torch.from_numpy(a)])[0].numpy() for u, a in audio.items()}
     texts = {"model.pth": {u: _text(model, x) for u, x in said.items()}}
     print(f"\n{'':20}{'same text':>14}{'largest difference':>20}{'WER %':>9}")

@@ -14,18 +14,24 @@ import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
+import numpy as np
+import torch
 import yaml
 from espnet2.main_funcs.pack_funcs import pack
+from espnet2.train.reporter import Reporter
 
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.checkpoint import load_config
+from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import beside
 from espnet_ctckd.report.systems import Result, System, read_system
 from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.teachers.espnet import load_espnet_model
+from espnet_ctckd.trainer import read_checkpoint
 
 GOING_ON = """
-To go on with its training, where espnet_ctckd is installed, unpack it and, there:
+To go on with its training, with espnet_ctckd and the ESPnet that it was trained with
+({version}), unpack it and, there:
 
 ```sh
 python -m espnet_ctckd.bin.asr_train --config exp/{name}/training/train.yaml \\
@@ -63,6 +69,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"{export} holds no exported model: run "
             "`python -m espnet_ctckd.bin.export_student`"
         )
+    for path in filter(None, (args.results, args.report)):
+        if not Path(path).is_file():
+            raise InputError(f"there is no file {path} to pack")
+    load_espnet_model(export / "config.yaml", export / "model.pth")
     system = read_system(experiment, None)
     with tempfile.TemporaryDirectory() as made:
         root, inside = Path(made), Path("exp", system.name)
@@ -73,9 +83,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             "".join(f"{token}\n" for token in conf["token_list"]), encoding="utf-8"
         )
         option.append(inside / "tokens.txt")
-        for path in filter(None, (args.results, args.report)):
-            shutil.copyfile(path, root / Path(path).name)
-            option.append(Path(path).name)
+        for path, name in ((args.results, "RESULTS.md"), (args.report, "report.html")):
+            if path:
+                shutil.copyfile(path, root / name)
+                option.append(name)
         if args.resumable:
             option += _resumable(experiment, root, inside / "training")
         (root / "README.md").write_text(card(system, vars(args)), encoding="utf-8")
@@ -114,9 +125,7 @@ def _gather(
 
 def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
     """Copy the state of a training, and what it was told but for files of here."""
-    state = experiment / "checkpoint.pth"
-    if not state.exists():
-        raise InputError(f"--resumable: there is no {state}; is the training finished?")
+    state = read_checkpoint(experiment / "checkpoint.pth")
     known = {action.dest for action in CTCKDTask.get_parser()._actions}
     conf = {
         key: value
@@ -125,10 +134,37 @@ def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
     }
     # Not config.yaml, which a training writes with keys that none takes.
     option = _gather({**conf, "resume": True}, root, folder, "train.yaml")
-    states = [state, *sorted(experiment.glob("[0-9]*epoch.pth"))]
-    for source in states:
-        shutil.copyfile(source, root / folder / source.name)
-    return [*option, folder / "train.yaml", *(folder / s.name for s in states)]
+    epochs = _averaged(conf, state["reporter"])
+    for epoch in epochs:
+        load_weights(experiment / f"{epoch}epoch.pth")
+        shutil.copyfile(
+            experiment / f"{epoch}epoch.pth", root / folder / f"{epoch}epoch.pth"
+        )
+    # Some ESPnets do not read numbers of numpy in it.
+    state["reporter"] = _plain(state["reporter"])
+    torch.save(state, root / folder / "checkpoint.pth")
+    names = ["train.yaml", "checkpoint.pth", *(f"{e}epoch.pth" for e in epochs)]
+    return [*option, *(folder / name for name in names)]
+
+
+def _averaged(conf: Dict[str, Any], reported: Dict[str, Any]) -> List[int]:
+    """The epochs whose weights the end of a training may average."""
+    reporter = Reporter()
+    reporter.load_state_dict(reported)
+    kept = conf["keep_nbest_models"]
+    most = max(kept) if isinstance(kept, list) else kept
+    found = {int(reported["epoch"])}
+    for phase, name, mode in conf["best_model_criterion"]:
+        if reporter.has(phase, name):
+            found.update(reporter.sort_epochs(phase, name, mode)[:most])
+    return sorted(found)
+
+
+def _plain(values: Any) -> Any:
+    """The same mapping with Python's own numbers."""
+    if isinstance(values, dict):
+        return {key: _plain(value) for key, value in values.items()}
+    return values.item() if isinstance(values, np.generic) else values
 
 
 def _pack(root: Path, inside: Path, option: Sequence[Any], output: Path) -> None:
@@ -191,7 +227,9 @@ def card(system: System, told: Dict[str, Any]) -> str:
     }
     listed = "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
     table = "\n".join(rows) or "| not measured | | | |"
-    going_on = GOING_ON.format(name=system.name) if told["resumable"] else ""
+    version = system.provenance.get("espnet", "unknown")
+    going_on = GOING_ON.format(name=system.name, version=version)
+    going_on = going_on if told["resumable"] else ""
     return f"""---
 {yaml.safe_dump(head, sort_keys=False).strip()}
 ---

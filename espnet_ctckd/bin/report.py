@@ -61,6 +61,12 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     systems = [read_system(folder, teacher) for folder in folders]
     now = datetime.datetime.now().astimezone()
     content = Content(args.title, f"{now:%Y-%m-%d %H:%M}, espnet_ctckd {__version__}")
+    several = [folder.name for folder in folders if is_named_teacher(folder)]
+    if teacher is None and len(several) > 1:
+        content.notes.append(
+            f"There are several teachers ({shorten(several)}): --teacher says whose "
+            "spikes students are compared with, and whose frames are drawn."
+        )
     if unscored:
         content.notes.append(f"Left out, as they have no scores: {shorten(unscored)}.")
     if args.data is None:
@@ -83,10 +89,28 @@ def _teacher(folders: Sequence[Path], given: Optional[str]) -> Optional[Path]:
     return found[0] if len(found) == 1 else None
 
 
+def _check_places(teacher: Optional[Path], args: Any) -> None:
+    """Refuse folders that are given and are not what they should be."""
+    if not Path(args.data).is_dir():
+        raise InputError(f"--data: there is no folder {args.data}")
+    if args.teacher_cache is not None:
+        if teacher is None:
+            raise InputError(
+                f"--teacher_cache {args.teacher_cache}: --teacher must say which "
+                "folder is the teacher's"
+            )
+        if not any(Path(args.teacher_cache).glob(f"*/{META}")):
+            raise InputError(
+                f"--teacher_cache {args.teacher_cache} holds no <set>/{META}: give "
+                "the folder that holds the caches of the sets"
+            )
+
+
 def _look_at_data(
     content: Content, systems: Sequence[System], teacher: Optional[Path], args: Any
 ) -> None:
     """What needs the data, and models that hear it: utterances, and spikes."""
+    _check_places(teacher, args)
     exported = [s for s in systems if (s.folder / "export/model.pth").exists()]
     sets = sorted({name for s in systems for _, name in s.results})
     total = Progress(len(sets) * (len(exported) + args.utterances))

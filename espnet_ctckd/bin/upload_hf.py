@@ -3,10 +3,12 @@
 The token is that of `hf auth login`, or HF_TOKEN. HF_ENDPOINT names another server.
 """
 
+import contextlib
+import importlib
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import List, Optional, Sequence, Tuple, Type
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
@@ -26,27 +28,46 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         raise InputError(
             "huggingface_hub is missing: pip install 'espnet_ctckd[hf]'"
         ) from None
+    if not Path(args.packed).is_file():
+        raise InputError(f"there is no file {args.packed}")
     if not zipfile.is_zipfile(args.packed):
         raise InputError(f"{args.packed} is not a zip of `espnet_ctckd.bin.pack`")
+    refused: Tuple[Type[BaseException], ...]
+    refused = (HfHubHTTPError, HFValidationError, *_network_errors())
     with tempfile.TemporaryDirectory() as made, zipfile.ZipFile(args.packed) as packed:
         if "meta.yaml" not in packed.namelist():
             raise InputError(
                 f"{args.packed} has no meta.yaml: pack the model with "
                 "`espnet_ctckd.bin.pack`"
             )
-        packed.extractall(made)  # names that lead outside are mended by zipfile
+        try:
+            packed.extractall(made)  # names that lead outside are mended by zipfile
+        except zipfile.BadZipFile as error:
+            raise InputError(
+                f"{args.packed} is damaged ({error}): pack again"
+            ) from None
         try:
             api = HfApi()
             api.create_repo(args.repo, private=args.private, exist_ok=True)
             found = api.upload_folder(
                 repo_id=args.repo, folder_path=made, commit_message="Add the model"
             )
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+        except refused as error:
             raise InputError(
                 f"{Path(args.packed).name} cannot be uploaded to {args.repo}: {error}. "
                 "Check the name, the token (`hf auth login`) and the network"
             ) from None
     print(f"uploaded: {found.commit_url}")
+
+
+def _network_errors() -> Tuple[Type[BaseException], ...]:
+    """What the hub's client raises where there is no server, by its version."""
+    found: List[Type[BaseException]] = [OSError]
+    for name in ("httpx", "httpx2"):
+        with contextlib.suppress(ImportError):
+            library = importlib.import_module(name)
+            found.append(getattr(library, "TransportError", OSError))
+    return tuple(found)
 
 
 if __name__ == "__main__":

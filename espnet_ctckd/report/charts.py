@@ -41,17 +41,18 @@ def lines(series: Sequence[Tuple[int, str, Points]], xlabel: str, ylabel: str) -
         ylabel: of the vertical axis.
 
     Returns:
-        SVG. What is far above most of the points is cut off; what is not a number is
-        a gap.
+        SVG. What is far above most of the points is cut off, where none is negative;
+        what is not a number is a gap.
     """
     every = [p for _, _, points in series for p in points if math.isfinite(p[1])]
     if not every:
         return ""
     right = max(x for x, _ in every)
     values = sorted(y for _, y in every)
-    # The beginning of a training would squeeze all that follows.
-    top = min(values[-1], 2.5 * values[len(values) // 2] or values[-1])
-    low = min(0.0, values[0])
+    low, top = min(0.0, values[0]), values[-1]
+    if low == 0.0:
+        # The beginning of a training would squeeze all that follows.
+        top = min(top, 2.5 * values[len(values) // 2] or top)
     frame = _Frame(0.0, right, low, top)
     drawn = [
         _line(frame, number, name, [(x, min(y, top)) for x, y in points])

@@ -1,6 +1,7 @@
 """What a model has of its teacher's spikes, and what it does with the blank."""
 
 import json
+import logging
 import statistics
 import zlib
 from dataclasses import asdict, dataclass, field, fields
@@ -246,11 +247,24 @@ class KnownSpikes:
     def of(self, source: Source, path: Path) -> Comparison:
         """The counts of a model, kept in a file."""
         stamp = [source.stamp(), *self._stamp]
-        if not path.exists() or json.loads(path.read_text())["stamp"] != stamp:
+        counted = _read_counted(path, stamp)
+        if counted is None:
             if not self._expected:
                 said = read_spikes(self._teacher, self._teacher, self._wavs)
                 self._expected = dict(said)
-            counts = compare(self._expected, self._teacher, source, self._wavs)
+            counted = compare(self._expected, self._teacher, source, self._wavs)
             with write_beside(path) as f:
-                json.dump({"stamp": stamp, "counts": asdict(counts)}, f)
-        return Comparison(**json.loads(path.read_text())["counts"])
+                json.dump({"stamp": stamp, "counts": asdict(counted)}, f)
+        return counted
+
+
+def _read_counted(path: Path, stamp: List[Any]) -> Optional[Comparison]:
+    """What was counted before, where it is there, whole, and of the same."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError:
+        logging.warning(f"{path} is damaged, and is counted again")
+        return None
+    if found.get("stamp") != stamp:
+        return None
+    return Comparison(**found["counts"])

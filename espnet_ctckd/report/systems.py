@@ -81,7 +81,7 @@ class System:
     @property
     def learns_from_nobody(self) -> bool:
         """Whether it is a student that is trained by CTC alone."""
-        return not self.is_teacher and not self.settings.get("selector")
+        return not self.is_teacher and self.settings.get("selector") == ""
 
 
 def without_seed(name: str) -> str:
@@ -99,7 +99,7 @@ def find_systems(folders: Sequence[Path]) -> Tuple[List[Path], List[str]]:
         Those with scores, teachers first; and the names of those without.
 
     Raises:
-        InputError: there is none with scores.
+        InputError: there is none with scores, or two have one name.
     """
     found: Dict[str, Path] = {}
     without: List[str] = []
@@ -109,7 +109,12 @@ def find_systems(folders: Sequence[Path]) -> Tuple[List[Path], List[str]]:
         inside = [folder] if _scored(folder) else sorted(folder.iterdir())
         for each in filter(Path.is_dir, inside):
             if _scored(each):
-                found.setdefault(each.resolve().name, each)
+                known = found.setdefault(each.resolve().name, each)
+                if known.resolve() != each.resolve():
+                    raise InputError(
+                        f"{known} and {each} have one name, by which the page tells "
+                        "systems apart: rename one of the folders"
+                    )
             elif _has(each, "train.log") or _has(each, "config.yaml"):
                 without.append(each.name)
     if not found:
@@ -123,7 +128,7 @@ def find_systems(folders: Sequence[Path]) -> Tuple[List[Path], List[str]]:
 
 def is_named_teacher(folder: Path) -> bool:
     """Whether an experiment is a teacher by its name, as the recipes give it."""
-    return folder.resolve().name.startswith("teacher_")
+    return folder.resolve().name.split("_")[0] == "teacher"
 
 
 def _scored(folder: Path) -> bool:
@@ -150,7 +155,7 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
             path.parent,
             read_score(path.parent).totals,
             bootstrap_interval([path.with_name("wer.tsv")]),
-            json.loads(told.read_text()).get("rtf") if told.exists() else None,
+            _told(told).get("rtf"),
         )
     kd = (conf.get("model_conf") or {}).get("kd") or {}
     cache = _cache_of(conf)
@@ -164,10 +169,10 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
         is_teacher=is_teacher,
         settings={} if is_teacher else _settings(conf, kd, meta),
         parameters=_parameters(results),
-        cache=sum(size for size, _ in meta["arks"].values()) if meta else None,
+        cache=_size(cache) if meta else None,
         results=results,
         curves={key: curve for key, curve in curves.items() if key in CURVES},
-        costs={**_costs(curves, meta), **_dump_speed(cache)},
+        costs={**_costs(curves), **_cache_costs(cache, meta)},
         provenance=_provenance(folder, conf, meta),
         selector=(kd["selector"], kd.get("selector_conf") or {})
         if kd.get("selector") and kd.get("weight", 0) > 0
@@ -183,6 +188,8 @@ def _settings(
     conf: Mapping[str, Any], kd: Mapping[str, Any], meta: Optional[Mapping[str, Any]]
 ) -> Dict[str, str]:
     """What tells a student from the others."""
+    if not conf:
+        return {}
     data = conf.get("train_data_path_and_name_and_type") or []
     labels = any(name == "text" for _, name, _ in data)
     weight = kd.get("weight")
@@ -226,12 +233,20 @@ def _read_meta(cache: Optional[Path]) -> Optional[Dict[str, Any]]:
     return found
 
 
+def _told(path: Path) -> Dict[str, Any]:
+    """What a decoding says of itself; nothing where it says nothing."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise InputError(f"{path} is damaged ({error}): remove it") from None
+    return dict(found)
+
+
 def _parameters(results: Mapping[Tuple[str, str], Result]) -> Optional[int]:
     for result in results.values():
-        told = result.folder / "decode.json"
-        if told.exists():
-            number = json.loads(told.read_text()).get("parameters")
-            return None if number is None else int(number)
+        number = _told(result.folder / "decode.json").get("parameters")
+        if number is not None:
+            return int(number)
     return None
 
 
@@ -263,9 +278,7 @@ def read_curves(folder: Path) -> Dict[Tuple[str, str], Curve]:
     }
 
 
-def _costs(
-    curves: Mapping[Tuple[str, str], Curve], meta: Optional[Mapping[str, Any]]
-) -> Dict[str, str]:
+def _costs(curves: Mapping[Tuple[str, str], Curve]) -> Dict[str, str]:
     """What a training took, a step and in all."""
 
     def middle(name: str) -> Optional[float]:
@@ -285,21 +298,29 @@ def _costs(
         costs["reading %"] = f"{100 * reading / step:.1f}"
     if step is not None and teacher is not None:
         costs["teacher %"] = f"{100 * teacher / step:.0f}"
-    if meta is not None:
-        size = sum(size for size, _ in meta["arks"].values())
-        costs["cache MB"] = f"{size / 1e6:.1f}"
-        costs["bytes a frame"] = f"{size / meta['frames']:.1f}"
     return costs
 
 
-def _dump_speed(cache: Optional[Path]) -> Dict[str, str]:
-    """How fast a job dumped the cache, where that is known."""
-    files = [] if cache is None else sorted(cache.glob(SPEED.format("*")))
-    told = [json.loads(path.read_text()) for path in files]
-    if not told:
+def _size(cache: Optional[Path]) -> int:
+    """Bytes of a cache, its lists and logs among them."""
+    files = [] if cache is None else cache.rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())
+
+
+def _cache_costs(
+    cache: Optional[Path], meta: Optional[Mapping[str, Any]]
+) -> Dict[str, str]:
+    """What a cache takes, and how fast a job dumped it, where that is known."""
+    if cache is None or meta is None:
         return {}
-    speed = statistics.median(each["audio"] / each["seconds"] for each in told)
-    return {"dump, times real time, a job": f"{speed:.0f}"}
+    size = _size(cache)
+    costs = {"cache MB": f"{size / 1e6:.1f}"}
+    costs["bytes a frame"] = f"{size / meta['frames']:.1f}"
+    told = [_told(path) for path in sorted(cache.glob(SPEED.format("*")))]
+    if told:
+        speed = statistics.median(each["audio"] / each["seconds"] for each in told)
+        costs["dump, times real time, a job"] = f"{speed:.0f}"
+    return costs
 
 
 def _provenance(
