@@ -279,7 +279,7 @@ class _Groups:
         total = values.new_zeros(values.size(0), self.frames, values.size(-1))
         return total.index_add(1, self.target, values)
 
-    def list(self, values: Tensor, fill: float) -> Tensor:
+    def members(self, values: Tensor, fill: float) -> Tensor:
         """The members of each group: (B, U, K) -> (B, T, most * K)."""
         device = self.target.device
         first = torch.searchsorted(
@@ -337,8 +337,8 @@ def _add_kept(
 
     Each frame keeps K distinct tokens, so that a group has no fewer.
     """
-    listed = groups.list(ids, teacher.blank)  # (B, T, R)
-    mass = groups.list(teacher.log_probs.exp(), 0.0)  # (B, T, R)
+    listed = groups.members(ids, teacher.blank)  # (B, T, R)
+    mass = groups.members(teacher.log_probs.exp(), 0.0)  # (B, T, R)
     listed, order = listed.sort(-1)
     mass = mass.gather(-1, order)
     # The place of each token among the different ones.

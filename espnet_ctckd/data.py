@@ -1,13 +1,15 @@
 """Kaldi files and audio, read with errors that name the line or the file."""
 
 import contextlib
+import hashlib
+import json
 import math
 import os
 import struct
 import zlib
 from collections import Counter
 from pathlib import Path
-from typing import Dict, Iterable, Iterator, List, Sequence, TextIO, Tuple, Union
+from typing import Any, Dict, Iterable, Iterator, List, Sequence, TextIO, Tuple, Union
 
 import numpy as np
 import soundfile
@@ -33,6 +35,41 @@ def file_crc32(path: Pathlike) -> int:
         while block := f.read(2**20):
             crc = zlib.crc32(block, crc)
     return crc
+
+
+def sha256(path: Pathlike) -> str:
+    """Hash of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_told(path: Pathlike) -> Dict[str, Any]:
+    """Read what a command has told of its work, in JSON.
+
+    Args:
+        path: as ``decode.json``.
+
+    Returns:
+        Its keys and values; none where there is no such file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    path = Path(path)
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}): remove it") from None
+
+
+def folder_size(path: Pathlike) -> int:
+    """Bytes of the files in a folder, and in those below it."""
+    return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
 
 
 def read_lines(path: Pathlike, what: str) -> List[str]:

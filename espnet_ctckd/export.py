@@ -12,8 +12,8 @@ from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, beside, write_beside
+from espnet_ctckd.espnet_model import load_espnet_model, task_of
 from espnet_ctckd.model import OWN_PARAMETERS
-from espnet_ctckd.teachers.espnet import load_espnet_model, task_of
 
 
 def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> None:

@@ -20,7 +20,7 @@ from espnet_ctckd import ENCODER_NAME
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import beside, write_beside
 from espnet_ctckd.decode.recognise import Recogniser
-from espnet_ctckd.teachers.espnet import shortest_input
+from espnet_ctckd.espnet_model import shortest_input
 
 # What sherpa-onnx takes for the frame shift of such models, in seconds.
 _SHERPA_SHIFT = 0.02

@@ -39,8 +39,8 @@ class Counts:
     insertions: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
-        mine, theirs = asdict(self), asdict(other)
-        return Counts(**{key: mine[key] + theirs[key] for key in mine})
+        theirs = vars(other)
+        return Counts(**{key: n + theirs[key] for key, n in vars(self).items()})
 
     @property
     def errors(self) -> int:

@@ -26,10 +26,10 @@ from espnet_ctckd.checks import (
 )
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
+from espnet_ctckd.espnet_model import measure_frame_shift
 from espnet_ctckd.loading import name_what_fails
 from espnet_ctckd.nbest import NBEST, NBestReader
 from espnet_ctckd.preprocess import TEACHER, PosteriorReader, TeacherDecoder
-from espnet_ctckd.teachers.espnet import measure_frame_shift
 from espnet_ctckd.trainer import CTCKDTrainer
 
 

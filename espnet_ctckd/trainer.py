@@ -14,9 +14,9 @@ import torch
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.espnet_model import measure_frame_shift, sample_rate
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.online import open_online
-from espnet_ctckd.teachers.espnet import measure_frame_shift, sample_rate
 
 # What ESPnet's reporter leaves in a checkpoint beside tensors: numbers and durations.
 REPORTED: List[Any] = [

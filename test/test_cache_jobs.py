@@ -100,6 +100,19 @@ def test_kills_at_any_moment_of_three_jobs_change_nothing(tmp_path, data, whole,
     assert_same(contents(cache), contents(reference))
 
 
+def test_what_killed_jobs_were_writing_is_removed(tmp_path, data, whole):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    stale, fresh = cache / ".teacher.scp.1.part", cache / ".teacher.scp.2.part"
+    for path in (cache / ".plan.json.1.part", stale, fresh):
+        path.write_text("half")
+    os.utime(stale, (0, 0))
+    run_dump(data, cache)
+    assert fresh.read_text() == "half"  # which another job may be writing
+    fresh.unlink()
+    assert_same(contents(cache), contents(whole[0]))
+
+
 def test_two_jobs_of_one_shard_do_not_mix(tmp_path, data, whole):
     cache = tmp_path / "cache"
     children = [start(data, cache, job) for job in (1, 1, 1, 2, 2, 3)]

@@ -17,7 +17,7 @@ from espnet_ctckd import register
 from espnet_ctckd.bin import decode, export_student, fetch_model
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio, read_scp
-from espnet_ctckd.teachers.espnet import encode, load_espnet_model
+from espnet_ctckd.espnet_model import encode, load_espnet_model
 
 
 @pytest.fixture(scope="module")

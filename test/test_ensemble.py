@@ -111,7 +111,7 @@ ENTRY = {"teacher_type": "espnet", "teacher": "x", "weight": 1}
         ({"min_agreement": 2}, "; its min_agreement is 2"),
         ({"teachers": ["x"]}, "a teacher is 'x'"),
         ({"teachers": [{"teacher": "x"}]}, "a teacher lacks 'teacher_type'"),
-        ({"teachers": [{**ENTRY, "wieght": 1}]}, "a teacher has 'wieght'"),
+        ({"teachers": [{**ENTRY, "scale": 1}]}, "a teacher has 'scale'"),
         ({"teachers": [{**ENTRY, "teacher_conf": 5}]}, "teacher_conf is 5; give"),
     ],
 )

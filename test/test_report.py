@@ -346,7 +346,9 @@ def test_what_is_named_a_teacher_is_no_student_and_the_unfinished_are_named(
         key=lambda path: "free" in path.name,
     )
     best.rename(exp / "teacher_of_others")
-    (exp / "asr_killed").mkdir()
+    for name in ("asr_killed", "stats"):
+        (exp / name).mkdir()
+        (exp / name / "config.yaml").write_text("model: ctckd\n")
     (exp / "asr_killed/train.log").write_text("1epoch started\n")
     given = [exp, "--teacher", exp / "teacher_tiny"]
     assert tiny.call(report, *given)[0] == 0

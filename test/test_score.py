@@ -247,6 +247,9 @@ def test_results_are_laid_out_for_the_readme_and_for_people(scored, tmp_path, ca
     named = sorted(row.split()[:3] for row in rows)
     both = ("decode_lm", scored.parent.name)
     assert named == [["system", decoding, "test"] for decoding in both]
+    (other / "decode.json").write_text('{"rtf":')
+    with pytest.raises(InputError, match=r"decode.json is damaged .*: remove it"):
+        results.main(["--expdir", str(tmp_path / "exp"), "--table"])
 
 
 def test_a_folder_without_scores_is_refused(tmp_path):

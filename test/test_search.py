@@ -407,6 +407,11 @@ def test_what_another_search_has_left_is_removed(tmp_path, tiny_model, tiny_data
         ({"bpemodel": "gone/bpe.model"}, "there is no gone/bpe.model, which"),
         ({"encoder": "konformer"}, "--encoder must be one of"),
         ({"encoder_conf": {"layers": 3}}, "unexpected keyword argument 'layers'"),
+        # What the package itself refuses is said as it says it.
+        (
+            {"model": "ctckd", "model_conf": {"ctc_weight": 1.0, "kd": {"weight": 7}}},
+            "error: model_conf.kd",
+        ),
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused(

@@ -21,9 +21,10 @@ from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.espnet_model import load_espnet_model
 from espnet_ctckd.export import export
 from espnet_ctckd.task import CTCKDTask, read_kd_file
-from espnet_ctckd.teachers.espnet import EspnetTeacher, load_espnet_model
+from espnet_ctckd.teachers.espnet import EspnetTeacher
 from espnet_ctckd.trainer import restore_checkpoint
 
 CTCKD_PYTHON = str(Path(sys.executable).with_name("ctckd-python"))

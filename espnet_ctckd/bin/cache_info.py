@@ -5,7 +5,6 @@ by it, in KL divergence from the dense posteriors.
 """
 
 import itertools
-from pathlib import Path
 from typing import Iterator, List, Optional, Sequence, Tuple
 
 import kaldiio
@@ -16,7 +15,7 @@ from espnet_ctckd.bin import parser, positive, run
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp
+from espnet_ctckd.data import folder_size, read_scp
 
 KEPT = (4, 8, 16, 32)
 STEPS = (0.125, 0.25, 0.5)
@@ -52,7 +51,7 @@ def describe(meta: CacheMeta) -> Iterator[Tuple[str, str]]:
     teacher = meta.teacher
     shift = float(meta.frame_shift / meta.rate)
     hours = meta.frames * shift / 3600
-    size = sum(f.stat().st_size for f in Path(meta.folder).rglob("*") if f.is_file())
+    size = folder_size(meta.folder)
     codec = meta.codec
     kept = "all tokens of a frame, float32"
     if codec.kept is not None:

@@ -20,10 +20,10 @@ from espnet_ctckd.cache.said import Cached
 from espnet_ctckd.checks import check_frames, check_states
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_token_list
+from espnet_ctckd.espnet_model import measure_frame_shift
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.score import Counts, count_errors
 from espnet_ctckd.task import CTCKDTask
-from espnet_ctckd.teachers.espnet import measure_frame_shift
 
 # Utterances in which frames are joined, for a figure.
 _JOINED = 50

@@ -16,8 +16,8 @@ import yaml
 
 from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.bin import parser, run
+from espnet_ctckd.espnet_model import measure_frame_shift
 from espnet_ctckd.task import CTCKDTask, read_kd_config
-from espnet_ctckd.teachers.espnet import measure_frame_shift
 
 # Enough to build any model; its own list comes later in a recipe.
 _TOKENS = ["<unk>", "<sos/eos>"]

@@ -17,8 +17,9 @@ from espnet_ctckd.bin import parser, run
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import beside, write_beside
+from espnet_ctckd.espnet_model import task_of
 from espnet_ctckd.teachers import TEACHER_CHOICES, Teacher, open_teacher
-from espnet_ctckd.teachers.espnet import spoken_tokens, task_of
+from espnet_ctckd.teachers.espnet import spoken_tokens
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

@@ -7,7 +7,6 @@ ModelDownloader of espnet_model_zoo unpacks it, and it is decoded without this p
 and the epochs that are to be averaged), for going on where it stopped.
 """
 
-import json
 import os
 import shutil
 import tempfile
@@ -23,10 +22,10 @@ from espnet2.train.reporter import Reporter
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import beside
+from espnet_ctckd.data import beside, read_told
+from espnet_ctckd.espnet_model import load_espnet_model
 from espnet_ctckd.report.systems import Result, System, read_system
 from espnet_ctckd.task import CTCKDTask
-from espnet_ctckd.teachers.espnet import load_espnet_model
 from espnet_ctckd.trainer import read_checkpoint
 
 GOING_ON = """
@@ -185,8 +184,7 @@ def _pack(root: Path, inside: Path, option: Sequence[Any], output: Path) -> None
 
 def _search(result: Result) -> str:
     """How it was searched, where that is told and not greedy."""
-    path = result.folder / "decode.json"
-    told = json.loads(path.read_text()).get("search", {}) if path.exists() else {}
+    told = read_told(result.folder / "decode.json").get("search", {})
     method = told.get("method", "greedy")
     return "" if method == "greedy" else f", {method}"
 

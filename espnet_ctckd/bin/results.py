@@ -5,7 +5,6 @@ person wants to know: error rates, parameters and speed of each system.
 """
 
 import datetime
-import json
 import platform
 import subprocess
 from importlib import metadata
@@ -14,7 +13,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import write_beside
+from espnet_ctckd.data import read_told, write_beside
 from espnet_ctckd.score import UNITS, bootstrap_interval, read_scores, results_table
 
 
@@ -84,8 +83,7 @@ def systems_table(expdir: Path) -> str:
     ]
     for name, totals in read_scores(expdir):
         system, decoding, subset = name.split("/")
-        path = expdir / name / "decode.json"
-        speed = json.loads(path.read_text()) if path.exists() else {}
+        speed = read_told(expdir / name / "decode.json")
         rows.append(
             (
                 system,

@@ -17,7 +17,7 @@ from espnet_ctckd.bin import add_compute, add_model, configured, device, parser,
 from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, shorten, write_beside
-from espnet_ctckd.decode.recognise import Heard, Recogniser, Searching
+from espnet_ctckd.decode.recognise import Heard, Recogniser
 from espnet_ctckd.decode.search import SearchConfig
 from espnet_ctckd.score import Counts, count_errors
 
@@ -102,7 +102,7 @@ def word_error_rate(
     Returns:
         Percent.
     """
-    searching = Searching(config, model, processes)
+    searching = model.searching(config, processes)
     asked = []
     for batch in heard:
         answers = searching.ask(batch.log_probs, batch.lengths)

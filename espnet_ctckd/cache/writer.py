@@ -51,6 +51,8 @@ from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers import Teacher
 
 PLAN = "plan.json"
+# Seconds that no job takes to write one of the lists.
+_FINISHING = 600.0
 
 
 def forecast(teacher: Teacher, utterances: Sequence[Utterance], codec: Codec) -> float:
@@ -287,10 +289,20 @@ def _seal(
     return sealed
 
 
+def _clear(folder: Path) -> None:
+    """Remove what killed jobs have left of files that they were writing."""
+    for left in (folder / SHARDS).glob(".*.part"):
+        shutil.rmtree(left, ignore_errors=True)
+    for left in folder.glob(".*.part"):
+        # Another job may be finishing, too; of the plan there is no need any more.
+        planned = left.name.startswith(f".{PLAN}.")
+        if planned or time.time() - left.stat().st_mtime > _FINISHING:
+            left.unlink(missing_ok=True)
+
+
 def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
     """Join the shards; two jobs that end together write the same."""
-    for left in (folder / SHARDS).glob(".*.part"):  # by killed jobs
-        shutil.rmtree(left, ignore_errors=True)
+    _clear(folder)
     placed = []
     arks, files = [], [folder / PLAN]
     for index in range(len(plan.shards)):

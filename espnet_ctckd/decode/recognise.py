@@ -1,12 +1,10 @@
 """Recognise a list of audio files with the CTC branch of an ESPnet model."""
 
 import logging
-import multiprocessing
 import time
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -17,9 +15,9 @@ from espnet_ctckd.cache.plan import Utterance, make_plan
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_audio
 from espnet_ctckd.decode.align import align
-from espnet_ctckd.decode.greedy import greedy
-from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig, words_of
-from espnet_ctckd.teachers.espnet import (
+from espnet_ctckd.decode.search import Hypothesis, SearchConfig
+from espnet_ctckd.decode.searching import Asked, Searching
+from espnet_ctckd.espnet_model import (
     encode,
     load_espnet_model,
     measure_frame_shift,
@@ -168,6 +166,10 @@ class Recogniser:
         # Spaces that were said before, after or twice are no part of a text.
         return " ".join(self._tokenizer.tokens2text(named).split())
 
+    def searching(self, config: SearchConfig, processes: int) -> Searching:
+        """Searches in the tokens of this model."""
+        return Searching(config, self.tokens, self.blank, self.token_type, processes)
+
     def hear(self, wav_scp: str, batch_seconds: float) -> Iterator[Heard]:
         """Posteriors of a set, batch by batch, by length.
 
@@ -234,9 +236,9 @@ def recognise(
     Raises:
         InputError: audio or a file of the search cannot be used.
     """
-    searching = Searching(config, model, processes)
+    searching = model.searching(config, processes)
     shift = model.frame_seconds() if times else 0.0
-    heard: List[Tuple[str, int, _Asked]] = []
+    heard: List[Tuple[str, int, Asked]] = []
     said: Dict[str, np.ndarray] = {}
     seconds_of: Dict[str, float] = {}
     encoder = search = 0.0
@@ -297,8 +299,10 @@ def recognise(
 
 def _distinct(scored: Sequence[Tuple[float, str]]) -> List[Tuple[float, str]]:
     """Of hypotheses that differ in spaces alone, the best."""
-    first = {text: score for score, text in reversed(scored)}
-    return [(score, text) for score, text in scored if first.pop(text, None) == score]
+    best: Dict[str, float] = {}
+    for score, text in scored:
+        best.setdefault(text, score)
+    return [(score, text) for text, score in best.items()]
 
 
 def _timed(
@@ -320,84 +324,6 @@ def _timed(
         sure = min(span.confidence for span in spans[first:after])
         words.append(TimedWord(word, start, end - start, sure))
     return words
-
-
-# Hypotheses, and how many frames were searched.
-_Answer = Tuple[List[Hypothesis], int]
-
-
-class _Awaited(NamedTuple):
-    """An answer that another process looks for, among others."""
-
-    future: "Future[List[_Answer]]"
-    place: int
-
-
-_Asked = Union[_Answer, _Awaited]
-
-
-class Searching:
-    """Searches here, or in other processes."""
-
-    def __init__(self, config: SearchConfig, model: Recogniser, processes: int) -> None:
-        self._config, self._model, self._processes = config, model, processes
-        arguments = (config, model.tokens, model.blank, model.token_type)
-        self._search = Search(*arguments)  # here, so that its errors are said here
-        self._pool: Optional[ProcessPoolExecutor] = None
-        if processes > 0:
-            # They compute with numpy alone, which a fork leaves whole.
-            self._pool = ProcessPoolExecutor(
-                processes,
-                multiprocessing.get_context("fork"),
-                initializer=_prepare,
-                initargs=arguments,
-            )
-
-    def ask(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> "Sequence[_Asked]":
-        """Begin with a batch."""
-        if self._config.plain:
-            found = greedy(log_probs, lengths, self._model.blank)
-            kind = self._model.token_type
-            return [
-                ([Hypothesis(tuple(t), words_of(self._search.names(t), kind), 0.0)], n)
-                for t, n in zip(found, lengths.tolist())
-            ]
-        said = log_probs.cpu().numpy()
-        parts = [row[:n] for row, n in zip(said, lengths.tolist())]
-        if self._pool is None:
-            return self._search(parts)
-        # Those of about one length together, a share for each process.
-        share = -(-len(parts) // self._processes)
-        asked: List[_Asked] = []
-        for first in range(0, len(parts), share):
-            some = parts[first : first + share]
-            future = self._pool.submit(_search, some)
-            asked += [_Awaited(future, i) for i in range(len(some))]
-        return asked
-
-    def answer(self, asked: "_Asked") -> _Answer:
-        """What was found."""
-        if isinstance(asked, _Awaited):
-            return asked.future.result()[asked.place]
-        return asked
-
-    def close(self) -> None:
-        """End the other processes."""
-        if self._pool is not None:
-            self._pool.shutdown()
-
-
-_here: List[Search] = []
-
-
-def _prepare(
-    config: SearchConfig, tokens: Sequence[str], blank: int, token_type: str
-) -> None:
-    _here.append(Search(config, tokens, blank, token_type))
-
-
-def _search(log_probs: Sequence[np.ndarray]) -> List[_Answer]:
-    return _here[0](log_probs)
 
 
 def count_parameters(model: ESPnetASRModel) -> int:

@@ -18,7 +18,7 @@ from espnet_ctckd.checkpoint import load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike
 from espnet_ctckd.decode.recognise import count_parameters
-from espnet_ctckd.teachers.espnet import load_espnet_model, measure_frame_shift
+from espnet_ctckd.espnet_model import load_espnet_model, measure_frame_shift
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from espnet_ctckd.cache.reader import META, SPEED
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import file_crc32, shorten
+from espnet_ctckd.data import file_crc32, folder_size, read_told, shorten
 from espnet_ctckd.score import Counts, bootstrap_interval, read_score
 
 # Of TensorBoard: what is drawn, in this order, as (phase, name).
@@ -115,14 +115,14 @@ def find_systems(folders: Sequence[Path]) -> Tuple[List[Path], List[str]]:
                         f"{known} and {each} have one name, by which the page tells "
                         "systems apart: rename one of the folders"
                     )
-            elif _has(each, "train.log") or _has(each, "config.yaml"):
+            elif _has(each, "train.log") or any(each.glob("*.pth")):
                 without.append(each.name)
     if not found:
         raise InputError(
             f"{shorten([str(f) for f in folders])}: no experiment with scores "
             "(<experiment>/<decoding>/<set>/score.json); decode and score first"
         )
-    order = sorted(found, key=lambda name: (not name.startswith("teacher"), name))
+    order = sorted(found, key=lambda name: (not is_named_teacher(found[name]), name))
     return [found[name] for name in order], without
 
 
@@ -149,17 +149,17 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
     results = {}
     for path in sorted(folder.glob("*/*/score.json")):
         decoding, subset = path.parts[-3:-1]
-        told = path.with_name("decode.json")
         results[decoding, subset] = Result(
             decoding,
             path.parent,
             read_score(path.parent).totals,
             bootstrap_interval([path.with_name("wer.tsv")]),
-            _told(told).get("rtf"),
+            read_told(path.with_name("decode.json")).get("rtf"),
         )
     kd = (conf.get("model_conf") or {}).get("kd") or {}
     cache = _cache_of(conf)
     meta = _read_meta(cache)
+    size = folder_size(cache) if cache is not None and meta is not None else None
     curves = read_curves(folder / "tensorboard")
     chosen = teacher is not None and folder.resolve() == teacher.resolve()
     is_teacher = chosen or is_named_teacher(folder)
@@ -169,10 +169,10 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
         is_teacher=is_teacher,
         settings={} if is_teacher else _settings(conf, kd, meta),
         parameters=_parameters(results),
-        cache=_size(cache) if meta else None,
+        cache=size,
         results=results,
         curves={key: curve for key, curve in curves.items() if key in CURVES},
-        costs={**_costs(curves), **_cache_costs(cache, meta)},
+        costs={**_costs(curves), **_cache_costs(cache, meta, size)},
         provenance=_provenance(folder, conf, meta),
         selector=(kd["selector"], kd.get("selector_conf") or {})
         if kd.get("selector") and kd.get("weight", 0) > 0
@@ -233,18 +233,9 @@ def _read_meta(cache: Optional[Path]) -> Optional[Dict[str, Any]]:
     return found
 
 
-def _told(path: Path) -> Dict[str, Any]:
-    """What a decoding says of itself; nothing where it says nothing."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise InputError(f"{path} is damaged ({error}): remove it") from None
-    return dict(found)
-
-
 def _parameters(results: Mapping[Tuple[str, str], Result]) -> Optional[int]:
     for result in results.values():
-        number = _told(result.folder / "decode.json").get("parameters")
+        number = read_told(result.folder / "decode.json").get("parameters")
         if number is not None:
             return int(number)
     return None
@@ -301,22 +292,15 @@ def _costs(curves: Mapping[Tuple[str, str], Curve]) -> Dict[str, str]:
     return costs
 
 
-def _size(cache: Optional[Path]) -> int:
-    """Bytes of a cache, its lists and logs among them."""
-    files = [] if cache is None else cache.rglob("*")
-    return sum(path.stat().st_size for path in files if path.is_file())
-
-
 def _cache_costs(
-    cache: Optional[Path], meta: Optional[Mapping[str, Any]]
+    cache: Optional[Path], meta: Optional[Mapping[str, Any]], size: Optional[int]
 ) -> Dict[str, str]:
     """What a cache takes, and how fast a job dumped it, where that is known."""
-    if cache is None or meta is None:
+    if cache is None or meta is None or size is None:
         return {}
-    size = _size(cache)
     costs = {"cache MB": f"{size / 1e6:.1f}"}
     costs["bytes a frame"] = f"{size / meta['frames']:.1f}"
-    told = [_told(path) for path in sorted(cache.glob(SPEED.format("*")))]
+    told = [read_told(path) for path in sorted(cache.glob(SPEED.format("*")))]
     if told:
         speed = statistics.median(each["audio"] / each["seconds"] for each in told)
         costs["dump, times real time, a job"] = f"{speed:.0f}"

@@ -11,9 +11,8 @@ from torch import Tensor
 
 from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike
+from espnet_ctckd.data import Pathlike, sha256
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
-from espnet_ctckd.teachers.espnet import sha256
 from espnet_ctckd.teachers.kinds import SINGLE_CHOICES, open_kind
 
 # So many spikes say whether the teachers agree.

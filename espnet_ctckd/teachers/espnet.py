@@ -2,87 +2,36 @@
 
 import hashlib
 import re
-from argparse import Namespace
 from dataclasses import replace
-from fractions import Fraction
 from importlib import metadata
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Type
+from typing import Dict, List, Optional, Sequence, Tuple, Type
 
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.s2t_ctc import S2TTask
 from torch import Tensor
 
-from espnet_ctckd.checkpoint import load_config, load_weights
+from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, shorten
+from espnet_ctckd.data import Pathlike, sha256, shorten
+from espnet_ctckd.espnet_model import (
+    encode,
+    load_espnet_model,
+    measure_frame_shift,
+    sample_rate,
+    shortest_input,
+    task_of,
+)
 from espnet_ctckd.model_zoo import find_model
 from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.teachers.probe import frames_per_shift, least_samples
+from espnet_ctckd.probe import frames_per_shift, least_samples
 
 # Tokens for what is not spoken, as OWSM writes them, and those of the kind that are.
 _SPECIAL = re.compile(r"<[^<>]+>")
 _SPOKEN = ("<unk>", "<space>")
 # Utterances that OWSM-CTC hears at once.
 _TOGETHER = 8
-
-
-def load_espnet_model(
-    config_file: Pathlike,
-    model_file: Pathlike,
-    device: str = "cpu",
-    task: Type[AbsTask] = ASRTask,
-) -> Tuple[Any, Namespace]:
-    """Build a model of ESPnet and load its weights, all of them or not at all.
-
-    Args:
-        config_file: ``config.yaml`` of the training.
-        model_file: weights.
-        device: where the model goes.
-        task: of ESPnet, from `task_of`.
-
-    Returns:
-        The model in eval mode, and the training arguments.
-
-    Raises:
-        InputError: a file is missing or damaged, or the weights are of another model.
-    """
-    from espnet_ctckd.task import CTCKDTask
-
-    if not isinstance(load_config(config_file).get("token_list"), list):
-        raise InputError(
-            f"{config_file} holds no token list; give the config.yaml that the "
-            "training wrote beside its weights"
-        )
-    states = load_weights(model_file, device)
-    try:
-        # Without weights: ESPnet would load them with pickle, and not strictly.
-        task = CTCKDTask if task is ASRTask else task
-        model, args = task.build_model_from_file(config_file, None, device)
-    except (FileNotFoundError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"cannot build the model of {config_file} ({error}): is it of this ESPnet?"
-        ) from error
-    try:
-        model.load_state_dict(states)
-    except RuntimeError as error:
-        raise InputError(
-            f"the weights {model_file} are not of the model {config_file}: "
-            f"{shorten([line.strip()[:200] for line in str(error).splitlines()], 3)}"
-        ) from None
-    return model.eval(), args
-
-
-def task_of(conf: Mapping[str, Any]) -> Type[AbsTask]:
-    """ESPnet's task that a configuration is of: ASR, or OWSM-CTC's.
-
-    Args:
-        conf: contents of a training's ``config.yaml``.
-    """
-    task: Type[AbsTask] = S2TTask if "promptencoder" in conf else ASRTask
-    return task
 
 
 def spoken_tokens(token_list: Sequence[str], blank: int) -> List[int]:
@@ -100,67 +49,6 @@ def spoken_tokens(token_list: Sequence[str], blank: int) -> List[int]:
         for index, token in enumerate(token_list)
         if index == blank or token in _SPOKEN or not _SPECIAL.fullmatch(token)
     ]
-
-
-def measure_frame_shift(model: ESPnetASRModel) -> Fraction:
-    """Samples from one output frame of a model to the next, by trying.
-
-    Args:
-        model: takes raw audio.
-
-    Returns:
-        The exact shift, in samples.
-    """
-    return frames_per_shift(lambda samples: _frames(model, samples))
-
-
-def shortest_input(model: ESPnetASRModel) -> int:
-    """The fewest samples that a model makes a frame of, by trying.
-
-    Args:
-        model: takes raw audio.
-
-    Returns:
-        Samples, at most those of the shorter probe.
-    """
-    return least_samples(lambda samples: _frames(model, samples))
-
-
-@torch.no_grad()
-def _frames(model: ESPnetASRModel, samples: int) -> int:
-    speech = torch.zeros(1, samples, device=next(model.parameters()).device)
-    return int(encode(model, speech, _lengths(speech))[1])
-
-
-def _lengths(speech: Tensor) -> Tensor:
-    return torch.tensor([speech.size(1)], device=speech.device)
-
-
-def encode(
-    model: ESPnetASRModel, speech: Tensor, lengths: Tensor
-) -> Tuple[Tensor, Tensor]:
-    """Encoder output (B, T, dim) and lengths (B,), without intermediate layers."""
-    encoder_out, lengths = model.encode(speech, lengths)
-    if isinstance(encoder_out, tuple):
-        encoder_out = encoder_out[0]
-    return encoder_out, lengths
-
-
-def sha256(path: Pathlike) -> str:
-    """Hash of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sample_rate(args: Namespace) -> int:
-    """Samples per second that an ESPnet ASR configuration expects."""
-    rate = (args.frontend_conf or {}).get("fs", 16000)
-    if isinstance(rate, str):
-        rate = int(float(rate.lower().rstrip("k")) * 1000)
-    return int(rate)
 
 
 class EspnetTeacher:
@@ -300,7 +188,8 @@ class OWSMCTCTeacher(EspnetTeacher):
     @torch.no_grad()
     def _frames(self, samples: int) -> int:
         speech = torch.zeros(1, samples, device=self._device)
-        return int(self._hear(speech, _lengths(speech))[1])
+        lengths = torch.tensor([samples], device=self._device)
+        return int(self._hear(speech, lengths)[1])
 
     def _hear(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
         """Encoder output (B, U, dim) and lengths (B,), without the prompt's frames."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.teachers.probe import (
+from espnet_ctckd.probe import (
     SHORT,
     frames_per_shift,
     hash_of,

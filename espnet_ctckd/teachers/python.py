@@ -15,7 +15,7 @@ from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.teachers.probe import (
+from espnet_ctckd.probe import (
     SHORT,
     alone,
     frames_per_shift,

@@ -722,7 +722,11 @@ if runs 14 && ! ${skip_eval}; then
     log "Stage 14: Report -> ${expdir}/report.html"
     ${bin}.results --expdir "${expdir}" --table
     known=()
-    [ ! -d "${teacher_exp}" ] || known=(--teacher "${teacher_exp}" --teacher_cache "${cache}")
+    if [ -d "${teacher_exp}" ]; then
+        known=(--teacher "${teacher_exp}")
+        # A cache may have been deleted since.
+        ! compgen -G "${cache}/*/meta.json" >/dev/null || known+=(--teacher_cache "${cache}")
+    fi
     ${bin}.report "${expdir}" --data "${data}/org" "${known[@]}" \
         --title "$(basename "$(dirname "${PWD}")")" 2>"${expdir}/.report.log" ||
         { tail -n 5 "${expdir}/.report.log" >&2; exit 1; }
