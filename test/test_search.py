@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +15,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import espnet_ctckd.decode.lexicon
+import espnet_ctckd.decode.recognise
 from espnet_ctckd.bin import configured, decode, make_lexicon, parser, tune_decoding
 from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp
 from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.collapse import collapse
+from espnet_ctckd.decode.lexicon import read_lexicon
 from espnet_ctckd.decode.recognise import Recogniser, recognise
 from espnet_ctckd.decode.search import Search, SearchConfig, words_of
+from espnet_ctckd.decode.searching import Searching
 
 ROOT = Path(__file__).parent.parent
 TOKENS = ["<blank>", "<unk>", "<space>", "a", "b", "c", "d", "<sos/eos>"]
@@ -392,6 +397,46 @@ def test_every_method_decodes_a_set(tmp_path, tiny_model, tiny_data, lexicon):
     assert 0 < told["encoder_seconds"] < told["compute_seconds"]
 
 
+@pytest.mark.parametrize("method", ["prefix_beam", "lexicon"])
+def test_other_processes_find_the_same_and_read_nothing_again(
+    tmp_path, tiny_model, tiny_data, lexicon, method, monkeypatch
+):
+    monkeypatch.setattr(espnet_ctckd.decode.recognise, "_AHEAD", 1)
+    files = {"lexicon": str(lexicon), "lm": str(tmp_path / "lm.arpa")}
+    config = SearchConfig(
+        method=method, nbest=3, **(files if method == "lexicon" else {})
+    )
+    model = Recogniser(tiny_model.config, tiny_model.weights)
+    # A batch an utterance.
+    here = recognise(model, str(tiny_data.wav_scp), 0.0, config, 0, times=True)
+
+    def without_files(*args):
+        for name in files.values():
+            Path(name).unlink()
+        return Searching(*args)
+
+    monkeypatch.setattr(espnet_ctckd.decode.recognise, "Searching", without_files)
+    there = recognise(model, str(tiny_data.wav_scp), 0.0, config, 2, times=True)
+    assert len(here.text) == len(tiny_data.wavs())
+    for kind in ("text", "tokens", "nbest", "words"):
+        assert getattr(there, kind) == getattr(here, kind)
+    assert there.speed.frames_searched == here.speed.frames_searched
+
+
+def test_a_process_that_dies_is_told(tiny_model):
+    search = Search(SearchConfig(method="prefix_beam"), TOKENS, 0, "char")
+    searching = Searching(search, 2)
+    said = torch.from_numpy(draw(20, 0)).unsqueeze(0)
+    (asked,) = searching.ask(said, torch.tensor([20]))
+    searching.answer(asked)
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
+    with pytest.raises(InputError, match="one of the 2 processes that search has died"):
+        searching.answer(searching.ask(said, torch.tensor([20]))[0])
+    searching.close()
+
+
 def test_what_another_search_has_left_is_removed(tmp_path, tiny_model, tiny_data):
     more = ["--method", "prefix_beam", "--nbest", 3, "--ctm"]
     for options, left in ((more, {"nbest", "ctm"}), ([], set())):
@@ -440,8 +485,14 @@ def test_collapsed_frames_are_counted_and_words_keep_their_times(
 
 
 def test_the_scales_are_tuned_and_the_best_is_decoded_by_its_file(
-    tmp_path, tiny_model, tiny_data, lexicon, capsys
+    tmp_path, tiny_model, tiny_data, lexicon, capsys, monkeypatch
 ):
+    read = []
+    monkeypatch.setattr(
+        espnet_ctckd.decode.lexicon,
+        "read_lexicon",
+        lambda *args: read.append(args) or read_lexicon(*args),
+    )
     out = tmp_path / "best.yaml"
     flags = flags_of(tiny_model, tiny_data, tmp_path / "unused")[:-2]
     flags += ["--text", tiny_data.text, "--output", out, "--method", "lexicon"]
@@ -452,6 +503,7 @@ def test_the_scales_are_tuned_and_the_best_is_decoded_by_its_file(
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     table = [row for row in rows if len(row) >= 4 and row[0] in ("0", "1", "3")]
     assert len(table) == 6
+    assert len(read) == 1  # language models are large
     best = min(table, key=lambda row: float(row[3]))
     chosen = yaml.safe_load(out.read_text())
     assert (chosen["lm_scale"], chosen["word_score"]) == (

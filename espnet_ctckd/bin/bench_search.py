@@ -113,7 +113,7 @@ def bench_searches(
     for name, base in bases.items():
         for theta in THRESHOLDS:
             config = replace(base, blank_collapse=theta)
-            search = Search(config, model.tokens, model.blank, model.token_type)
+            search = model.search(config)
             label = name if theta == 1.0 else f"{name}, collapse {theta:g}"
             decoders[label] = _ours(model, search, said, config.lexicon is not None)
             frames = sum(count for _, count in search(list(said.values())))
@@ -232,7 +232,7 @@ def bench_espnet(
         return {utt: stock(speech)[0][0] for utt, speech in audio.items()}
 
     def ours(config: SearchConfig) -> Decoder:
-        search = Search(config, model.tokens, model.blank, model.token_type)
+        search = model.search(config)
 
         def decode() -> Dict[str, str]:
             texts = {}

@@ -19,6 +19,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, shorten, write_beside
 from espnet_ctckd.decode.recognise import Heard, Recogniser
 from espnet_ctckd.decode.search import SearchConfig
+from espnet_ctckd.decode.searching import Searching
 from espnet_ctckd.score import Counts, count_errors
 
 TUNED = ("lm_scale", "prior_scale", "word_score")
@@ -53,9 +54,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"{len(apart)} utterances are in one of {args.wav_scp} and {args.text} "
             f"only: {shorten(apart)}"
         )
-    wers, begun, processes = [], time.monotonic(), args.search_processes
+    wers, begun, search = [], time.monotonic(), model.search(base)
     for config in configs:
-        wers.append(word_error_rate(model, heard, references, config, processes))
+        searching = Searching(search.at(config), args.search_processes)
+        wers.append(word_error_rate(model, heard, references, searching))
         left = (time.monotonic() - begun) / len(wers) * (len(configs) - len(wers))
         logging.info(f"{len(wers)} of {len(configs)} searches, {left:.0f} s left")
     best = min(range(len(configs)), key=lambda i: wers[i])
@@ -87,8 +89,7 @@ def word_error_rate(
     model: Recogniser,
     heard: Sequence[Heard],
     references: Dict[str, str],
-    config: SearchConfig,
-    processes: int,
+    searching: Searching,
 ) -> float:
     """The word error rate of a search.
 
@@ -96,13 +97,11 @@ def word_error_rate(
         model: that was heard.
         heard: its posteriors, batch by batch.
         references: transcript of each utterance.
-        config: of the search.
-        processes: that search; 0: this one.
+        searching: of all, and closed then.
 
     Returns:
         Percent.
     """
-    searching = model.searching(config, processes)
     asked = []
     for batch in heard:
         answers = searching.ask(batch.log_probs, batch.lengths)
@@ -110,7 +109,7 @@ def word_error_rate(
     counts: List[Counts] = []
     for utt, answer in asked:
         (best, *_), _ = searching.answer(answer)
-        text = model.text(best, config.lexicon is not None)
+        text = model.text(best, searching.search.config.lexicon is not None)
         counts.append(count_errors(references[utt].split(), text.split()))
     searching.close()
     return sum(counts, Counts()).rate

@@ -46,8 +46,8 @@ def read_lexicon(path: Pathlike, tokens: Sequence[str]) -> Dict[str, List[List[s
     return words
 
 
-class LexiconSearch:
-    """The best word sequences, by flashlight-text.
+class Lexicon:
+    """Words, how they are spelled, and how likely they are: what takes long to read.
 
     Models whose words are kept apart by ``<space>`` may say it after each word; the
     lexicon spells words without it.
@@ -57,6 +57,76 @@ class LexiconSearch:
         blank: index of the blank.
         lexicon: file, as `read_lexicon` takes it.
         lm: ARPA or binary file of KenLM; None where only the lexicon counts.
+
+    Attributes:
+        size: V.
+        blank: index of the blank.
+        space: index of ``<space>``, None where there is none.
+        silence: index of the space, or else of the blank.
+        words: of flashlight-text.
+        unknown: index of the unknown word.
+        lm: of flashlight-text.
+        trie: of spellings.
+
+    Raises:
+        InputError: a file or library is missing or cannot be used.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        blank: int,
+        lexicon: Pathlike,
+        lm: Optional[Pathlike] = None,
+    ) -> None:
+        text = _library("flashlight.lib.text.decoder")
+        dictionary = _library("flashlight.lib.text.dictionary")
+        spellings = read_lexicon(lexicon, tokens)
+        self.size, self.blank = len(tokens), blank
+        self.space = tokens.index(SPACE) if SPACE in tokens else None
+        self.silence = blank if self.space is None else self.space
+        self.words = dictionary.create_word_dict({**spellings, UNKNOWN: []})
+        self.unknown = self.words.get_index(UNKNOWN)
+        if lm is None:
+            self.lm: Any = text.ZeroLM()
+        else:
+            if not Path(lm).is_file():
+                raise InputError(f"there is no language model {lm}")
+            kenlm = _library("flashlight.lib.text.decoder.kenlm")
+            try:
+                self.lm = kenlm.KenLM(str(lm), self.words)
+            except (RuntimeError, UnicodeDecodeError) as error:
+                raise InputError(
+                    f"KenLM cannot read the language model {lm}: "
+                    f"{' '.join(str(error).split())}. It wants ARPA with tabs after "
+                    "probabilities, or its own binary format"
+                ) from None
+        self.trie = text.Trie(self.size, self.silence)
+        start = self.lm.start(False)
+        index = {token: i for i, token in enumerate(tokens)}
+        ends = [] if self.space is None else [self.space]
+        _, unknown_score = self.lm.score(start, self.unknown)
+        strange = []
+        for word, ways in spellings.items():
+            number = self.words.get_index(word)
+            _, score = self.lm.score(start, number)
+            if lm is not None and score == unknown_score and word != UNKNOWN:
+                strange.append(word)
+            for way in ways:
+                self.trie.insert([index[token] for token in way] + ends, number, score)
+        if strange:
+            # Of a model that holds many words to be as likely as <unk>, by their names.
+            known = _library("kenlm").Model(str(lm))
+            strange = [word for word in strange if word not in known]
+        _tell_strange(strange, len(spellings), str(lexicon), str(lm))
+        self.trie.smear(text.SmearingMode.MAX)
+
+
+class LexiconSearch:
+    """The best word sequences, by flashlight-text.
+
+    Args:
+        lexicon: words that may be said.
         lm_scale: factor of its log-probability (natural logarithm).
         word_score: added for each word.
         silence_score: added for each ``<space>`` between words.
@@ -64,8 +134,8 @@ class LexiconSearch:
         tokens_per_frame: most probable tokens of a frame that are tried.
         threshold: hypotheses that are worse than the best by more are given up.
 
-    Raises:
-        InputError: a file or library is missing or cannot be used.
+    Attributes:
+        lexicon: words that may be said.
 
     References:
         Collobert, Puhrsch, Synnaeve, Wav2Letter: an End-to-End ConvNet-based Speech
@@ -75,10 +145,7 @@ class LexiconSearch:
 
     def __init__(
         self,
-        tokens: Sequence[str],
-        blank: int,
-        lexicon: Pathlike,
-        lm: Optional[Pathlike] = None,
+        lexicon: Lexicon,
         *,
         lm_scale: float = 1.0,
         word_score: float = 0.0,
@@ -88,49 +155,10 @@ class LexiconSearch:
         threshold: float = 25.0,
     ) -> None:
         text = _library("flashlight.lib.text.decoder")
-        dictionary = _library("flashlight.lib.text.dictionary")
-        spellings = read_lexicon(lexicon, tokens)
-        self._tokens, self._blank = list(tokens), blank
-        self._space = self._tokens.index(SPACE) if SPACE in self._tokens else None
-        self._words = dictionary.create_word_dict({**spellings, UNKNOWN: []})
-        if lm is None:
-            self._lm: Any = text.ZeroLM()
-        else:
-            if not Path(lm).is_file():
-                raise InputError(f"there is no language model {lm}")
-            kenlm = _library("flashlight.lib.text.decoder.kenlm")
-            try:
-                self._lm = kenlm.KenLM(str(lm), self._words)
-            except (RuntimeError, UnicodeDecodeError) as error:
-                raise InputError(
-                    f"KenLM cannot read the language model {lm}: "
-                    f"{' '.join(str(error).split())}. It wants ARPA with tabs after "
-                    "probabilities, or its own binary format"
-                ) from None
-        silence = blank if self._space is None else self._space
-        trie = text.Trie(len(self._tokens), silence)
-        start = self._lm.start(False)
-        index = {token: i for i, token in enumerate(self._tokens)}
-        ends = [] if self._space is None else [self._space]
-        unknown = self._words.get_index(UNKNOWN)
-        _, unknown_score = self._lm.score(start, unknown)
-        strange = []
-        for word, ways in spellings.items():
-            number = self._words.get_index(word)
-            _, score = self._lm.score(start, number)
-            if lm is not None and score == unknown_score and word != UNKNOWN:
-                strange.append(word)
-            for way in ways:
-                trie.insert([index[token] for token in way] + ends, number, score)
-        if strange:
-            # Of a model that holds many words to be as likely as <unk>, by their names.
-            known = _library("kenlm").Model(str(lm))
-            strange = [word for word in strange if word not in known]
-        _tell_strange(strange, len(spellings), str(lexicon), str(lm))
-        trie.smear(text.SmearingMode.MAX)
+        self.lexicon = lexicon
         options = text.LexiconDecoderOptions(
             beam_size=beam,
-            beam_size_token=min(tokens_per_frame, len(self._tokens)),
+            beam_size_token=min(tokens_per_frame, lexicon.size),
             beam_threshold=threshold,
             lm_weight=lm_scale,
             word_score=word_score,
@@ -140,9 +168,15 @@ class LexiconSearch:
             criterion_type=text.CriterionType.CTC,
         )
         self._decoder = text.LexiconDecoder(
-            options, trie, self._lm, silence, blank, unknown, [], False
+            options,
+            lexicon.trie,
+            lexicon.lm,
+            lexicon.silence,
+            lexicon.blank,
+            lexicon.unknown,
+            [],
+            False,
         )
-        self._trie = trie
 
     def __call__(
         self, log_probs: np.ndarray
@@ -157,10 +191,10 @@ class LexiconSearch:
             the one after its last; and the score.
         """
         said = log_probs
-        if self._space is not None:
+        if self.lexicon.space is not None:
             # Nothing is said after the last word, but the search ends words by a space.
             after = np.full((1, said.shape[1]), -1e4)
-            after[0, self._space] = 0.0
+            after[0, self.lexicon.space] = 0.0
             said = np.concatenate([said, after])
         said = np.ascontiguousarray(said, np.float32)
         found = self._decoder.decode(said.ctypes.data, *said.shape)
@@ -174,15 +208,15 @@ class LexiconSearch:
         tokens: List[int] = []
         words: List[Tuple[str, int, int]] = []
         spoken: List[int] = []
-        before = self._blank
+        before = self.lexicon.blank
         for token, word in zip(result.tokens, result.words):
-            if token not in (before, self._blank, self._space):
+            if token not in (before, self.lexicon.blank, self.lexicon.space):
                 spoken.append(token)
             before = token
             if word >= 0:
-                if words and self._space is not None:
-                    tokens.append(self._space)
-                name, first = self._words.get_entry(word), len(tokens)
+                if words and self.lexicon.space is not None:
+                    tokens.append(self.lexicon.space)
+                name, first = self.lexicon.words.get_entry(word), len(tokens)
                 tokens += spoken
                 words.append((name, first, len(tokens)))
                 spoken = []

@@ -1,21 +1,22 @@
 """Recognise a list of audio files with the CTC branch of an ESPnet model."""
 
+import collections
 import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Deque, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.text.build_tokenizer import build_tokenizer
 
-from espnet_ctckd.cache.plan import Utterance, make_plan
+from espnet_ctckd.cache.plan import Plan, Utterance, make_plan
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_audio
 from espnet_ctckd.decode.align import align
-from espnet_ctckd.decode.search import Hypothesis, SearchConfig
+from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
 from espnet_ctckd.decode.searching import Asked, Searching
 from espnet_ctckd.espnet_model import (
     encode,
@@ -106,6 +107,9 @@ class Heard(NamedTuple):
     seconds: float
 
 
+# Batches whose search is waited for at a time: what is kept of a long set.
+_AHEAD = 16
+
 # A batch, and its audio (S,) each.
 Read = Tuple[Sequence[Utterance], List[torch.Tensor]]
 
@@ -124,6 +128,7 @@ class Recogniser:
         token_type: of ESPnet.
         rate: samples per second.
         parameters: of the model, as far as CTC decoding uses it.
+        device: ``cpu`` or ``cuda``.
         model: it.
 
     Raises:
@@ -134,7 +139,7 @@ class Recogniser:
         self, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
     ) -> None:
         self.model, args = load_espnet_model(config_file, model_file, device)
-        self._device = device
+        self.device = device
         if self.model.ctc is None:
             raise InputError(f"{config_file} has no CTC branch to decode")
         if args.input_size is not None:
@@ -166,12 +171,12 @@ class Recogniser:
         # Spaces that were said before, after or twice are no part of a text.
         return " ".join(self._tokenizer.tokens2text(named).split())
 
-    def searching(self, config: SearchConfig, processes: int) -> Searching:
-        """Searches in the tokens of this model."""
-        return Searching(config, self.tokens, self.blank, self.token_type, processes)
+    def search(self, config: SearchConfig) -> Search:
+        """A search in the tokens of this model."""
+        return Search(config, self.tokens, self.blank, self.token_type)
 
     def hear(self, wav_scp: str, batch_seconds: float) -> Iterator[Heard]:
-        """Posteriors of a set, batch by batch, by length.
+        """Posteriors of a set, batch by batch, by length; logs how far it is.
 
         Args:
             wav_scp: Kaldi's list of audio files.
@@ -183,15 +188,28 @@ class Recogniser:
         Raises:
             InputError: audio cannot be used.
         """
-        for batch, audio in self.read(wav_scp, batch_seconds):
+        plan = self._plan(wav_scp, batch_seconds)
+        total = sum(u.samples for u in plan.utterances)
+        begun, done, samples = time.monotonic(), 0, 0
+        for batch, audio in self._read(plan):
             start = time.perf_counter()
             log_probs, lengths = self.say(audio)
             yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
+            done, samples = done + len(batch), samples + sum(map(len, audio))
+            left = (time.monotonic() - begun) / samples * (total - samples)
+            logging.info(
+                f"{done} of {len(plan.utterances)} utterances, {left:.0f} s left"
+            )
 
     def read(self, wav_scp: str, batch_seconds: float) -> Iterator[Read]:
         """The audio of a set (S,) each, batch by batch, by length; as `hear`."""
+        return self._read(self._plan(wav_scp, batch_seconds))
+
+    def _plan(self, wav_scp: str, batch_seconds: float) -> Plan:
         least = shortest_input(self.model)
-        plan = make_plan(wav_scp, self.rate, least, batch_seconds)
+        return make_plan(wav_scp, self.rate, least, batch_seconds)
+
+    def _read(self, plan: Plan) -> Iterator[Read]:
         for batch in (batch for shard in plan.shards for batch in shard):
             yield (
                 batch,
@@ -207,7 +225,7 @@ class Recogniser:
         speech = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)  # (B, S)
         lengths = torch.tensor([len(a) for a in audio])
         states, lengths = encode(
-            self.model, speech.to(self._device), lengths.to(self._device)
+            self.model, speech.to(self.device), lengths.to(self.device)
         )
         return self.model.ctc.ctc_lo(states).float().log_softmax(-1), lengths
 
@@ -236,34 +254,44 @@ def recognise(
     Raises:
         InputError: audio or a file of the search cannot be used.
     """
-    searching = model.searching(config, processes)
+    searching = Searching(model.search(config), processes)
     shift = model.frame_seconds() if times else 0.0
-    heard: List[Tuple[str, int, Asked]] = []
-    said: Dict[str, np.ndarray] = {}
-    seconds_of: Dict[str, float] = {}
+    found: Dict[str, List[Hypothesis]] = {}
+    words: Dict[str, List[TimedWord]] = {}
     encoder = search = 0.0
-    samples = 0
-    for number, (batch, log_probs, lengths, seconds) in enumerate(
-        model.hear(wav_scp, batch_seconds)
-    ):
+    samples = frames = searched = 0
+    asked: Deque[Tuple[Heard, Sequence[Asked]]] = collections.deque()
+
+    def finish(most: int) -> None:
+        """Take answers, until as many batches at most are asked for."""
+        nonlocal search, searched
+        while len(asked) > most:
+            heard, awaited = asked.popleft()
+            start = time.perf_counter()
+            answers = [searching.answer(each) for each in awaited]
+            search += time.perf_counter() - start
+            for i, (utterance, (hypotheses, count)) in enumerate(
+                zip(heard.batch, answers)
+            ):
+                found[utterance.name] = hypotheses
+                searched += count
+                if times:
+                    said = heard.log_probs[i, : heard.lengths[i]].cpu().numpy()
+                    seconds = utterance.samples / model.rate
+                    words[utterance.name] = _timed(
+                        said, hypotheses[0], model.blank, shift, seconds
+                    )
+
+    for heard in model.hear(wav_scp, batch_seconds):
         start = time.perf_counter()
-        answers = searching.ask(log_probs, lengths)
+        awaited = searching.ask(heard.log_probs, heard.lengths)
         search += time.perf_counter() - start
-        encoder += seconds
-        for i, (utterance, answer) in enumerate(zip(batch, answers)):
-            frames = int(lengths[i])
-            heard.append((utterance.name, frames, answer))
-            samples += utterance.samples
-            if times:
-                said[utterance.name] = log_probs[i, :frames].cpu().numpy()
-                seconds_of[utterance.name] = utterance.samples / model.rate
-        logging.info(
-            f"batch {number + 1}: {len(heard)} utterances, RTF "
-            f"{(encoder + search) * model.rate / samples:.4f}"
-        )
-    start = time.perf_counter()
-    found = {utt: searching.answer(answer) for utt, _, answer in heard}
-    search += time.perf_counter() - start
+        asked.append((heard, awaited))
+        encoder += heard.seconds
+        samples += sum(utterance.samples for utterance in heard.batch)
+        frames += int(heard.lengths.sum())
+        finish(_AHEAD)
+    finish(0)
     searching.close()
     duration = samples / model.rate
     speed = Speed(
@@ -272,27 +300,24 @@ def recognise(
         rtf=(encoder + search) / duration,
         encoder_seconds=encoder,
         utterances=len(found),
-        frames=sum(frames for _, frames, _ in heard),
-        frames_searched=sum(frames for _, frames in found.values()),
+        frames=frames,
+        frames_searched=searched,
         parameters=model.parameters,
-        device=str(log_probs.device.type),
+        device=model.device,
         threads=torch.get_num_threads(),
         processes=processes,
     )
     by_words = config.lexicon is not None
-    best = {utt: hypotheses[0] for utt, (hypotheses, _) in found.items()}
+    best = {utt: hypotheses[0] for utt, hypotheses in found.items()}
     return Recognised(
         tokens={utt: [model.tokens[t] for t in h.tokens] for utt, h in best.items()},
         text={utt: model.text(h, by_words) for utt, h in best.items()},
         nbest={
             utt: _distinct([(h.score, model.text(h, by_words)) for h in hypotheses])
-            for utt, (hypotheses, _) in found.items()
+            for utt, hypotheses in found.items()
             if config.nbest > 1
         },
-        words={
-            utt: _timed(said[utt], best[utt], model.blank, shift, seconds_of[utt])
-            for utt in said
-        },
+        words=words,
         speed=speed,
     )
 

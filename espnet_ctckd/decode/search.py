@@ -1,5 +1,6 @@
 """From the posteriors of an utterance to its hypotheses, by any of the methods."""
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import List, NamedTuple, Optional, Sequence, Tuple
@@ -9,7 +10,7 @@ import numpy as np
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_prior
 from espnet_ctckd.decode.collapse import collapse
-from espnet_ctckd.decode.lexicon import SPACE, LexiconSearch
+from espnet_ctckd.decode.lexicon import SPACE, Lexicon, LexiconSearch
 from espnet_ctckd.decode.prefix_beam import prefix_beam_searches
 
 METHODS = ("greedy", "prefix_beam", "lexicon")
@@ -131,6 +132,10 @@ class Search:
         blank: index of the blank.
         token_type: of ESPnet: how tokens make words.
 
+    Attributes:
+        config: how.
+        blank: index of the blank.
+
     Raises:
         InputError: a file of the configuration is missing or cannot be used.
     """
@@ -138,25 +143,37 @@ class Search:
     def __init__(
         self, config: SearchConfig, tokens: Sequence[str], blank: int, token_type: str
     ) -> None:
-        self._config, self._blank = config, blank
+        self.config, self.blank = config, blank
         self._tokens, self._type = list(tokens), token_type
         self._prior: Optional[np.ndarray] = None
         if config.prior_file is not None:
             self._prior = np.array(read_prior(config.prior_file, tokens, tokens[blank]))
         self._lexicon: Optional[LexiconSearch] = None
         if config.lexicon is not None:
-            self._lexicon = LexiconSearch(
-                tokens,
-                blank,
-                config.lexicon,
-                config.lm,
-                lm_scale=config.lm_scale,
-                word_score=config.word_score,
-                silence_score=config.silence_score,
-                beam=config.beam,
-                tokens_per_frame=config.tokens_per_frame,
-                threshold=config.beam_threshold,
-            )
+            lexicon = Lexicon(tokens, blank, config.lexicon, config.lm)
+            self._lexicon = self._by_lexicon(lexicon)
+
+    def _by_lexicon(self, lexicon: Lexicon) -> LexiconSearch:
+        config = self.config
+        return LexiconSearch(
+            lexicon,
+            lm_scale=config.lm_scale,
+            word_score=config.word_score,
+            silence_score=config.silence_score,
+            beam=config.beam,
+            tokens_per_frame=config.tokens_per_frame,
+            threshold=config.beam_threshold,
+        )
+
+    def at(self, config: SearchConfig) -> "Search":
+        """The same with other numbers, or without the prior; no file is read again."""
+        other = copy.copy(self)
+        other.config = config
+        if config.prior_file is None:
+            other._prior = None
+        if self._lexicon is not None:
+            other._lexicon = other._by_lexicon(self._lexicon.lexicon)
+        return other
 
     def __call__(
         self, log_probs: Sequence[np.ndarray]
@@ -170,10 +187,10 @@ class Search:
             For each its hypotheses, the best first, at least one; and how many frames
             were searched.
         """
-        config = self._config
+        config = self.config
         said = []
         for each in log_probs:
-            each = each[collapse(each[:, self._blank], config.blank_collapse)]
+            each = each[collapse(each[:, self.blank], config.blank_collapse)]
             if self._prior is not None:
                 each = each - config.prior_scale * self._prior
             said.append(each)
@@ -181,7 +198,7 @@ class Search:
             found = [self._by_words(self._lexicon, each) for each in said]
         elif config.method == "prefix_beam":
             lists = prefix_beam_searches(
-                said, self._blank, config.beam, config.tokens_per_frame
+                said, self.blank, config.beam, config.tokens_per_frame
             )
             found = [
                 [self._hypothesis(*each) for each in hypotheses[: config.nbest]]
@@ -197,23 +214,21 @@ class Search:
     def _by_words(self, lexicon: LexiconSearch, said: np.ndarray) -> List[Hypothesis]:
         return [
             Hypothesis(tuple(tokens), tuple(words), score)
-            for tokens, words, score in lexicon(said)[: self._config.nbest]
+            for tokens, words, score in lexicon(said)[: self.config.nbest]
         ]
 
     def _greedy(self, said: np.ndarray) -> Hypothesis:
         best = said.argmax(1)
-        kept = best != self._blank
+        kept = best != self.blank
         kept[1:] &= best[1:] != best[:-1]
         return self._hypothesis(best[kept].tolist(), float(said.max(1).sum()))
 
     def _hypothesis(self, tokens: Sequence[int], score: float) -> Hypothesis:
-        return Hypothesis(
-            tuple(tokens), words_of(self.names(tokens), self._type), score
-        )
+        return Hypothesis(tuple(tokens), self.words(tokens), score)
 
-    def names(self, tokens: Sequence[int]) -> List[str]:
-        """The tokens of indices."""
-        return [self._tokens[token] for token in tokens]
+    def words(self, tokens: Sequence[int]) -> Tuple[Word, ...]:
+        """The words of a hypothesis."""
+        return words_of([self._tokens[token] for token in tokens], self._type)
 
 
 def words_of(tokens: Sequence[str], token_type: str) -> Tuple[Word, ...]:

@@ -2,19 +2,15 @@
 
 import multiprocessing
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
 
+from espnet_ctckd.choices import InputError
 from espnet_ctckd.decode.greedy import greedy
-from espnet_ctckd.decode.search import (
-    Hypothesis,
-    Search,
-    SearchConfig,
-    Word,
-    words_of,
-)
+from espnet_ctckd.decode.search import Hypothesis, Search
 
 # Hypotheses, and how many frames were searched.
 Answer = Tuple[List[Hypothesis], int]
@@ -34,64 +30,72 @@ class Searching:
     """Searches here, or in other processes.
 
     Args:
-        config: how.
-        tokens: V.
-        blank: index of the blank.
-        token_type: of ESPnet: how tokens make words.
+        search: how.
         processes: others that search; 0: none.
+
+    Attributes:
+        search: how.
     """
 
-    def __init__(
-        self,
-        config: SearchConfig,
-        tokens: Sequence[str],
-        blank: int,
-        token_type: str,
-        processes: int,
-    ) -> None:
-        self._config, self._processes = config, processes
-        self._blank, self._type = blank, token_type
-        arguments = (config, tokens, blank, token_type)
-        self._search = Search(*arguments)  # here, so that its errors are said here
+    def __init__(self, search: Search, processes: int) -> None:
+        self.search, self._processes = search, processes
         self._pool: Optional[ProcessPoolExecutor] = None
         if processes > 0:
-            # They compute with numpy alone, which a fork leaves whole.
+            # They compute with numpy alone, which a fork leaves whole, and it lends
+            # them the language model.
             self._pool = ProcessPoolExecutor(
                 processes,
                 multiprocessing.get_context("fork"),
-                initializer=_prepare,
-                initargs=arguments,
+                initializer=_here.append,
+                initargs=(search,),
             )
 
     def ask(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> "Sequence[Asked]":
-        """Begin with a batch."""
-        if self._config.plain:
-            found = greedy(log_probs, lengths, self._blank)
+        """Begin with a batch.
+
+        Raises:
+            InputError: another process has died.
+        """
+        if self.search.config.plain:
+            found = greedy(log_probs, lengths, self.search.blank)
             return [
-                ([Hypothesis(tuple(t), self._words(t), 0.0)], n)
+                ([Hypothesis(tuple(t), self.search.words(t), 0.0)], n)
                 for t, n in zip(found, lengths.tolist())
             ]
         said = log_probs.cpu().numpy()
         parts = [row[:n] for row, n in zip(said, lengths.tolist())]
         if self._pool is None:
-            return self._search(parts)
+            return self.search(parts)
         # Those of about one length together, a share for each process.
         share = -(-len(parts) // self._processes)
         asked: List[Asked] = []
         for first in range(0, len(parts), share):
             some = parts[first : first + share]
-            future = self._pool.submit(_search, some)
+            try:
+                future = self._pool.submit(_search, some)
+            except BrokenProcessPool:
+                raise self._died() from None
             asked += [_Awaited(future, i) for i in range(len(some))]
         return asked
 
-    def _words(self, tokens: Sequence[int]) -> Tuple[Word, ...]:
-        return words_of(self._search.names(tokens), self._type)
-
     def answer(self, asked: Asked) -> Answer:
-        """What was found."""
-        if isinstance(asked, _Awaited):
+        """What was found.
+
+        Raises:
+            InputError: another process has died.
+        """
+        if not isinstance(asked, _Awaited):
+            return asked
+        try:
             return asked.future.result()[asked.place]
-        return asked
+        except BrokenProcessPool:
+            raise self._died() from None
+
+    def _died(self) -> InputError:
+        return InputError(
+            f"one of the {self._processes} processes that search has died; if it was "
+            "for lack of memory, give fewer --search_processes"
+        )
 
     def close(self) -> None:
         """End the other processes."""
@@ -100,12 +104,6 @@ class Searching:
 
 
 _here: List[Search] = []
-
-
-def _prepare(
-    config: SearchConfig, tokens: Sequence[str], blank: int, token_type: str
-) -> None:
-    _here.append(Search(config, tokens, blank, token_type))
 
 
 def _search(log_probs: Sequence[np.ndarray]) -> List[Answer]:
