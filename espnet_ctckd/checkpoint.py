@@ -37,6 +37,8 @@ def load_weights(path: Pathlike, device: str = "cpu") -> Dict[str, Tensor]:
     # What is no file of torch makes its unpickler raise nearly anything.
     except Exception as error:
         reason = (str(error) or "it ends too early").splitlines()[0]
+        if "Weights only load failed" in reason:  # torch goes on with unsafe advice
+            reason = "torch finds more than tensors in it, or something else"
         raise InputError(
             f"{path} is not a whole file of weights ({reason}): give one such as "
             "valid.cer_ctc.ave.pth, or restore it"

@@ -3,7 +3,6 @@
 import argparse
 import inspect
 from fractions import Fraction
-from pathlib import Path
 from typing import List, Mapping, Optional, Tuple
 
 from espnet2.tasks.asr import encoder_choices
@@ -13,7 +12,7 @@ from espnet_ctckd.cache.check import check_dense, check_dropped, check_frame_rat
 from espnet_ctckd.cache.reader import CacheMeta, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
-from espnet_ctckd.data import read_scp, shorten
+from espnet_ctckd.data import read_lines, read_scp, shorten
 from espnet_ctckd.nbest import NBEST, read_nbest_meta
 from espnet_ctckd.preprocess import TEACHER
 
@@ -315,5 +314,5 @@ def token_list_of(args: argparse.Namespace) -> List[str]:
     """The student's tokens, given as a list or as a file."""
     tokens = args.token_list
     if isinstance(tokens, str):
-        tokens = Path(tokens).read_text(encoding="utf-8").splitlines()
+        tokens = read_lines(tokens, "token list")
     return list(tokens)

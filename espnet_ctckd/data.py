@@ -73,7 +73,7 @@ def folder_size(path: Pathlike) -> int:
 
 
 def read_lines(path: Pathlike, what: str) -> List[str]:
-    """Read the lines of a text file.
+    """Read the lines of a text file; only a line feed ends one, as in ESPnet.
 
     Args:
         path: the file.
@@ -83,11 +83,18 @@ def read_lines(path: Pathlike, what: str) -> List[str]:
         InputError: it is missing, or not text.
     """
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        with open(path, encoding="utf-8") as f:
+            lines = [line.rstrip("\n") for line in f]
     except FileNotFoundError:
         raise InputError(f"there is no {what} {path}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"the {what} {path} is not UTF-8 text: {error}") from None
+    if lines and lines[0].startswith("\ufeff"):
+        raise InputError(
+            f"the {what} {path} begins with a byte order mark, which would be taken "
+            "for a part of the first name; write it as UTF-8 without one"
+        )
+    return lines
 
 
 def read_scp(path: Pathlike) -> Dict[str, str]:
@@ -103,27 +110,16 @@ def read_scp(path: Pathlike) -> Dict[str, str]:
         InputError: the file is missing or empty, or an utterance stands in it twice.
     """
     entries: Dict[str, str] = {}
-    try:
-        with open(path, encoding="utf-8") as f:
-            for number, line in enumerate(f, 1):
-                fields = line.split(maxsplit=1)
-                if not fields:
-                    raise InputError(f"{path}:{number} is an empty line; remove it")
-                if fields[0].startswith("\ufeff"):
-                    raise InputError(
-                        f"{path} begins with a byte order mark, which would be taken "
-                        "for a part of the first name; write it as UTF-8 without one"
-                    )
-                if fields[0] in entries:
-                    raise InputError(
-                        f"{path}:{number} has the utterance {fields[0]!r} a second "
-                        "time; each must stand there once"
-                    )
-                entries[fields[0]] = fields[1].rstrip() if len(fields) > 1 else ""
-    except FileNotFoundError:
-        raise InputError(f"there is no file {path}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error}") from None
+    for number, line in enumerate(read_lines(path, "file"), 1):
+        fields = line.split(maxsplit=1)
+        if not fields:
+            raise InputError(f"{path}:{number} is an empty line; remove it")
+        if fields[0] in entries:
+            raise InputError(
+                f"{path}:{number} has the utterance {fields[0]!r} a second time; each "
+                "must stand there once"
+            )
+        entries[fields[0]] = fields[1].rstrip() if len(fields) > 1 else ""
     if not entries:
         raise InputError(f"{path} is empty; it should have a line for each utterance")
     return entries
@@ -315,17 +311,18 @@ def read_prior(path: Pathlike, tokens: Sequence[str], blank: str) -> List[float]
     Raises:
         InputError: the file is missing or damaged, or its tokens are others.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-        pairs = [line.rsplit(maxsplit=1) for line in lines]
-        priors = {token: float(value) for token, value in pairs}
-    except FileNotFoundError:
+    if not Path(path).exists():
         raise InputError(
             f"there is no prior {path}: make it with "
             "`python -m espnet_ctckd.bin.estimate_prior`"
-        ) from None
+        )
+    try:
+        lines = read_lines(path, "prior")
     except OSError as error:
         raise InputError(f"the prior {path} cannot be read: {error}") from None
+    try:
+        pairs = [line.rsplit(maxsplit=1) for line in lines]
+        priors = {token: float(value) for token, value in pairs}
     except ValueError:
         raise InputError(
             f"{path} is no list of priors: every line must be a token and a number"

@@ -105,6 +105,26 @@ def count_errors(references: Sequence[str], hypothesis: Sequence[str]) -> Counts
     )
 
 
+def read_references(path: Pathlike, normalization: Normalization) -> Dict[str, str]:
+    """Read the transcripts that others are held against, normalized.
+
+    Args:
+        path: Kaldi ``text``.
+        normalization: of the transcripts.
+
+    Raises:
+        InputError: an utterance is doubled, or has no words.
+    """
+    references = {utt: normalization(text) for utt, text in read_scp(path).items()}
+    empty = [utt for utt, words in references.items() if not words.strip()]
+    if empty:
+        raise InputError(
+            f"{path} has {len(empty)} empty transcripts: {shorten(empty)}; there is no "
+            "error rate without words: remove them"
+        )
+    return references
+
+
 def score(
     reference: Pathlike,
     hypothesis: Pathlike,
@@ -126,10 +146,8 @@ def score(
         InputError: an utterance is missing, doubled, not in the reference, or has an
             empty reference.
     """
-    references, hypotheses = (
-        {utt: normalization(text) for utt, text in read_scp(path).items()}
-        for path in (reference, hypothesis)
-    )
+    references = read_references(reference, normalization)
+    hypotheses = {u: normalization(text) for u, text in read_scp(hypothesis).items()}
     for has, path, lacks, other in (
         (references, reference, hypotheses, hypothesis),
         (hypotheses, hypothesis, references, reference),
@@ -140,12 +158,6 @@ def score(
                 f"{other} lacks {len(missing)} of {len(has)} utterances of {path}: "
                 f"{shorten(missing)}. Score what was decoded against its own reference"
             )
-    empty = [u for u, words in references.items() if not words]
-    if empty:
-        raise InputError(
-            f"{reference} has {len(empty)} empty transcripts: {shorten(empty)}; there "
-            "is no error rate without words: remove them"
-        )
     return {
         utt: count_errors(split(words), split(hypotheses[utt]))
         for utt, words in references.items()

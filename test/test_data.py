@@ -9,6 +9,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
     audio_info,
     read_audio,
+    read_lines,
     read_scp,
     read_token_list,
     write_beside,
@@ -72,6 +73,13 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
     path.write_text("a x\nb y\n", encoding="utf-8-sig")
     with pytest.raises(InputError, match=f"{path} begins with a byte order mark"):
         read_scp(path)
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    path = tmp_path / "tokens.txt"
+    tokens = ["<blank>", "a\x85", "\u2028", "\x0c", "b"]
+    path.write_bytes("".join(f"{token}\n" for token in tokens).encode())
+    assert read_lines(path, "token list") == tokens
 
 
 def test_an_empty_line_is_refused_with_its_number(tmp_path):

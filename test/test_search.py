@@ -243,6 +243,7 @@ def test_a_lexicon_finds_the_words_that_are_there(lexicon):
         ("ab a x\n", r"lexicon:1 spells 'ab' with x; give tokens"),
         ("ab a b\ncd\n", r"lexicon:2 spells 'cd' with nothing"),
         ("", "is empty"),
+        ("\ufeffab a b\n", "begins with a byte order mark"),
     ],
 )
 def test_a_lexicon_of_other_tokens_is_refused(lexicon, content, message):
@@ -437,6 +438,15 @@ def test_a_process_that_dies_is_told(tiny_model):
     searching.close()
 
 
+def test_a_folder_that_cannot_be_is_told_before_the_search(tmp_path, tiny_model):
+    (tmp_path / "out").touch()
+    (tmp_path / "wav.scp").write_text("a gone.wav\n")
+    data = tiny.Data(tmp_path)
+    status, stderr = tiny.call(decode, *flags_of(tiny_model, data, tmp_path / "out"))
+    assert status == 1
+    assert tiny.the_error(stderr).endswith(f": {tmp_path}/out")
+
+
 def test_what_another_search_has_left_is_removed(tmp_path, tiny_model, tiny_data):
     more = ["--method", "prefix_beam", "--nbest", 3, "--ctm"]
     for options, left in ((more, {"nbest", "ctm"}), ([], set())):
@@ -532,6 +542,7 @@ def test_a_configuration_of_the_search_is_read_and_the_command_line_wins(
     for content, message in (
         ("beams: 7", "has the key 'beams', which is no flag here"),
         ("beam: x", "beam cannot be 'x'"),
+        ("beam:", "has the key 'beam' without a value"),
         ("- beam", "holds no mapping of flags"),
     ):
         conf.write_text(content)

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import warnings
 from typing import Callable, Optional, Sequence
 
 import yaml
@@ -18,6 +19,8 @@ def run(main: Main) -> None:
     Args:
         main: takes the arguments, or None for those of the command line.
     """
+    # Of ESPnet's own code, in every command.
+    warnings.filterwarnings("ignore", "`torch.cuda.amp", FutureWarning)
     logging.basicConfig(
         level=logging.INFO,
         format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
@@ -75,6 +78,8 @@ def configured(
         if key not in takes:
             raise InputError(f"{path} has the key {key!r}, which is no flag here")
         action = takes[key]
+        if value is None and action.default is not None:
+            raise InputError(f"{path} has the key {key!r} without a value")
         if action.nargs == 0 and not isinstance(value, bool):
             raise InputError(f"{path}: {key} cannot be {value!r}; give true or false")
         if action.nargs != 0 and value is not None:

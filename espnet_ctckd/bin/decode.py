@@ -36,6 +36,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         raise InputError(
             f"--search_processes is {args.search_processes}; give 0 or more"
         )
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # or say so at once
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
     found = recognise(
         model, args.wav_scp, args.batch_seconds, config, args.search_processes, args.ctm

@@ -9,18 +9,24 @@ import itertools
 import logging
 import time
 from dataclasses import asdict, replace
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, Optional, Sequence
 
 import yaml
 
 from espnet_ctckd.bin import add_compute, add_model, configured, device, parser, run
 from espnet_ctckd.bin.decode import add_search, search_of
+from espnet_ctckd.bin.score import add_normalization
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, shorten, write_beside
 from espnet_ctckd.decode.recognise import Heard, Recogniser
 from espnet_ctckd.decode.search import SearchConfig
-from espnet_ctckd.decode.searching import Searching
-from espnet_ctckd.score import Counts, count_errors
+from espnet_ctckd.decode.searching import Asked, Searching
+from espnet_ctckd.score import (
+    Counts,
+    Normalization,
+    count_errors,
+    read_references,
+)
 
 TUNED = ("lm_scale", "prior_scale", "word_score")
 
@@ -36,28 +42,41 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     for name in TUNED:
         p.add_argument(f"--{name}s", type=float, nargs="+", help="to be tried")
+    add_normalization(p)
     add_search(p)
     add_compute(p)
     args = configured(p, cmd)
+    for name, has, wants in (
+        ("lm_scales", args.lm, "--lm"),
+        ("word_scores", args.method == "lexicon", "--method lexicon"),
+    ):
+        if getattr(args, name) and not has:
+            raise InputError(f"--{name} goes with {wants}, which is not given")
     grid = {name: getattr(args, f"{name}s") or [getattr(args, name)] for name in TUNED}
     args.prior_scale = max(grid["prior_scale"])
     base = search_of(args)
     points = [dict(zip(grid, point)) for point in itertools.product(*grid.values())]
     configs = [at(base, point) for point in points]
-    model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
-    references = read_scp(args.text)
-    heard = list(model.hear(args.wav_scp, args.batch_seconds))
-    named = {u.name for batch in heard for u in batch.batch}
-    apart = sorted(named ^ set(references))
+    normalization = Normalization(args.case, args.remove)
+    references = read_references(args.text, normalization)
+    apart = sorted(set(read_scp(args.wav_scp)) ^ set(references))
     if apart:
         raise InputError(
             f"{len(apart)} utterances are in one of {args.wav_scp} and {args.text} "
             f"only: {shorten(apart)}"
         )
-    wers, begun, search = [], time.monotonic(), model.search(base)
+    model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
+    search = model.search(base)
+    heard = list(model.hear(args.wav_scp, args.batch_seconds))
+    wers, begun = [], time.monotonic()
     for config in configs:
         searching = Searching(search.at(config), args.search_processes)
-        wers.append(word_error_rate(model, heard, references, searching))
+        texts = search_all(model, heard, searching)
+        counts = [
+            count_errors(reference.split(), normalization(texts[utt]).split())
+            for utt, reference in references.items()
+        ]
+        wers.append(sum(counts, Counts()).rate)
         left = (time.monotonic() - begun) / len(wers) * (len(configs) - len(wers))
         logging.info(f"{len(wers)} of {len(configs)} searches, {left:.0f} s left")
     best = min(range(len(configs)), key=lambda i: wers[i])
@@ -68,7 +87,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     at_edge = [
         name
         for name, values in grid.items()
-        if len(values) > 1 and points[best][name] in (min(values), max(values))
+        if len(values) > 1
+        and points[best][name] in (min(values), max(values))
+        and (points[best][name] != 0 or name == "word_score")
     ]
     if at_edge:
         print(f"the best is at the edge of --{'s, --'.join(at_edge)}s: try beyond it")
@@ -85,34 +106,27 @@ def at(base: SearchConfig, point: Dict[str, float]) -> SearchConfig:
     return replace(base, **point)  # type: ignore[arg-type]
 
 
-def word_error_rate(
-    model: Recogniser,
-    heard: Sequence[Heard],
-    references: Dict[str, str],
-    searching: Searching,
-) -> float:
-    """The word error rate of a search.
+def search_all(
+    model: Recogniser, heard: Sequence[Heard], searching: Searching
+) -> Dict[str, str]:
+    """The texts of a set.
 
     Args:
         model: that was heard.
         heard: its posteriors, batch by batch.
-        references: transcript of each utterance.
-        searching: of all, and closed then.
-
-    Returns:
-        Percent.
+        searching: of them, and closed then.
     """
-    asked = []
+    asked: Dict[str, Asked] = {}
     for batch in heard:
         answers = searching.ask(batch.log_probs, batch.lengths)
-        asked += [(u.name, answer) for u, answer in zip(batch.batch, answers)]
-    counts: List[Counts] = []
-    for utt, answer in asked:
+        asked.update(zip((u.name for u in batch.batch), answers))
+    by_words = searching.search.config.lexicon is not None
+    texts = {}
+    for utt, answer in asked.items():
         (best, *_), _ = searching.answer(answer)
-        text = model.text(best, searching.search.config.lexicon is not None)
-        counts.append(count_errors(references[utt].split(), text.split()))
+        texts[utt] = model.text(best, by_words)
     searching.close()
-    return sum(counts, Counts()).rate
+    return texts
 
 
 if __name__ == "__main__":

@@ -447,14 +447,14 @@ tune() {
     local gpu=0
     ! ${gpu_inference} || gpu=1
     [ -f "${lm}" ] || refuse "there is no language model ${lm}"
-    begin 12 "$1" "${lm_tune_args} ${inference_args} $(cat "$3" "${lm}" ${lexicon} | cksum)" || return 0
+    begin 12 "$1" "${lm_tune_args} ${inference_args} ${score_opts} $(cat "$3" "${lm}" ${lexicon} | cksum)" || return 0
     log "Stage 12: Tune the search with ${lm} on ${valid_set} -> $1/tune.log"
     ${bin}.make_lexicon --words "${lexicon:-${lm}}" --asr_train_config "$2" --output "$1/lexicon.txt"
     ${decode_cmd} --gpu "${gpu}" "$1/tune.log" ${bin}.tune_decoding --ngpu "${gpu}" \
         --method lexicon --blank_collapse 0.999 ${inference_config:+--config "${inference_config}"} \
         --asr_train_config "$2" --asr_model_file "$3" \
         --wav_scp "${data}/${valid_set}/wav.scp" --text "${data}/${valid_set}/text" \
-        --lexicon "$1/lexicon.txt" --lm "${lm}" ${lm_tune_args} --output "$1/decode.yaml"
+        --lexicon "$1/lexicon.txt" --lm "${lm}" ${score_opts} ${lm_tune_args} --output "$1/decode.yaml"
     grep -e "<- best" -e "at the edge" "$1/tune.log"
     finish
 }
