@@ -1,16 +1,28 @@
 """Count recognition errors, and lay the counts out as ESPnet's recipes do."""
 
 import csv
+import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import jiwer
 import numpy as np
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, read_scp, shorten, write_beside
+from espnet_ctckd.data import Pathlike, read_scp, sha256, shorten, write_beside
 
 UNITS = ("wer", "cer", "ter")
 _SCORE = "score.json"
@@ -187,11 +199,18 @@ def by_speaker(counted: Mapping[str, Counts], utt2spk: Pathlike) -> Dict[str, Co
     return sums
 
 
+def hash_transcripts(transcripts: Mapping[str, str]) -> str:
+    """A hash of transcripts, in whatever order and before normalization."""
+    listed = json.dumps(transcripts, sort_keys=True)
+    return hashlib.sha256(listed.encode()).hexdigest()
+
+
 def write_scores(
     folder: Pathlike,
     counted: Mapping[str, Mapping[str, Counts]],
     normalization: Normalization,
     utt2spk: Optional[Pathlike] = None,
+    texts: Optional[Tuple[Pathlike, Pathlike]] = None,
 ) -> Dict[str, Counts]:
     """Write the scores of a set.
 
@@ -200,6 +219,8 @@ def write_scores(
         counted: unit (``wer``, ``cer``, ``ter``) -> utterance -> counts.
         normalization: with which they were counted.
         utt2spk: Kaldi's file, None where speakers do not matter.
+        texts: reference and hypothesis; their hashes tell later whether these are the
+            scores of them still.
 
     Returns:
         Unit -> total.
@@ -211,14 +232,14 @@ def write_scores(
         if utt2spk is not None:
             speakers = by_speaker(of_utterances, utt2spk)
             _write_counts(path.with_suffix(".speakers.tsv"), "speaker", speakers)
+    told: Dict[str, Any] = {unit: asdict(total) for unit, total in totals.items()}
+    told["normalization"] = str(normalization)
+    if texts is not None:
+        reference, hypothesis = texts
+        told["reference"] = hash_transcripts(read_scp(reference))
+        told["hypothesis"] = [os.path.relpath(hypothesis, folder), sha256(hypothesis)]
     with write_beside(Path(folder) / _SCORE) as f:
-        json.dump(
-            {
-                **{unit: asdict(total) for unit, total in totals.items()},
-                "normalization": str(normalization),
-            },
-            f,
-        )
+        json.dump(told, f)
     return totals
 
 
@@ -238,10 +259,12 @@ class Score(NamedTuple):
     Attributes:
         totals: unit -> counts.
         normalization: what was done to the texts, in words.
+        reference: hash of the transcripts; empty where it was not noted.
     """
 
     totals: Dict[str, Counts]
     normalization: str
+    reference: str
 
 
 def read_score(folder: Pathlike) -> Score:
@@ -251,7 +274,8 @@ def read_score(folder: Pathlike) -> Score:
         folder: of its scores.
 
     Raises:
-        InputError: it was not scored.
+        InputError: it was not scored, its files do not fit together, or another text
+            was decoded since.
     """
     path = Path(folder) / _SCORE
     if not path.exists():
@@ -261,6 +285,9 @@ def read_score(folder: Pathlike) -> Score:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         normalization = found.pop("normalization", str(Normalization()))
+        reference = found.pop("reference", "")
+        name, hypothesis = found.pop("hypothesis", ["", ""])
+        decoded = Path(folder, name)
         totals = {unit: Counts(**counts) for unit, counts in found.items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}): score again") from None
@@ -270,7 +297,38 @@ def read_score(folder: Pathlike) -> Score:
             raise InputError(
                 f"{listed} does not add up to what {path} says: score again"
             )
-    return Score(totals, normalization)
+    if hypothesis and decoded.is_file() and sha256(decoded) != hypothesis:
+        raise InputError(
+            f"{decoded} is another text than {path} is the score of: score again"
+        )
+    return Score(totals, normalization, reference)
+
+
+def check_alike(scores: Sequence[Tuple[str, Pathlike, Score]]) -> None:
+    """Refuse to put side by side what was scored differently.
+
+    Args:
+        scores: name of a set, folder of its scores, and these.
+
+    Raises:
+        InputError: texts were normalized differently, or sets of one name were held
+            against different transcripts.
+    """
+    how = {score.normalization: folder for _, folder, score in scores}
+    if len(how) > 1:
+        listed = ", ".join(f"{folder}: {said}" for said, folder in how.items())
+        raise InputError(
+            f"texts were normalized in {len(how)} ways ({listed}): score all alike"
+        )
+    first: Dict[str, Tuple[Pathlike, str]] = {}
+    for name, folder, score in scores:
+        if score.reference:
+            other, reference = first.setdefault(name, (folder, score.reference))
+            if reference != score.reference:
+                raise InputError(
+                    f"{other} and {folder} were scored against different transcripts: "
+                    "score both against the same"
+                )
 
 
 def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
@@ -283,19 +341,14 @@ def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
         Pairs of ``<experiment>/<decoding>/<set>`` and unit -> totals, sorted.
 
     Raises:
-        InputError: sets were scored with different normalization.
+        InputError: sets were scored with different normalization or transcripts.
     """
-    found, said = [], {}
-    for path in sorted(Path(expdir).glob(f"*/*/*/{_SCORE}")):
-        score = read_score(path.parent)
-        said[score.normalization] = path.parent
-        found.append((str(path.parent.relative_to(expdir)), score.totals))
-    if len(said) > 1:
-        listed = ", ".join(f"{path}: {how}" for how, path in said.items())
-        raise InputError(
-            f"texts were normalized in {len(said)} ways ({listed}): score all alike"
-        )
-    return found
+    scores = [
+        (path.parent.name, path.parent, read_score(path.parent))
+        for path in sorted(Path(expdir).glob(f"*/*/*/{_SCORE}"))
+    ]
+    check_alike(scores)
+    return [(str(f.relative_to(expdir)), score.totals) for _, f, score in scores]
 
 
 def read_errors(path: Pathlike) -> Dict[str, int]:

@@ -311,6 +311,13 @@ def test_damaged_and_doubled_folders_are_refused_by_name(experiments, tmp_path):
     assert "decode.json is damaged" in error
     error = refused(lambda test: None, experiments / "asr_labels")
     assert "have one name" in error
+    error = refused(lambda test: (test / "text").write_text("utt01 ab\n"))
+    assert "is another text than" in error
+    shutil.copytree(experiments.parent / "data", tmp_path / "data")
+    text = tmp_path / "data/test/text"
+    text.write_text(text.read_text().replace("a", "b"))
+    error = refused(lambda test: None, "--data", tmp_path / "data")
+    assert f"{text} has other transcripts than" in error
     error = refused(lambda test: None, "--data", tmp_path / "nowhere")
     assert "--data: there is no folder" in error
     places = ["--data", experiments.parent / "data", "--teacher_cache", tmp_path]

@@ -18,6 +18,7 @@ from espnet_ctckd.score import (
     Normalization,
     bootstrap_interval,
     count_errors,
+    read_score,
     read_scores,
     results_table,
     score,
@@ -161,7 +162,8 @@ def scored(tmp_path):
 
 def test_the_command_writes_totals_and_utterances(scored):
     totals = json.loads((scored / "score.json").read_text())
-    assert totals.keys() == {"wer", "cer", "normalization"}
+    kept = {"wer", "cer", "normalization", "reference", "hypothesis"}
+    assert totals.keys() == kept
     assert Counts(**totals["wer"]) == WORDS
     assert Counts(**totals["cer"]) == CHARACTERS
     assert (scored / "wer.tsv").read_text() == (
@@ -187,8 +189,38 @@ def test_the_command_says_the_rates(scored, tmp_path, capsys):
         "WER 42.86 % (3 of 7: 1 sub, 1 del, 1 ins)",
         "CER 38.46 % (5 of 13: 1 sub, 2 del, 2 ins)",
     ]
-    written = (tmp_path / "other" / "score.json").read_text()
-    assert written == (scored / "score.json").read_text()
+    written, known = (
+        json.loads((folder / "score.json").read_text())
+        for folder in (tmp_path / "other", scored)
+    )
+    assert known.pop("hypothesis")[0] == "text"
+    assert written.pop("hypothesis")[0] == "../exp/system/greedy/test/text"
+    assert written == known
+
+
+def test_scores_of_texts_that_have_changed_since_are_refused(scored, tmp_path):
+    other = scored.parents[2] / "other" / "greedy" / "test"
+    flags = ["--ref", str(tmp_path / "ref"), "--hyp", str(scored / "text")]
+    score_command.main([*flags, "--output_dir", str(other)])
+    for folder in (scored, other):  # the text is beside the one, and not the other
+        assert read_score(folder).totals["wer"] == WORDS
+    table = ["--expdir", str(tmp_path / "exp")]
+    compared = ["--system", str(scored), "--against", str(other)]
+    first, *rest = REFERENCE.splitlines(keepends=True)
+    (tmp_path / "ref").write_text("".join([*rest, first]))  # in another order
+    score_command.main([*flags, "--output_dir", str(other)])
+    results.main(table)
+    compare_scores.main(compared)
+    (tmp_path / "ref").write_text("".join([first.rstrip() + " ab\n", *rest]))
+    score_command.main([*flags, "--output_dir", str(other)])
+    with pytest.raises(InputError, match="scored against different transcripts"):
+        results.main(table)
+    with pytest.raises(InputError, match="scored against different transcripts"):
+        compare_scores.main(compared)
+    (scored / "text").write_text(HYPOTHESIS.replace("u2", "u2 ab"))
+    for folder in (scored, other):
+        with pytest.raises(InputError, match=r"test/text is another text than .*score"):
+            read_score(folder)
 
 
 def test_pieces_are_counted_where_a_bpe_model_is_given(scored, tmp_path):
@@ -316,7 +348,7 @@ def test_what_is_normalized_is_so_in_both_texts_and_noted(scored, tmp_path, caps
     score_command.main([*flags, "--output_dir", str(other)])
     with pytest.raises(InputError, match="texts were normalized in 2 ways"):
         results.main(["--expdir", str(tmp_path / "exp")])
-    with pytest.raises(InputError, match="different normalization: case keep, case up"):
+    with pytest.raises(InputError, match="normalized in 2 ways"):
         compare_scores.main(["--system", str(scored), "--against", str(other)])
 
 

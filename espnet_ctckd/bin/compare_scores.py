@@ -6,11 +6,12 @@ taken; with one seed the training's own luck is not in the interval.
 """
 
 from pathlib import Path
-from typing import Optional, Sequence, Set
+from typing import List, Optional, Sequence, Tuple
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.score import UNITS, bootstrap_interval, read_score
+from espnet_ctckd.data import Pathlike
+from espnet_ctckd.score import UNITS, Score, bootstrap_interval, check_alike, read_score
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -21,10 +22,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--unit", choices=UNITS, default="wer", help="what is counted")
     args = p.parse_args(cmd)
     systems = [args.system, args.against]
-    said: Set[str] = set()
+    compared: List[Tuple[str, Pathlike, Score]] = []
     for folders in systems:
         scores = [read_score(folder) for folder in folders]
-        said.update(score.normalization for score in scores)
+        compared += (("", *pair) for pair in zip(folders, scores))
         for folder, score in zip(folders, scores):
             if args.unit not in score.totals:
                 raise InputError(
@@ -33,11 +34,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         rates = [score.totals[args.unit].rate for score in scores]
         listed = " ".join(f"{rate:.1f}" for rate in rates)
         print(f"{sum(rates) / len(rates):6.2f} %  ({listed})  {' '.join(folders)}")
-    if len(said) > 1:
-        raise InputError(
-            f"they were scored with different normalization: "
-            f"{', '.join(sorted(said))}; score both alike"
-        )
+    check_alike(compared)
     one, other = ([Path(f, f"{args.unit}.tsv") for f in folders] for folders in systems)
     low, high = bootstrap_interval(one, other)
     verdict = "within noise" if low <= 0 <= high else "more than noise"

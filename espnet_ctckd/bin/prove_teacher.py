@@ -81,7 +81,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         unit: score(args.text, folder / "text", split, normalization)
         for unit, split in splits.items()
     }
-    totals = write_scores(folder, counted, normalization)
+    texts = (args.text, folder / "text")
+    totals = write_scores(folder, counted, normalization, texts=texts)
     with write_beside(folder / "teacher.json") as f:
         json.dump(asdict(sayings), f, indent=1)
     wer, cer = totals["wer"].rate, totals["cer"].rate

@@ -26,6 +26,7 @@ from espnet_ctckd.report.systems import (
     read_system,
 )
 from espnet_ctckd.report.utterances import Voice, list_utterances, look_at
+from espnet_ctckd.score import check_alike, hash_transcripts
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -59,6 +60,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     folders, unscored = find_systems([Path(folder) for folder in args.experiments])
     teacher = _teacher(folders, args.teacher)
     systems = [read_system(folder, teacher) for folder in folders]
+    results = [each for system in systems for each in system.results.values()]
+    check_alike([(each.folder.name, each.folder, each.score) for each in results])
     now = datetime.datetime.now().astimezone()
     content = Content(args.title, f"{now:%Y-%m-%d %H:%M}, espnet_ctckd {__version__}")
     several = [folder.name for folder in folders if is_named_teacher(folder)]
@@ -120,8 +123,8 @@ def _look_at_data(
         if lacks:
             content.notes.append(f"{folder} has no {lacks[0]}: only scores of {subset}")
             continue
-        wavs = read_scp(folder / "wav.scp")
-        utterances = list_utterances(systems, subset, read_scp(folder / "text"))
+        wavs, text = read_scp(folder / "wav.scp"), _transcripts(folder, systems)
+        utterances = list_utterances(systems, subset, text)
         content.utterances += utterances
         learned = None
         if teacher is not None:
@@ -152,6 +155,20 @@ def _look_at_data(
             "No teacher was found that says something of these sets: neither an "
             "exported ESPnet model in its folder (--teacher), nor a --teacher_cache."
         )
+
+
+def _transcripts(folder: Path, systems: Sequence[System]) -> Mapping[str, str]:
+    """The transcripts of a set, if they are those that it was scored against."""
+    text = read_scp(folder / "text")
+    for system in systems:
+        for (_, subset), result in system.results.items():
+            known = result.score.reference
+            if subset == folder.name and known not in ("", hash_transcripts(text)):
+                raise InputError(
+                    f"{folder}/text has other transcripts than {result.folder} was "
+                    "scored against: give --data of those, or score again"
+                )
+    return text
 
 
 def _teacher_of(

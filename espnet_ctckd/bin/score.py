@@ -35,7 +35,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         unit: score(args.ref, args.hyp, split, normalization)
         for unit, split in splits.items()
     }
-    totals = write_scores(folder, counted, normalization, args.utt2spk)
+    texts = (args.ref, args.hyp)
+    totals = write_scores(folder, counted, normalization, args.utt2spk, texts)
     for unit, c in totals.items():
         print(
             f"{unit.upper()} {c.rate:.2f} % ({c.errors} of {c.units}: "

@@ -12,7 +12,7 @@ from espnet_ctckd.cache.reader import META, SPEED
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import file_crc32, folder_size, read_told, shorten
-from espnet_ctckd.score import Counts, bootstrap_interval, read_score
+from espnet_ctckd.score import Counts, Score, bootstrap_interval, read_score
 
 # Of TensorBoard: what is drawn, in this order, as (phase, name).
 CURVES = (
@@ -36,16 +36,21 @@ class Result:
     Attributes:
         decoding: its folder.
         folder: of the set.
-        totals: unit -> counts.
+        score: of it.
         interval: of the word error rate, in percent.
         rtf: real-time factor, where it was measured.
     """
 
     decoding: str
     folder: Path
-    totals: Dict[str, Counts]
+    score: Score
     interval: Tuple[float, float]
     rtf: Optional[float]
+
+    @property
+    def totals(self) -> Dict[str, Counts]:
+        """Unit -> counts."""
+        return self.score.totals
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +157,7 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
         results[decoding, subset] = Result(
             decoding,
             path.parent,
-            read_score(path.parent).totals,
+            read_score(path.parent),
             bootstrap_interval([path.with_name("wer.tsv")]),
             read_told(path.with_name("decode.json")).get("rtf"),
         )
