@@ -8,7 +8,7 @@ from typing import Any, Dict
 import torch
 import yaml
 
-from espnet_ctckd import MODEL_NAME
+from espnet_ctckd import ENCODER_NAME, FRONTEND_NAME, MODEL_NAME
 from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, beside, write_beside
@@ -16,7 +16,7 @@ from espnet_ctckd.espnet_model import load_espnet_model, task_of
 from espnet_ctckd.model import OWN_PARAMETERS
 
 
-def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> None:
+def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str:
     """Write config.yaml (``model: espnet``) and model.pth, ready for any ESPnet.
 
     The weights are the same, without what only the training needed; of the
@@ -27,6 +27,10 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
         config_file: ``config.yaml`` of the training.
         model_file: a checkpoint of it.
         folder: to write.
+
+    Returns:
+        What the model wants of this package, in words that config.yaml begins with,
+        too; empty where it wants nothing.
 
     Raises:
         InputError: a file is missing or damaged, the weights are of another model, or
@@ -64,8 +68,25 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> Non
                 f"{folder / 'model.pth'} cannot be written; is the disk full? "
                 f"({str(error).splitlines()[0]})"
             ) from None
+    wants = _wants(plain)
     with write_beside(folder / "config.yaml") as f:
+        f.write(f"# {wants}\n" if wants else "")
         yaml.safe_dump(plain, f, allow_unicode=True, sort_keys=False)
+    return wants
+
+
+def _wants(plain: Dict[str, Any]) -> str:
+    own = [
+        f"{key}: {name}"
+        for key, name in (("encoder", ENCODER_NAME), ("frontend", FRONTEND_NAME))
+        if plain.get(key) == name
+    ]
+    if not own:
+        return ""
+    return (
+        f"it has {' and '.join(own)}, so it decodes where espnet_ctckd is installed: "
+        "with espnet_ctckd.bin.decode, or ESPnet's commands through ctckd-python"
+    )
 
 
 def plain_config(conf: Dict[str, Any]) -> Dict[str, Any]:

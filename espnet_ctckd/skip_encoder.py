@@ -71,18 +71,21 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
     ) -> None:
         kwargs = {**kwargs, "interctc_layer_idx": [skip_after]}
         blocks = kwargs.get("num_blocks", 6)
+        number, most = (int, float), float("inf")
+        for name, value, kinds, limit, wanted in (
+            ("skip_after", skip_after, int, most, "a whole number above 0"),
+            ("skip_neighbours", skip_neighbours, int, most, "a whole number >= 0"),
+            ("skip_threshold", skip_threshold, number, most, "a number >= 0"),
+            ("skip_ratio", skip_ratio, number, 1.0, "a number from 0 to 1"),
+        ):
+            fits = isinstance(value, kinds) and not isinstance(value, bool)
+            if not fits or not 0 <= value <= limit:
+                raise InputError(f"encoder_conf.{name} is {value!r}; give {wanted}")
         if not 0 < skip_after < blocks:
             raise InputError(
                 f"encoder_conf.skip_after is {skip_after}, and the encoder has "
                 f"{blocks} layers: give one from 1 to {blocks - 1}"
             )
-        for name, value, most in (
-            ("skip_threshold", skip_threshold, float("inf")),
-            ("skip_neighbours", skip_neighbours, float("inf")),
-            ("skip_ratio", skip_ratio, 1.0),
-        ):
-            if isinstance(value, bool) or not 0 <= value <= most:
-                raise InputError(f"encoder_conf.{name} is {value}; give one >= 0")
         positions = (kwargs.get("pos_enc_layer_type"), kwargs.get("rel_pos_type"))
         if positions != ("rel_pos", "latest"):
             raise InputError(

@@ -102,7 +102,7 @@ def test_an_utterance_too_short_for_the_model_is_refused_by_name(tmp_path, tiny_
         (tmp_path / "wav.scp").write_text(f"short {path}\n")
         with pytest.raises(InputError, match=f"short: .* has {samples} samples"):
             decode_into(tmp_path / "out", tiny_model, tiny.Data(tmp_path))
-        assert not (tmp_path / "out").exists()
+        assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_exported_student_is_a_plain_model_of_the_same_weights(student, exported):
@@ -264,7 +264,7 @@ def test_a_folder_without_weights_or_configuration_is_refused(tmp_path, tiny_mod
         flags = ["--model", str(folder), "--output_dir", str(tmp_path / "out")]
         with pytest.raises(InputError, match=f"{folder} is not a model: expected"):
             fetch_model.main(flags)
-        assert not (tmp_path / "out").exists()
+        assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_tag_without_the_model_zoo_is_refused_with_what_to_install(

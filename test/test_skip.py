@@ -171,6 +171,10 @@ def test_factorized_the_lower_layers_say_blank_by_an_output_of_their_own():
         ({"skip_after": 0}, "skip_after is 0"),
         ({"skip_ratio": 1.5}, "skip_ratio is 1.5"),
         ({"skip_neighbours": -1}, "skip_neighbours is -1"),
+        ({"skip_neighbours": 1.5}, "skip_neighbours is 1.5; give a whole number"),
+        ({"skip_threshold": "0.9"}, "skip_threshold is '0.9'; give a number"),
+        ({"skip_threshold": float("nan")}, "skip_threshold is nan"),
+        ({"skip_after": 2.0}, "skip_after is 2.0; give a whole number"),
         ({"rel_pos_type": "legacy"}, "takes rel_pos and latest"),
     ],
 )
@@ -226,6 +230,13 @@ def test_it_trains_exports_and_decodes(
     )
     assert alone.returncode != 0
     assert "ctckd_skip_conformer" in alone.stderr
+    assert (
+        (tmp_path / "plain/config.yaml")
+        .read_text()
+        .startswith(
+            "# it has encoder: ctckd_skip_conformer, so it decodes where espnet_ctckd"
+        )
+    )
 
 
 def test_a_student_whose_lower_layers_learn_nothing_is_refused(tmp_path):

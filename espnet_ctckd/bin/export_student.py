@@ -6,9 +6,7 @@ Python class Speech2Text of any ESPnet.
 
 from typing import Optional, Sequence
 
-from espnet_ctckd import ENCODER_NAME, FRONTEND_NAME
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.export import export
 
 
@@ -19,20 +17,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--asr_model_file", required=True, help="checkpoint")
     p.add_argument("--output_dir", required=True, help="folder to write")
     args = p.parse_args(cmd)
-    export(args.asr_train_config, args.asr_model_file, args.output_dir)
+    wants = export(args.asr_train_config, args.asr_model_file, args.output_dir)
     print(f"exported: {args.output_dir}/config.yaml, {args.output_dir}/model.pth")
-    conf = load_config(args.asr_train_config)
-    own = [
-        f"{key}: {name}"
-        for key, name in (("encoder", ENCODER_NAME), ("frontend", FRONTEND_NAME))
-        if conf.get(key) == name
-    ]
-    if own:
-        print(
-            f"it has {' and '.join(own)}, so it decodes where espnet_ctckd is "
-            "installed: with espnet_ctckd.bin.decode, or ESPnet's commands through "
-            "ctckd-python"
-        )
+    if wants:
+        print(wants)
 
 
 if __name__ == "__main__":
