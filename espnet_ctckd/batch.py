@@ -1,8 +1,7 @@
-"""What the student is given, and what it makes of it."""
+"""A batch of the student, and its encoder output."""
 
-import contextlib
 from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, List, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -13,7 +12,17 @@ from espnet_ctckd.posteriors import FramePosteriors
 
 @dataclass(frozen=True)
 class Batch:
-    """What the student's ``forward`` is given."""
+    """The input of the student's ``forward``.
+
+    Attributes:
+        speech: (B, S) or features (B, frames, dim).
+        speech_lengths: (B,).
+        text: labels (B, N).
+        text_lengths: (B,).
+        teacher: its posteriors.
+        hypotheses: those of the teacher.
+        more: what else ESPnet's trainer hands on, by name.
+    """
 
     speech: Tensor
     speech_lengths: Tensor
@@ -21,6 +30,7 @@ class Batch:
     text_lengths: Optional[Tensor]
     teacher: Optional[FramePosteriors]
     hypotheses: Optional[Hypotheses]
+    more: Mapping[str, Any]
 
     def twice(self) -> "Batch":
         """All utterances, and then all again."""
@@ -31,6 +41,8 @@ def _twice(value: Any) -> Any:
     """A tensor, or all tensors of a dataclass, doubled along the batch."""
     if isinstance(value, Tensor):
         return torch.cat([value] * 2)
+    if isinstance(value, Mapping):
+        return {name: _twice(each) for name, each in value.items()}
     if is_dataclass(value) and not isinstance(value, type):
         doubled = {f.name: _twice(getattr(value, f.name)) for f in fields(value)}
         return replace(value, **doubled)
@@ -38,22 +50,27 @@ def _twice(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the student makes of a batch.
+class EncoderOutput:
+    """The student's encoder output of a batch.
 
     Attributes:
         states: of the last layer (B, T, dim).
         lengths: (B,).
-        layers: number and states of intermediate ones (B, T, dim).
-        ctc: the CTC loss (), 0 where there is none.
-        logits: of the last layer (B, T, V), where CTC has computed them.
+        layers: number and states of intermediate layers (B, T, dim).
+        logits: of the last layer (B, T, V), where all of them are needed; otherwise
+            the losses compute those of the frames that they read.
     """
 
     states: Tensor
     lengths: Tensor
     layers: List[Tuple[int, Tensor]]
-    ctc: Tensor
     logits: Optional[Tensor]
+
+    @property
+    def all_logits(self) -> Tensor:
+        """The logits of the last layer (B, T, V), where they are computed."""
+        assert self.logits is not None
+        return self.logits
 
 
 class TwoViews(torch.nn.Module):
@@ -86,19 +103,3 @@ class TwoViews(torch.nn.Module):
             if mask is not None:
                 feats, lengths = mask(feats, lengths)
         return feats, lengths
-
-
-@contextlib.contextmanager
-def first_output(module: torch.nn.Module) -> Iterator[List[Tensor]]:
-    """What a module gives when it is first called inside the context."""
-    found: List[Tensor] = []
-
-    def keep(_module: object, _inputs: object, output: Tensor) -> None:
-        if not found:
-            found.append(output)
-
-    hook = module.register_forward_hook(keep)
-    try:
-        yield found
-    finally:
-        hook.remove()

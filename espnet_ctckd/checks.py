@@ -123,6 +123,12 @@ def _check_alike(train: CacheMeta, valid: CacheMeta) -> None:
             f"the caches of train and valid are packed differently: {train.codec} "
             f"and {valid.codec}. Dump both with the same --top_k"
         )
+    if train.batching != valid.batching:
+        raise InputError(
+            f"the posteriors of {train.folder} were computed in batches of the kind "
+            f"{train.batching}, those of {valid.folder} of the kind {valid.batching}: "
+            "dump both with this version"
+        )
     if (train.token_list, train.blank) != (valid.token_list, valid.blank):
         raise InputError(
             f"the caches {train.folder} and {valid.folder} have different tokens: "

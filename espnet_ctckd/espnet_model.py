@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from fractions import Fraction
-from typing import Any, Mapping, Tuple, Type
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Type
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -101,19 +101,68 @@ def shortest_input(model: ESPnetASRModel) -> int:
 
 @torch.no_grad()
 def _frames(model: ESPnetASRModel, samples: int) -> int:
-    speech = torch.zeros(1, samples, device=next(model.parameters()).device)
-    lengths = torch.tensor([samples], device=speech.device)
-    return int(encode(model, speech, lengths)[1])
+    speech = torch.zeros(samples, device=next(model.parameters()).device)
+    return int(encode(model, [speech])[1])
 
 
-def encode(
-    model: ESPnetASRModel, speech: Tensor, lengths: Tensor
+def encode(model: ESPnetASRModel, audio: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+    """Encode utterances, each as if it were alone, for inference.
+
+    ESPnet's front-ends and convolution modules read what lies beyond the end of an
+    utterance in a padded batch. So the front-end and the normalisation get one
+    utterance at a time, and the encoder those of equally many feature frames together.
+
+    Args:
+        model: in eval mode.
+        audio: waveforms (S,) of any lengths.
+
+    Returns:
+        Encoder output (B, T, dim), without intermediate layers, and lengths (B,).
+    """
+    groups: Dict[Tuple[int, int], List[int]] = {}
+    features = [_features(model, speech) for speech in audio]
+    for i, (feats, frames) in enumerate(features):
+        groups.setdefault((len(feats), frames), []).append(i)
+    states: List[Tensor] = [torch.empty(0)] * len(features)
+    for (_, frames), members in groups.items():
+        feats = torch.stack([features[i][0] for i in members])  # (b, frames, dim)
+        lengths = torch.full((len(members),), frames, device=feats.device)
+        encoded, lengths = _encode_features(model, feats, lengths)
+        for i, hidden, length in zip(members, encoded, lengths.tolist()):
+            states[i] = hidden[:length]
+    lengths = torch.tensor([len(hidden) for hidden in states], device=states[0].device)
+    return torch.nn.utils.rnn.pad_sequence(states, batch_first=True), lengths
+
+
+def _features(model: ESPnetASRModel, speech: Tensor) -> Tuple[Tensor, int]:
+    """Normalised features (frames, dim) of a waveform (S,), and the valid frames."""
+    lengths = torch.tensor([len(speech)], device=speech.device)
+    with torch.autocast(speech.device.type, enabled=False):
+        feats, lengths = model._extract_feats(speech.unsqueeze(0), lengths)
+        if model.normalize is not None:
+            feats, lengths = model.normalize(feats, lengths)
+    return feats[0], int(lengths[0])
+
+
+def _encode_features(
+    model: ESPnetASRModel, feats: Tensor, lengths: Tensor
 ) -> Tuple[Tensor, Tensor]:
-    """Encoder output (B, T, dim) and lengths (B,), without intermediate layers."""
-    encoder_out, lengths = model.encode(speech, lengths)
-    if isinstance(encoder_out, tuple):
-        encoder_out = encoder_out[0]
-    return encoder_out, lengths
+    """Encoder output (B, T, dim) and lengths (B,) of features, as ESPnet's `encode`."""
+    if model.preencoder is not None:
+        feats, lengths = model.preencoder(feats, lengths)
+    if model.encoder is None:
+        return feats, lengths
+    asks_ctc = any(
+        getattr(model.encoder, name, False)
+        for name in ("interctc_use_conditioning", "ctc_trim")
+    )
+    more = {"ctc": model.ctc} if asks_ctc else {}
+    states, lengths, _ = model.encoder(feats, lengths, **more)
+    if isinstance(states, tuple):
+        states = states[0]
+    if model.postencoder is not None:
+        states, lengths = model.postencoder(states, lengths)
+    return states, lengths
 
 
 def sample_rate(args: Namespace) -> int:

@@ -9,7 +9,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_ctckd.align import FrameMismatchError
-from espnet_ctckd.batch import Batch, Seen, TwoViews, first_output
+from espnet_ctckd.batch import Batch, EncoderOutput, TwoViews
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_prior
@@ -54,29 +54,45 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         self.kd_config = config
         self.epoch = 1
         self.progress = 0.0
-        self.kd = self._objective(config)
-        if config.views is not None:
-            self.kd_views = self._objective(config.views)
-            if kwargs.get("specaug") is not None:
-                self.specaug: torch.nn.Module = TwoViews(kwargs["specaug"])
-        if config.inter is not None:
-            self.kd_inter = self._objective(config.inter)
-            if config.inter.head == "separate":
-                size = self.encoder.output_size()
-                self.inter_heads = torch.nn.ModuleDict(
-                    {
-                        str(layer): torch.nn.Linear(size, self.vocab_size)
-                        for layer in self.encoder.interctc_layer_idx
-                    }
-                )
+        if config.views is not None and kwargs.get("specaug") is not None:
+            self.specaug: torch.nn.Module = TwoViews(kwargs["specaug"])
+        if config.inter is not None and config.inter.head == "separate":
+            size = self.encoder.output_size()
+            self.inter_heads = torch.nn.ModuleDict(
+                {
+                    str(layer): torch.nn.Linear(size, self.vocab_size)
+                    for layer in self.encoder.interctc_layer_idx
+                }
+            )
         if config.feature is not None:
-            self.kd_feature = self._objective(config.feature)
             self.feature_projection = torch.nn.Linear(
                 self.encoder.output_size(), config.feature.size
             )
-        self._encoded: Optional[Tuple[Any, Tensor]] = None
+        # Of ``kd`` and its parts, from `build_objectives`.
+        self.objectives = torch.nn.ModuleDict()
         # The trainer opens it where the configuration asks for one.
         self.online: Optional[Online] = None
+
+    def build_objectives(self) -> None:
+        """Build what only a training needs, once: inference reads no priors.
+
+        Raises:
+            InputError: the priors are missing or of other tokens.
+        """
+        if self.objectives:
+            return
+        config = self.kd_config
+        device = self.ctc.ctc_lo.weight.device
+        for name, part in (
+            ("frames", config),
+            ("views", config.views),
+            ("inter", config.inter),
+            ("feature", config.feature),
+        ):
+            if part is not None:
+                objective = self._objective(part).train(self.training).to(device)
+                objective.epoch = self.epoch
+                self.objectives[name] = objective
 
     def _objective(self, config: FrameConfig) -> KDObjective:
         prior = None
@@ -94,23 +110,9 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         """
         self.epoch = epoch
         self.progress = (epoch - 1) / max(last - 1, 1)
-        for objective in self.modules():
-            if isinstance(objective, KDObjective):
-                objective.epoch = epoch
-
-    def encode(self, speech: Tensor, speech_lengths: Tensor) -> Tuple[Any, Tensor]:
-        """Encode as the plain model does, and keep the result for `forward`.
-
-        Args:
-            speech: (B, S) or features (B, frames, dim).
-            speech_lengths: (B,).
-
-        Returns:
-            Encoder output (B, T, dim), in a pair with the outputs of intermediate
-            layers where the encoder gives them, and lengths (B,).
-        """
-        self._encoded = super().encode(speech, speech_lengths)
-        return self._encoded
+        for objective in self.objectives.values():
+            assert isinstance(objective, KDObjective)
+            objective.epoch = epoch
 
     def forward(
         self,
@@ -150,6 +152,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         Raises:
             InputError: the batch lacks the labels or the teacher.
         """
+        self.build_objectives()
         utterances = speech.size(0)
         posteriors = None
         if teacher is not None and teacher.dim() != 3:
@@ -174,7 +177,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         if nbest is not None and nbest_sizes is not None and nbest_weights is not None:
             hypotheses = Hypotheses(nbest, nbest_sizes, nbest_weights)
         batch = Batch(
-            speech, speech_lengths, text, text_lengths, posteriors, hypotheses
+            speech, speech_lengths, text, text_lengths, posteriors, hypotheses, kwargs
         )
         self._check_batch(batch)
         feature = self.kd_config.feature
@@ -183,7 +186,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             if self.training and alone:
                 loss = self._feature_alone(batch, stats)
             else:
-                loss = self._all_losses(batch, stats, kwargs)
+                loss = self._all_losses(batch, stats)
         except FrameMismatchError as error:
             names = kwargs.get("utt_id") or [
                 f"{i} of the batch" for i in range(utterances)
@@ -196,16 +199,18 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         )
         return gathered
 
-    def _all_losses(
-        self, batch: Batch, stats: Dict[str, Any], more: Dict[str, Any]
-    ) -> Tensor:
+    def _all_losses(self, batch: Batch, stats: Dict[str, Any]) -> Tensor:
         config, views = self.kd_config, self.training and self.kd_config.views
         if views:
             batch = batch.twice()
         if isinstance(self.specaug, TwoViews):
             self.specaug.pairs = bool(views)
-        seen = self._see(batch, stats, more)
-        loss: Tensor = config.ctc_weight * seen.ctc
+        seen = self._encode(batch, self._reads_all_frames)
+        loss = batch.speech.new_zeros(())
+        if config.uses_ctc:
+            loss = loss + config.ctc_weight * self._ctc_loss(batch, seen, stats)
+        elif not self.training and batch.text is not None:
+            stats["cer_ctc"] = self._error_rate(seen.all_logits, batch.text)
         if batch.teacher is not None:
             loss = loss + config.weight * self._distance(batch, seen, stats)
         if config.feature is not None:
@@ -225,8 +230,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         """The loss of the epochs in which only hidden states are learned."""
         if isinstance(self.specaug, TwoViews):
             self.specaug.pairs = False
-        self.encode(batch.speech, batch.speech_lengths)
-        seen = self._take_encoded(batch.speech.new_zeros(()), None)
+        seen = self._encode(batch, all_frames=False)
         loss = self._feature_distance(batch, seen, stats)
         # What the other losses train has a gradient of 0 and not none, for processes
         # that wait for each other's.
@@ -271,38 +275,78 @@ class ESPnetCTCKDModel(ESPnetASRModel):
                 "the same for --valid_data_path_and_name_and_type"
             )
 
-    def _see(self, batch: Batch, stats: Dict[str, Any], more: Dict[str, Any]) -> Seen:
-        """Run the encoder, and CTC where it is used."""
-        ctc, projected = batch.speech.new_zeros(()), []
-        if self.kd_config.uses_ctc:
-            with first_output(self.ctc.ctc_lo) as projected:
-                loss, of_ctc, _ = super().forward(
-                    batch.speech,
-                    batch.speech_lengths,
-                    batch.text,
-                    batch.text_lengths,
-                    **more,
-                )
-            ctc = self._norm_ctc(loss.sum(), batch)
-            stats.update(of_ctc, loss_ctc=ctc.detach())
-        else:
-            self.encode(batch.speech, batch.speech_lengths)
-        # ESPnet drops out the input of the CTC loss, even in evaluation.
-        shared = bool(projected) and self.ctc.dropout_rate == 0.0
-        seen = self._take_encoded(ctc, projected[0] if shared else None)
-        without_ctc = not self.kd_config.uses_ctc and not self.training
-        if without_ctc and batch.text is not None:
-            stats["cer_ctc"] = self._error_rate(seen.states, batch.text)
-        return seen
-
-    def _take_encoded(self, ctc: Tensor, logits: Optional[Tensor]) -> Seen:
-        """What `encode` has kept."""
-        assert self._encoded is not None
-        (states, lengths), self._encoded = self._encoded, None
+    def _encode(self, batch: Batch, all_frames: bool) -> EncoderOutput:
+        """Run the encoder, and the output layer, once, where all frames are read."""
+        states, lengths = self.encode(batch.speech, batch.speech_lengths)
         layers: List[Tuple[int, Tensor]] = []
         if isinstance(states, tuple):
             states, layers = states
-        return Seen(states, lengths, layers, ctc, logits)
+        logits = self.ctc.ctc_lo(states) if all_frames else None  # (B, T, V)
+        return EncoderOutput(states, lengths, layers, logits)
+
+    @property
+    def _reads_all_frames(self) -> bool:
+        """Whether the logits of all frames are needed, and not of selected ones."""
+        config = self.kd_config
+        own_target = config.inter is not None and config.inter.target == "self"
+        return (
+            not self.training
+            or (config.uses_ctc and self._ctc_of_logits)
+            or config.nbest is not None
+            or config.views is not None
+            or own_target
+        )
+
+    @property
+    def _ctc_of_logits(self) -> bool:
+        """Whether ESPnet's CTC is a function of the plain logits.
+
+        It drops out the output layer's input, even in evaluation.
+        """
+        plain = self.ctc.ctc_type in ("builtin", "builtin2")
+        return plain and self.ctc.dropout_rate == 0.0
+
+    def _ctc_loss(
+        self, batch: Batch, seen: EncoderOutput, stats: Dict[str, Any]
+    ) -> Tensor:
+        """ESPnet's CTC loss, with that of intermediate layers where it is asked for."""
+        assert batch.text is not None
+        assert batch.text_lengths is not None
+        text = batch.text[:, : int(batch.text_lengths.max())]
+        text = text.masked_fill(text == -1, self.ignore_id)
+        labels = (text, batch.text_lengths)
+        if self._ctc_of_logits:
+            loss = self._ctc_of(seen.all_logits, batch, seen.lengths).to(seen.states)
+            rate = self._error_rate(seen.all_logits, text)
+        else:
+            loss, rate = self._calc_ctc_loss(seen.states, seen.lengths, *labels)
+        stats["cer_ctc"] = rate
+        if self.interctc_weight != 0.0 and seen.layers:
+            total = loss.new_zeros(())
+            for layer, states in seen.layers:
+                given = self._aux_labels(layer, batch) or labels
+                inner, rate = self._calc_ctc_loss(states, seen.lengths, *given)
+                stats[f"loss_interctc_layer{layer}"] = inner.detach()
+                stats[f"cer_interctc_layer{layer}"] = rate
+                total = total + inner
+            mean = total / len(seen.layers)
+            loss = (1 - self.interctc_weight) * loss + self.interctc_weight * mean
+        ctc = self._norm_ctc(loss.sum(), batch)
+        stats["loss_ctc"] = ctc.detach()
+        return ctc
+
+    def _aux_labels(self, layer: int, batch: Batch) -> Optional[Tuple[Tensor, Tensor]]:
+        """The labels (B, N) and lengths (B,) of ``aux_ctc`` for a layer, if any."""
+        name = (self.aux_ctc or {}).get(str(layer))
+        if name is None:
+            return None
+        if name not in batch.more:
+            raise InputError(
+                f"model_conf.aux_ctc learns {name!r} at the layer {layer}, and the "
+                "batch does not have it: give it with "
+                "--train_data_path_and_name_and_type, and for --valid_…"
+            )
+        return batch.more[name], batch.more[f"{name}_lengths"]
 
     def _norm_ctc(self, ctc: Tensor, batch: Batch) -> Tensor:
         """From the mean over utterances to what ``ctc_norm`` asks for."""
@@ -315,7 +359,9 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         normed: Tensor = ctc * (everyone / labels).to(ctc)
         return normed
 
-    def _distance(self, batch: Batch, seen: Seen, stats: Dict[str, Any]) -> Tensor:
+    def _distance(
+        self, batch: Batch, seen: EncoderOutput, stats: Dict[str, Any]
+    ) -> Tensor:
         """The distance of the last layer to the teacher."""
         teacher = batch.teacher
         assert teacher is not None
@@ -324,7 +370,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             assert batch.text_lengths is not None
             teacher = occupancies(teacher, batch.text, batch.text_lengths)
         distance: Tensor
-        distance, kd_stats = self.kd(
+        distance, kd_stats = self.objectives["frames"](
             seen.states if seen.logits is None else seen.logits,
             seen.lengths,
             teacher,
@@ -337,22 +383,24 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             stats.update(self._spikes(seen, batch.teacher))
         return distance
 
-    def _spikes(self, seen: Seen, teacher: FramePosteriors) -> Dict[str, Tensor]:
+    def _spikes(
+        self, seen: EncoderOutput, teacher: FramePosteriors
+    ) -> Dict[str, Tensor]:
         """How the student's spikes differ from the teacher's."""
         theirs = blank_padding(teacher).argmax().tolist()  # (B, U)
-        ours = self._logits(seen).argmax(-1).tolist()  # (B, T)
+        ours = seen.all_logits.argmax(-1).tolist()  # (B, T)
         ends = seen.lengths.tolist()
         said = [(a, b[:end]) for a, b, end in zip(theirs, ours, ends)]
         rates = spike_rates(said, self.blank_id, float(self.kd_config.ratio))
         return {name: seen.states.new_tensor(rate) for name, rate in rates.items()}
 
     def _feature_distance(
-        self, batch: Batch, seen: Seen, stats: Dict[str, Any]
+        self, batch: Batch, seen: EncoderOutput, stats: Dict[str, Any]
     ) -> Tensor:
         """The distance of the last layer's states to the teacher's."""
         assert batch.teacher is not None
         distance: Tensor
-        distance, _ = self.kd_feature(
+        distance, _ = self.objectives["feature"](
             seen.states,
             seen.lengths,
             batch.teacher,
@@ -362,27 +410,24 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         stats["loss_feature"] = distance.detach()
         return distance
 
-    def _nbest_loss(self, batch: Batch, seen: Seen, stats: Dict[str, Any]) -> Tensor:
+    def _nbest_loss(
+        self, batch: Batch, seen: EncoderOutput, stats: Dict[str, Any]
+    ) -> Tensor:
         """The weighted CTC losses of the teacher's hypotheses."""
         assert batch.hypotheses is not None
         with torch.autocast(seen.states.device.type, enabled=False):
-            log_probs = self._logits(seen).float().log_softmax(-1)  # (B, T, V)
+            log_probs = seen.all_logits.float().log_softmax(-1)  # (B, T, V)
             loss = hypotheses_loss(log_probs, seen.lengths, batch.hypotheses, 0)
         stats["loss_nbest"] = loss.detach()
         return loss
 
-    def _logits(self, seen: Seen) -> Tensor:
-        """The last layer's logits of all frames (B, T, V)."""
-        logits: Tensor = (
-            self.ctc.ctc_lo(seen.states) if seen.logits is None else seen.logits
-        )
-        return logits
-
-    def _inter_loss(self, batch: Batch, seen: Seen, stats: Dict[str, Any]) -> Tensor:
+    def _inter_loss(
+        self, batch: Batch, seen: EncoderOutput, stats: Dict[str, Any]
+    ) -> Tensor:
         """Losses of the intermediate layers, combined."""
         config, teacher = self.kd_config.inter, batch.teacher
         if config.target == "self":
-            own = self._logits(seen).detach().float().log_softmax(-1)  # (B, T, V)
+            own = seen.all_logits.detach().float().log_softmax(-1)  # (B, T, V)
             teacher = FramePosteriors(own, seen.lengths, self.blank_id)
         losses = []
         for layer, states in seen.layers:  # (B, T, dim)
@@ -391,12 +436,14 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             loss = states.new_zeros(())
             if config.ctc_weight > 0:
                 states, head = to_logits(states), None  # (B, T, V)
-                ctc = self._ctc_of(states, batch, seen)
+                ctc = self._norm_ctc(
+                    self._ctc_of(states, batch, seen.lengths).sum(), batch
+                )
                 stats[f"loss_ctc_layer{layer}"] = ctc.detach()
                 loss = loss + config.ctc_weight * ctc
             if config.kd_weight > 0:
                 assert teacher is not None
-                distance, _ = self.kd_inter(
+                distance, _ = self.objectives["inter"](
                     states, seen.lengths, teacher, labels=batch.text_lengths, head=head
                 )
                 stats[f"loss_kd_layer{layer}"] = distance.detach()
@@ -416,28 +463,28 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         )
         return head
 
-    def _ctc_of(self, logits: Tensor, batch: Batch, seen: Seen) -> Tensor:
-        """The CTC loss of other logits (B, T, V) of the batch."""
+    def _ctc_of(self, logits: Tensor, batch: Batch, lengths: Tensor) -> Tensor:
+        """ESPnet's CTC loss of logits (B, T, V) of the batch."""
         assert batch.text is not None
         assert batch.text_lengths is not None
         labels = torch.cat([t[:n] for t, n in zip(batch.text, batch.text_lengths)])
-        loss = self.ctc.loss_fn(
-            logits.transpose(0, 1), labels, seen.lengths, batch.text_lengths
+        loss: Tensor = self.ctc.loss_fn(
+            logits.transpose(0, 1), labels, lengths, batch.text_lengths
         )
-        return self._norm_ctc(loss.sum(), batch)
+        return loss
 
     def _views_distance(
-        self, batch: Batch, seen: Seen, stats: Dict[str, Any]
+        self, batch: Batch, seen: EncoderOutput, stats: Dict[str, Any]
     ) -> Tensor:
         """The mean of the distances of each view to the other."""
-        views = self._logits(seen).chunk(2)  # (B, T, V) each
+        views = seen.all_logits.chunk(2)  # (B, T, V) each
         lengths = seen.lengths.chunk(2)[0]
         labels = None if batch.text_lengths is None else batch.text_lengths.chunk(2)[0]
-        total = seen.ctc.new_zeros(())
+        total = views[0].new_zeros(())
         for student, other in (views, views[::-1]):
             said = other.detach().float().log_softmax(-1)  # (B, T, V)
             teacher = FramePosteriors(said, lengths, self.blank_id)
-            distance, _ = self.kd_views(student, lengths, teacher, labels)
+            distance, _ = self.objectives["views"](student, lengths, teacher, labels)
             total = total + 0.5 * distance
         stats["loss_views"] = total.detach()
         return total
@@ -465,10 +512,11 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         feats, lengths = self._extract_feats(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
 
-    def _error_rate(self, encoder_out: Tensor, text: Tensor) -> Optional[float]:
-        if self.error_calculator is None:
+    def _error_rate(self, logits: Tensor, text: Tensor) -> Optional[float]:
+        """The character error rate of logits (B, T, V), in evaluation."""
+        if self.training or self.error_calculator is None:
             return None
-        best = self.ctc.argmax(encoder_out)  # (B, T)
+        best = logits.argmax(-1)  # (B, T)
         rate: Optional[float] = self.error_calculator(
             best.cpu(), text.cpu(), is_ctc=True
         )

@@ -53,7 +53,7 @@ def best_tokens(model, utt, path):
     """Argmax, repetitions merged, blanks removed: one utterance, plainly."""
     speech = torch.from_numpy(read_audio(utt, path, tiny.RATE)).unsqueeze(0)
     with torch.no_grad():
-        encoded, _ = encode(model, speech, torch.tensor([speech.size(1)]))
+        encoded, _ = encode(model, list(speech))
         best = model.ctc.ctc_lo(encoded)[0].argmax(-1).tolist()
     merged = [a for a, b in zip(best, [None, *best]) if a != b]
     return [tiny.TOKENS[i] for i in merged if i != tiny.TOKENS.index("<blank>")]

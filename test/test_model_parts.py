@@ -14,7 +14,7 @@ from student import (
     make_teacher,
 )
 
-from espnet_ctckd.batch import Batch, Seen
+from espnet_ctckd.batch import Batch, EncoderOutput
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.losses.sequence import occupancies
@@ -147,8 +147,9 @@ def test_the_gradient_of_two_views_stops_at_the_targets(batch):
     model = build(kd={**KD, "weight": 0.0, "views": VIEWS})
     logits = torch.randn(6, 5, 7, requires_grad=True)
     lengths = torch.tensor([5, 3, 4] * 2)
-    seen = Seen(logits, lengths, [], logits.new_zeros(()), logits)
-    given = Batch(batch["speech"], batch["speech_lengths"], *[None] * 4)
+    seen = EncoderOutput(logits, lengths, [], logits)
+    given = Batch(batch["speech"], batch["speech_lengths"], *[None] * 4, {})
+    model.build_objectives()
     distance = model._views_distance(given, seen, {})
     (gradient,) = torch.autograd.grad(distance, logits)
     q = logits.detach().softmax(-1)

@@ -132,7 +132,7 @@ def write_model(
 
 
 @torch.no_grad()
-def spread(model: ESPnetASRModel) -> None:
+def spread(model: ESPnetASRModel) -> ESPnetASRModel:
     """Change the output layer so that all tokens are the best of some frames."""
     output = model.ctc.ctc_lo
     audio = torch.from_numpy(sound(4.0, 0)).float().unsqueeze(0)  # (1, S)
@@ -141,6 +141,7 @@ def spread(model: ESPnetASRModel) -> None:
         encoded = encoded[0]
     output.weight.normal_(0.0, 4.0)
     output.bias.copy_(-output.weight @ encoded.mean((0, 1)))
+    return model
 
 
 def sound(seconds: float, seed: int) -> np.ndarray:

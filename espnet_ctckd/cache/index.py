@@ -126,11 +126,12 @@ def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
 
 
 def _check_mergeable(first: CacheMeta, other: CacheMeta) -> None:
-    if first.records.key == other.records.key:
+    if (first.records.key, first.batching) == (other.records.key, other.batching):
         return
+    compared = ("token_list", "blank", "rate", "frame_shift", "codec", "teacher")
     differs = [
         name
-        for name in ("token_list", "blank", "rate", "frame_shift", "codec", "teacher")
+        for name in (*compared, "batching")
         if getattr(first, name) != getattr(other, name)
     ]
     raise InputError(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import zlib
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -14,6 +15,8 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_token_list
 
 FORMAT = 3
+# Of caches that do not hold how they were batched.
+UNRECORDED = "unrecorded"
 META = "meta.json"
 SCP = "teacher.scp"
 TOKENS = "tokens.txt"
@@ -39,6 +42,7 @@ class CacheMeta:
         frames: how many in all.
         arks: bytes and crc32 of each ark, by its path inside the folder.
         files: the same of the other files, but those that name the folder.
+        batching: of the teacher, as of `Teacher`; `UNRECORDED` in older caches.
     """
 
     folder: Path
@@ -52,6 +56,7 @@ class CacheMeta:
     frames: int
     arks: Mapping[str, Tuple[int, int]]
     files: Mapping[str, Tuple[int, int]]
+    batching: str
 
     @property
     def records(self) -> Records:
@@ -84,6 +89,7 @@ class CacheMeta:
             "frames": self.frames,
             "arks": {name: list(ark) for name, ark in self.arks.items()},
             "files": {name: list(entry) for name, entry in self.files.items()},
+            "batching": self.batching,
         }
         return {**found, "crc32": _crc(found)}
 
@@ -161,6 +167,13 @@ def read_meta(path: Pathlike) -> CacheMeta:
         raise InputError(
             f"{folder / META} is damaged: it is not what was written. Dump again"
         )
+    batching = found.get("batching", UNRECORDED)
+    if batching == UNRECORDED:
+        logging.warning(
+            f"{folder} was dumped by a version that computed the posteriors in padded "
+            "batches, which changes those of an ESPnet teacher at the edges of an "
+            "utterance: it is read as it is; dump the teacher again for exact ones"
+        )
     return CacheMeta(
         folder=folder,
         teacher=found["teacher"],
@@ -173,4 +186,5 @@ def read_meta(path: Pathlike) -> CacheMeta:
         frames=found["frames"],
         arks={name: tuple(ark) for name, ark in found["arks"].items()},
         files={name: tuple(entry) for name, entry in found["files"].items()},
+        batching=batching,
     )

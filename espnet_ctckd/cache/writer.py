@@ -159,6 +159,7 @@ def _describe_plan(
         "utterances": len(plan.utterances),
         "utterances_crc32": zlib.crc32(listed.encode()),
         "packing": asdict(codec),
+        "batching": teacher.batching,
         "batch_seconds": batch_seconds,
         "version": __version__,
     }
@@ -325,5 +326,6 @@ def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
         frames=0,
         arks={},
         files={},
+        batching=teacher.batching,
     )
     write_index(meta, placed, arks, files)

@@ -222,11 +222,7 @@ class Recogniser:
     @torch.inference_mode()
     def say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (B, U, V) and lengths (B,) of audio, (S,) each."""
-        speech = torch.nn.utils.rnn.pad_sequence(audio, batch_first=True)  # (B, S)
-        lengths = torch.tensor([len(a) for a in audio])
-        states, lengths = encode(
-            self.model, speech.to(self.device), lengths.to(self.device)
-        )
+        states, lengths = encode(self.model, [a.to(self.device) for a in audio])
         return self.model.ctc.ctc_lo(states).float().log_softmax(-1), lengths
 
 

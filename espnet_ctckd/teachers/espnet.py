@@ -61,12 +61,16 @@ class EspnetTeacher:
         model_file: weights.
         device: where it computes.
 
+    Attributes:
+        batching: as of `Teacher`.
+
     Raises:
         InputError: it cannot be loaded, has no CTC branch, or takes features instead
             of audio.
     """
 
     _task: Type[AbsTask] = ASRTask
+    batching = "single"
 
     def __init__(
         self, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
@@ -118,7 +122,7 @@ class EspnetTeacher:
         return FramePosteriors(log_probs, lengths, self.blank, states=states)
 
     def _encode(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        return encode(self._model, speech, lengths)
+        return encode(self._model, [s[:n] for s, n in zip(speech, lengths.tolist())])
 
     def describe(self) -> Dict[str, str]:
         """Provenance: kind, files, hashes and the version of ESPnet."""

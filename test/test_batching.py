@@ -1,0 +1,99 @@
+"""What a model outputs for an utterance does not depend on what it is batched with."""
+
+import pytest
+import tiny
+import torch
+from espnet2.tasks.asr import encoder_choices
+
+from espnet_ctckd.espnet_model import encode
+from espnet_ctckd.task import CTCKDTask
+
+SIZE = {
+    "output_size": 16,
+    "attention_heads": 2,
+    "linear_units": 16,
+    "num_blocks": 3,
+}
+CONFORMER = {**tiny.CONF["encoder_conf"], "num_blocks": 3}
+CONDITIONED = {"interctc_layer_idx": [1], "interctc_use_conditioning": True}
+BLOCKS = {**SIZE, "block_size": 8, "hop_size": 4, "look_ahead": 2}
+# Encoders that can be a teacher or a student, by name and options.
+ENCODERS = {
+    "conformer": ("conformer", CONFORMER),
+    "conformer, conditioned": ("conformer", {**CONFORMER, **CONDITIONED}),
+    "conformer, conv2d2": ("conformer", {**CONFORMER, "input_layer": "conv2d2"}),
+    "transformer": ("transformer", SIZE),
+    "branchformer": (
+        "branchformer",
+        {"output_size": 16, "attention_heads": 2, "num_blocks": 3},
+    ),
+    "e_branchformer": ("e_branchformer", {**SIZE, "cgmlp_linear_units": 32}),
+    "multiconv_conformer": ("multiconv_conformer", SIZE),
+    "contextual_block_conformer": (
+        "contextual_block_conformer",
+        {**BLOCKS, "cnn_module_kernel": 7},
+    ),
+    "contextual_block_transformer": ("contextual_block_transformer", BLOCKS),
+    "rnn": ("rnn", {"hidden_size": 16, "output_size": 16, "num_layers": 2}),
+    "vgg_rnn": ("vgg_rnn", {"hidden_size": 16, "output_size": 16, "num_layers": 1}),
+    "ctckd_skip_conformer": (
+        "ctckd_skip_conformer",
+        {**CONFORMER, "skip_after": 1, "skip_threshold": 0.5},
+    ),
+    "ctckd_skip_conformer, factorized": (
+        "ctckd_skip_conformer",
+        {**CONFORMER, "skip_after": 1, "skip_threshold": 0.5, "skip_factorized": True},
+    ),
+}  # fmt: skip
+NORMALIZE = {"normalize": "utterance_mvn", "normalize_conf": {}}
+
+
+def build(encoder, conf, **changes):
+    args = CTCKDTask.get_parser().parse_args(["--token_type", "char"])
+    args.token_list = list(tiny.TOKENS)
+    args.encoder, args.encoder_conf = encoder, conf
+    args.frontend_conf = tiny.CONF["frontend_conf"]
+    args.model_conf, args.normalize = {"ctc_weight": 1.0}, None
+    for name, value in changes.items():
+        setattr(args, name, value)
+    torch.manual_seed(0)
+    return tiny.spread(CTCKDTask.build_model(args).eval())
+
+
+def audio():
+    """Waveforms of many lengths, some of equally many feature frames."""
+    seconds = (2.0, 1.3, 0.9, 1.301, 0.62, 2.0)
+    return [torch.from_numpy(tiny.sound(s, i)).float() for i, s in enumerate(seconds)]
+
+
+def log_probs(model, states):
+    return model.ctc.ctc_lo(states).log_softmax(-1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, NORMALIZE], ids=["plain", "utterance_mvn"])
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_batch_is_as_its_utterances_one_by_one(encoder, changes):
+    model = build(*ENCODERS[encoder], **changes)
+    waves = audio()
+    states, lengths = encode(model, waves)
+    for i, wave in enumerate(waves):
+        alone, frames = model.encode(wave.unsqueeze(0), torch.tensor([len(wave)]))
+        if isinstance(alone, tuple):
+            alone = alone[0]
+        assert lengths[i] == frames[0] == alone.size(1)
+        torch.testing.assert_close(
+            log_probs(model, states[i, : lengths[i]]),
+            log_probs(model, alone[0]),
+            rtol=0,
+            atol=1e-4,
+        )
+
+
+def test_every_encoder_of_espnet_that_runs_here_is_tried():
+    # These take other input than log-mel features, need libraries or downloads, or
+    # are no encoders of one speaker.
+    apart = {"wav2vec2", "hubert", "hubert_pretrain", "torchaudiohubert", "longformer"}
+    apart |= {"whisper", "avhubert", "beats", "transformer_multispkr"}
+    tried = {name for name, _ in ENCODERS.values()}
+    assert set(encoder_choices.classes) - apart == tried
