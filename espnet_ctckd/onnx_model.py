@@ -97,10 +97,10 @@ class WaveformModel(torch.nn.Module):
         Returns:
             Log-probabilities (B, T, V), and frames (B,).
         """
-        padded = speech.unsqueeze(1)
-        if self.pad:
-            padded = torch.nn.functional.pad(padded, (self.pad, self.pad), "reflect")
-        waves = torch.nn.functional.conv1d(padded, self.basis, stride=self.hop)
+        padded = self._reflect(speech, lengths) if self.pad else speech
+        waves = torch.nn.functional.conv1d(
+            padded.unsqueeze(1), self.basis, stride=self.hop
+        )
         real, imaginary = waves.chunk(2, dim=1)  # (B, F, frames)
         power = (real.square() + imaginary.square()).transpose(1, 2)
         feats = (power @ self.melmat).clamp(min=1e-10).log() * self.log_scale
@@ -109,11 +109,55 @@ class WaveformModel(torch.nn.Module):
         feats = feats.masked_fill(_pad_mask(size, feats, 1), 0.0)
         if self.normalize is not None:
             feats, size = self.normalize(feats, size)
-        states, frames, _ = self.encoder(feats, size)
+        with self._without_padding(feats, size):
+            states, frames, _ = self.encoder(feats, size)
         if isinstance(states, tuple):
             states = states[0]
         log_probs: Tensor = self.ctc_lo(states).log_softmax(-1)
         return log_probs, frames
+
+    def _reflect(self, speech: Tensor, lengths: Tensor) -> Tensor:
+        """Reflect each row (B, S) at its own end: (B, S + 2 pad)."""
+        places = torch.arange(speech.size(1) + 2 * self.pad, device=speech.device)
+        places = (places - self.pad).abs().unsqueeze(0)  # (1, S + 2 pad)
+        last = lengths.unsqueeze(1) - 1
+        places = torch.minimum(places, 2 * last - places).clamp(min=0)
+        return speech.gather(1, places)
+
+    @contextlib.contextmanager
+    def _without_padding(self, feats: Tensor, size: Tensor) -> Iterator[None]:
+        """Let the encoder compute each row (B, frames, dim) as if it were alone.
+
+        ESPnet's subsampling counts frames that reach into the padding, and its
+        convolutions read what lies there.
+        """
+        embed = self.encoder.embed
+        strided = [m for m in embed.modules() if isinstance(m, torch.nn.Conv2d)]
+        frames, most = size, feats.size(1)
+        for conv in strided:
+            kernel, stride = int(conv.kernel_size[0]), int(conv.stride[0])
+            frames = (frames - kernel).div(stride, rounding_mode="floor") + 1
+            most = (most - kernel) // stride + 1
+        inside = torch.arange(most, device=feats.device) < frames.unsqueeze(1)
+        inside = inside.unsqueeze(1)  # (B, 1, T)
+
+        def count(_module: object, _inputs: object, output: Any) -> Any:
+            return output[0], inside
+
+        def clear(_module: object, inputs: Tuple[Tensor]) -> Tuple[Tensor]:
+            return (inputs[0].masked_fill(~inside, 0.0),)
+
+        hooks = [embed.register_forward_hook(count)] if strided else []
+        hooks += [
+            module.register_forward_pre_hook(clear)
+            for module in self.encoder.encoders.modules()
+            if isinstance(module, torch.nn.Conv1d) and module.kernel_size[0] > 1
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def _pad_mask(

@@ -5,11 +5,12 @@ Any other configuration is handed to the stock task unchanged.
 
 import argparse
 import inspect
-import logging
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
+import torch
+import torch.distributed as dist
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
@@ -25,9 +26,10 @@ from espnet_ctckd.checks import (
     token_list_of,
 )
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.config import KDConfig
+from espnet_ctckd.config import KDConfig, NBestConfig
 from espnet_ctckd.espnet_model import measure_frame_shift
 from espnet_ctckd.loading import name_what_fails
+from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.nbest import NBEST, NBestReader
 from espnet_ctckd.preprocess import TEACHER, PosteriorReader, TeacherDecoder
 from espnet_ctckd.trainer import CTCKDTrainer
@@ -77,16 +79,6 @@ class CTCKDTask(ASRTask):
                 )
             ASRTask.main_worker(args)
             return
-        config = read_kd_config(args)
-        if not args.collect_stats:
-            # A warning before ESPnet sets up its log would leave it at that level.
-            handlers = list(logging.root.handlers)
-            check_data(args, config)
-            cache = path_of(args.train_data_path_and_name_and_type, TEACHER)
-            if cache is not None and args.frontend is not None:
-                shift = measure_frame_shift(cls.build_model(args).eval())
-                check_rate(cache, config, shift)
-            logging.root.handlers[:] = handlers
         name_what_fails()
         super().main_worker(args)
 
@@ -94,10 +86,33 @@ class CTCKDTask(ASRTask):
     def build_model(cls, args: argparse.Namespace) -> ESPnetASRModel:
         """Build the model, refusing unknown keys of ``model_conf`` by name."""
         register()
-        if getattr(args, "model", None) == MODEL_NAME:
-            check_layers(args, read_kd_config(args))
-        model: ESPnetASRModel = super().build_model(args)
+        if getattr(args, "model", None) != MODEL_NAME:
+            model: ESPnetASRModel = super().build_model(args)
+            return model
+        config = read_kd_config(args)
+        check_layers(args, config)
+        # The model gets what was read, and config.yaml the mapping.
+        conf = args.model_conf
+        args.model_conf = {**conf, "kd": config}
+        try:
+            model = super().build_model(args)
+        finally:
+            args.model_conf = conf
         return model
+
+    @classmethod
+    def build_optimizers(
+        cls, args: argparse.Namespace, model: torch.nn.Module
+    ) -> List[torch.optim.Optimizer]:
+        """Build them as the stock task does, once rank 0 has checked the data.
+
+        ESPnet calls this first when a training has its log and its model.
+        """
+        if not args.collect_stats and _is_rank0():
+            assert isinstance(model, ESPnetCTCKDModel)
+            _check_training(args, model)
+        optimizers: List[torch.optim.Optimizer] = super().build_optimizers(args, model)
+        return optimizers
 
     @classmethod
     def build_preprocess_fn(
@@ -113,12 +128,28 @@ class CTCKDTask(ASRTask):
         if path is not None:
             meta = read_meta(path)
             posteriors = PosteriorReader(meta.records, *match_tokens(meta, args))
-        config = read_kd_config(args).nbest if args.model == MODEL_NAME else None
-        if lists is not None and config is not None:
+        kd = args.model_conf["kd"] if args.model == MODEL_NAME else {}
+        if lists is not None and kd.get("nbest") is not None:
             tokens = token_list_of(args)
             index = {token: i for i, token in enumerate(tokens)}
-            nbest = NBestReader(config, index)
+            nbest = NBestReader(NBestConfig.from_dict(kd["nbest"]), index)
         return TeacherDecoder(stock, posteriors, nbest)
+
+
+def _is_rank0() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
+    """Refuse data that does not fit the student that was built for it."""
+    model.build_objectives()
+    check_data(args, model.kd_config)
+    cache = path_of(args.train_data_path_and_name_and_type, TEACHER)
+    if cache is not None and args.frontend is not None:
+        mode = model.training
+        shift = measure_frame_shift(model.eval())
+        model.train(mode)
+        check_rate(cache, model.kd_config, shift)
 
 
 def read_kd_config(args: argparse.Namespace) -> KDConfig:

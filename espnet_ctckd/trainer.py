@@ -3,6 +3,7 @@
 import datetime
 import logging
 import os
+import shutil
 import zipfile
 from argparse import Namespace
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import torch
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import beside
 from espnet_ctckd.espnet_model import measure_frame_shift, sample_rate
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.online import open_online
@@ -37,8 +39,8 @@ class CTCKDTrainerOptions(TrainerOptions):
 class CTCKDTrainer(Trainer):
     """ESPnet's trainer, whose checkpoints survive a kill at any moment.
 
-    The stock trainer writes ``checkpoint.pth`` in place. Here the one of the epoch
-    before is kept until the new one is whole.
+    The stock trainer writes ``checkpoint.pth`` in place. Here a copy of the one of the
+    epoch before is kept until the new one is whole.
     """
 
     @classmethod
@@ -72,11 +74,15 @@ class CTCKDTrainer(Trainer):
 
     @classmethod
     def validate_one_epoch(cls, *args: Any, **kwargs: Any) -> None:
-        """Validate, and put the checkpoint aside that is about to be replaced."""
+        """Validate, and copy the checkpoint that is about to be overwritten.
+
+        The stock trainer may resume at any moment, so its file stays where it is.
+        """
         super().validate_one_epoch(*args, **kwargs)
         checkpoint = Path(kwargs["options"].output_dir) / "checkpoint.pth"
         if _is_rank0(kwargs["distributed_option"]) and checkpoint.exists():
-            os.replace(checkpoint, checkpoint.with_suffix(".previous.pth"))
+            with beside(checkpoint.with_suffix(".previous.pth")) as partial:
+                shutil.copyfile(checkpoint, partial)
 
 
 def _open_teacher(

@@ -1,10 +1,19 @@
 """What a model outputs for an utterance does not depend on what it is batched with."""
 
+import json
+import logging
+import zlib
+
 import pytest
 import tiny
 import torch
 from espnet2.tasks.asr import encoder_choices
+from test_train import flags
 
+from espnet_ctckd.bin import cache_merge, decode, dump_teacher
+from espnet_ctckd.cache.reader import read_meta
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp
 from espnet_ctckd.espnet_model import encode
 from espnet_ctckd.task import CTCKDTask
 
@@ -97,3 +106,73 @@ def test_every_encoder_of_espnet_that_runs_here_is_tried():
     apart |= {"whisper", "avhubert", "beats", "transformer_multispkr"}
     tried = {name for name, _ in ENCODERS.values()}
     assert set(encoder_choices.classes) - apart == tried
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.write_model(tmp_path_factory.mktemp("model") / "exp")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    seconds = (2.0, 1.3, 0.9, 1.301, 0.62, 2.0, 1.7)
+    return tiny.write_data(tmp_path_factory.mktemp("data") / "data", seconds)
+
+
+def test_a_dump_in_batches_is_that_of_single_utterances(tmp_path, model, data):
+    caches = {}
+    for seconds in (60, 0.1):
+        cache = tmp_path / f"{seconds}"
+        command = tiny.dump_args(model, data, cache, "--batch_seconds", seconds)
+        status, stderr = tiny.call(dump_teacher, *command)
+        assert status == 0, stderr
+        assert read_meta(cache).batching == "single"
+        caches[seconds] = tiny.read_cache(cache)
+    for utt, alone in caches[0.1].items():
+        found = torch.from_numpy(caches[60][utt].log_probs)
+        torch.testing.assert_close(
+            found, torch.from_numpy(alone.log_probs), rtol=0, atol=1e-4
+        )
+
+
+def test_decoding_in_batches_is_that_of_single_utterances(tmp_path, model, data):
+    texts = []
+    for seconds in (60, 0.1):
+        given = ["--asr_train_config", model.config, "--wav_scp", data.wav_scp]
+        given += ["--asr_model_file", model.weights, "--batch_seconds", seconds]
+        folder = tmp_path / f"{seconds}"
+        status, stderr = tiny.call(decode, *given, "--output_dir", folder)
+        assert status == 0, stderr
+        told = json.loads((folder / "decode.json").read_text())
+        texts.append((read_scp(folder / "token"), told["frames"]))
+    assert texts[0] == texts[1]
+
+
+def forget_batching(cache):
+    """Make of a cache one of a version that did not record how it was batched."""
+    path = cache / "meta.json"
+    meta = json.loads(path.read_text())
+    del meta["batching"], meta["crc32"]
+    meta["crc32"] = zlib.crc32(json.dumps(meta, sort_keys=True).encode())
+    path.write_text(json.dumps(meta))
+
+
+def test_an_older_cache_is_read_with_a_warning_and_not_mixed(
+    tmp_path, model, data, caplog
+):
+    for name in ("old", "new"):
+        command = tiny.dump_args(model, data, tmp_path / name)
+        assert tiny.call(dump_teacher, *command)[0] == 0
+    forget_batching(tmp_path / "old")
+    caplog.set_level(logging.WARNING)
+    assert read_meta(tmp_path / "old").batching == "unrecorded"
+    assert "old was dumped by a version that computed" in caplog.text
+    both = ["--cache", tmp_path / "old", "--cache", tmp_path / "new"]
+    status, stderr = tiny.call(cache_merge, *both, "--output_dir", tmp_path / "both")
+    assert status == 1
+    assert "differ in batching" in tiny.the_error(stderr)
+    command = flags(tmp_path / "run", data, tmp_path / "old", tiny.KD)
+    CTCKDTask.main(cmd=command)  # it still teaches
+    command[-1] = command[-1].replace(str(tmp_path / "old"), str(tmp_path / "new"))
+    with pytest.raises(InputError, match="of the kind unrecorded"):
+        CTCKDTask.main(cmd=command)

@@ -32,6 +32,7 @@ class Hum:
 
     token_list, blank, state_size = TOKENS, 0, 0
     rate, frame_shift, shortest, longest = tiny.RATE, Fraction(640), 640, None
+    batching = "single"
 
     def __init__(self, seed=0):
         self.seed = seed

@@ -1,6 +1,7 @@
 """Trainings: stock calls, spawned workers, with labels or none, kill and resume."""
 
 import json
+import logging
 import os
 import re
 import signal
@@ -16,16 +17,20 @@ import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
 
+from espnet_ctckd import task
 from espnet_ctckd.bin import dump_nbest, dump_teacher
+from espnet_ctckd.cache import reader
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.config import KDConfig
 from espnet_ctckd.espnet_model import load_espnet_model
 from espnet_ctckd.export import export
+from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.task import CTCKDTask, read_kd_file
 from espnet_ctckd.teachers.espnet import EspnetTeacher
-from espnet_ctckd.trainer import restore_checkpoint
+from espnet_ctckd.trainer import read_checkpoint, restore_checkpoint
 
 CTCKD_PYTHON = str(Path(sys.executable).with_name("ctckd-python"))
 
@@ -292,6 +297,55 @@ def test_a_kill_while_the_checkpoint_is_written_costs_one_epoch(
     assert "The training was resumed" in caplog.text
     assert "1/2epoch started" not in caplog.text
     assert_same(weights(tmp_path / "run"), last)
+
+
+def test_a_kill_before_the_checkpoint_is_written_loses_nothing(
+    tmp_path, tiny_data, tiny_cache, monkeypatch
+):
+    command = flags(tmp_path / "run", tiny_data, tiny_cache, tiny.KD)
+    checkpoint, save = tmp_path / "run/exp/checkpoint.pth", torch.save
+
+    def killed(states, path, *args, **kwargs):
+        if (
+            Path(path) == checkpoint
+            and checkpoint.with_suffix(".previous.pth").exists()
+        ):
+            raise KeyboardInterrupt
+        save(states, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        CTCKDTask.main(cmd=command)
+    # ESPnet's own trainer resumes from this, and starts over where there is none.
+    assert read_checkpoint(checkpoint)["reporter"]["epoch"] == 1
+
+
+def test_a_process_builds_and_reads_everything_once(
+    tmp_path, tiny_data, tiny_cache, monkeypatch
+):
+    built, parsed, checked = [], [], []
+    for owner, name, calls in (
+        (ESPnetCTCKDModel, "__init__", built),
+        (KDConfig, "__post_init__", parsed),
+        (task, "check_data", checked),
+    ):
+        original = getattr(owner, name)
+
+        def count(*args, original=original, calls=calls, **kwargs):
+            calls.append(1)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, count)
+    reader._read_meta.cache_clear()
+    handlers = list(logging.root.handlers)
+    CTCKDTask.main(cmd=flags(tmp_path / "one", tiny_data, tiny_cache, tiny.KD))
+    assert (len(built), len(parsed), len(checked)) == (1, 1, 1)
+    assert reader._read_meta.cache_info().misses == 1
+    assert logging.root.handlers == handlers
+    # Of several processes the first one checks the data.
+    monkeypatch.setattr(task, "_is_rank0", lambda: False)
+    CTCKDTask.main(cmd=flags(tmp_path / "two", tiny_data, tiny_cache, tiny.KD))
+    assert (len(built), len(checked)) == (2, 1)
 
 
 NBEST = {"weight": 1.0, "hypotheses": 2}

@@ -49,9 +49,6 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             }
             if kd.weight == 0:
                 loss = "loss_nbest" if kd.nbest else "loss"
-            # Its tokens are the student's, which are not known here.
-            without = {"prior_file": None, "prior_scale": None}
-            args.model_conf["kd"] = {**args.model_conf["kd"], **without}
         model = CTCKDTask.build_model(args).eval()
         shift = measure_frame_shift(model) if args.frontend else 0
     frontend = yaml.safe_dump([args.frontend, args.frontend_conf, args.input_size])

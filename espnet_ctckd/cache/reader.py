@@ -1,5 +1,6 @@
 """What a cache says of itself."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -147,13 +148,24 @@ def read_meta(path: Pathlike) -> CacheMeta:
     folder = Path(path)
     if folder.suffix == ".scp":
         folder = folder.parent
-    try:
-        found = json.loads((folder / META).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not (folder / META).exists():
         raise InputError(
             f"{folder} is not a finished cache of posteriors: it has no {META}. Run "
             "`python -m espnet_ctckd.bin.dump_teacher`, which resumes what it began"
-        ) from None
+        )
+    state = tuple(
+        (path.stat().st_ino, path.stat().st_mtime_ns, path.stat().st_size)
+        for path in (folder / META, folder / TOKENS)
+        if path.exists()
+    )
+    return _read_meta(folder, Path.cwd(), state)
+
+
+@functools.lru_cache(maxsize=16)
+def _read_meta(folder: Path, _cwd: Path, _state: object) -> CacheMeta:
+    """The contents of ``meta.json`` and ``tokens.txt``, once for each state of both."""
+    try:
+        found = json.loads((folder / META).read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{folder / META} is damaged: {error}. Dump again") from None
     if not isinstance(found, dict):
