@@ -13,8 +13,10 @@ from test_train import flags
 from espnet_ctckd.bin import cache_merge, decode, dump_teacher
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.config import TeacherConfig
 from espnet_ctckd.data import read_scp
 from espnet_ctckd.espnet_model import encode
+from espnet_ctckd.online import open_online
 from espnet_ctckd.task import CTCKDTask
 
 SIZE = {
@@ -146,6 +148,30 @@ def test_decoding_in_batches_is_that_of_single_utterances(tmp_path, model, data)
         told = json.loads((folder / "decode.json").read_text())
         texts.append((read_scp(folder / "token"), told["frames"]))
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("kind", ["espnet", "ensemble"])
+def test_a_teacher_in_the_step_is_that_of_the_cache(tmp_path, model, kind):
+    source = model.config.parent
+    if kind == "ensemble":
+        entry = {"teacher_type": "espnet", "teacher": str(source), "weight": 0.5}
+        source = tmp_path / "both.yaml"
+        source.write_text(json.dumps({"min_agreement": 0.5, "teachers": [entry] * 2}))
+    config = TeacherConfig(mode="online", teacher_type=kind, teacher=str(source))
+    teacher = open_online(config, tiny.TOKENS, 0, "cpu")
+    waves = audio()
+    speech = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+    # What a data worker pads with does not matter either.
+    for row, wave in zip(speech, waves):
+        row[len(wave) :] = 0.3
+    together, _ = teacher(speech, torch.tensor([len(wave) for wave in waves]))
+    for i, wave in enumerate(waves):
+        alone, _ = teacher(wave.unsqueeze(0), torch.tensor([len(wave)]))
+        frames = int(alone.lengths[0])
+        assert together.lengths[i] == frames
+        torch.testing.assert_close(
+            together.log_probs[i, :frames], alone.log_probs[0], rtol=0, atol=1e-4
+        )
 
 
 def forget_batching(cache):
