@@ -5,16 +5,22 @@ import inspect
 from fractions import Fraction
 from typing import List, Mapping, Optional, Tuple
 
+import torch
 from espnet2.tasks.asr import encoder_choices
 
 from espnet_ctckd.align import map_tokens
 from espnet_ctckd.cache.check import check_dense, check_dropped, check_frame_ratio
-from espnet_ctckd.cache.reader import CacheMeta, hashes_of, read_meta
+from espnet_ctckd.cache.reader import SCP, CacheMeta, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
 from espnet_ctckd.data import read_lines, read_scp, shorten
 from espnet_ctckd.nbest import NBEST, read_nbest_meta
-from espnet_ctckd.preprocess import TEACHER
+from espnet_ctckd.objective import KDObjective
+from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.preprocess import TEACHER, PosteriorReader
+
+# Utterances that are read to find which share of the frames a selector takes.
+_SELECTED_SAMPLE = 200
 
 
 def path_of(data: List[Tuple[str, str, str]], wanted: str) -> Optional[str]:
@@ -99,16 +105,19 @@ def _check_teacher(
     part: str,
 ) -> CacheMeta:
     meta = read_meta(path)
-    index, _ = match_tokens(meta, args)
+    index, _, _ = match_tokens(meta, args)
     check_dropped(meta, index)
     check_states(meta, config)
     check_frames(meta, config)
-    missing = sorted(set(wanted) - set(read_scp(path)))
+    places = read_scp(path)
+    missing = sorted(set(wanted) - set(places))
     if missing:
         raise InputError(
             f"{path} lacks {len(missing)} of {len(wanted)} utterances of the "
             f"{part} data: {shorten(missing)}. Dump the teacher for this data"
         )
+    for utt in wanted:
+        meta.locate(utt, places[utt])
     return meta
 
 
@@ -178,7 +187,6 @@ def check_frames(meta: CacheMeta, config: KDConfig) -> None:
         readers.append(config.inter)
     for reader in readers:
         wanted = dict(reader.selector_conf)
-        wanted.pop("grow_every", None)  # a window that grows stays within its last
         changes = reader.from_epoch > 1 or reader.until_epoch or reader.prior_file
         if (reader.selector, wanted) != kept or changes or reader.ratio != 1:
             raise InputError(
@@ -187,6 +195,84 @@ def check_frames(meta: CacheMeta, config: KDConfig) -> None:
                 f"{reader.selector} {wanted}, or a schedule, prior or frame_ratio): "
                 "train with what it keeps, or dump the teacher without --selector"
             )
+
+
+def check_selected(
+    meta: CacheMeta,
+    reader: PosteriorReader,
+    objective: KDObjective,
+    last_epoch: int,
+    sample: int = _SELECTED_SAMPLE,
+) -> str:
+    """Refuse a cache of which a student would learn nothing.
+
+    Args:
+        meta: what the cache says of itself.
+        reader: reads its records in the student's tokens.
+        objective: that selects the frames.
+        last_epoch: of the training.
+        sample: utterances that are read, evenly spread.
+
+    Returns:
+        One line: the share of the frames that the selector takes in its last epoch,
+        and of the utterances without any.
+
+    Raises:
+        InputError: it takes no frame of the sample.
+    """
+    places, config = read_scp(meta.folder / SCP), objective.config
+    epoch, objective.epoch = objective.epoch, config.until_epoch or last_epoch
+    utterances = list(places)[:: max(1, len(places) // sample)]
+    frames, selected, empty = 0, 0.0, []
+    for utt in utterances:
+        found = reader.read(utt, meta.vector(utt, places[utt]), None)
+        log_probs, ids = found[TEACHER], found.get(f"{TEACHER}_ids")
+        teacher = FramePosteriors(
+            torch.from_numpy(log_probs).unsqueeze(0),
+            torch.tensor([len(log_probs)]),
+            reader.blank,
+            None if ids is None else torch.from_numpy(ids).unsqueeze(0),
+        )
+        lengths = torch.tensor([-(-len(log_probs) // config.ratio)])
+        _, lengths, weights, _ = objective.select(teacher, lengths, int(lengths))
+        frames += int(lengths)
+        selected += float(weights.sum())
+        empty += [utt] if not bool((weights > 0).any()) else []
+    objective.epoch = epoch
+    chosen = f"the selector {config.selector} {dict(config.selector_conf)}"
+    if selected == 0:
+        raise InputError(
+            f"{config.place}: {chosen} takes none of {frames} frames in "
+            f"{len(utterances)} utterances of the cache {meta.folder}, so there is "
+            "nothing to learn from: take a teacher for this data (does it output "
+            "anything but blank?), or another selector"
+        )
+    line = f"{config.place}: {chosen} takes {100 * selected / max(frames, 1):.1f} % of "
+    line += f"the frames of {len(utterances)} utterances"
+    if empty:
+        share = 100 * len(empty) / len(utterances)
+        line += f"; none of {len(empty)} of them ({share:.1f} %): {shorten(empty)}"
+    return line
+
+
+def selecting(config: KDConfig, objectives: torch.nn.ModuleDict) -> List[KDObjective]:
+    """Of a student's objectives, those that select frames of the teacher's posteriors.
+
+    Args:
+        config: ``model_conf.kd``.
+        objectives: of the student, by the part of ``kd`` that they are of.
+    """
+    inter = config.inter
+    reads = {
+        # The occupancies of a transcript are other posteriors.
+        "frames": config.weight > 0 and config.target == "posteriors",
+        "inter": inter is not None
+        and inter.target == "teacher"
+        and inter.kd_weight > 0,
+        "feature": config.feature is not None,
+    }
+    chosen = [objectives[name] for name, read in reads.items() if read]
+    return [each for each in chosen if isinstance(each, KDObjective)]
 
 
 def _check_nbest(
@@ -286,7 +372,7 @@ def check_rate(path: str, config: KDConfig, shift: Fraction) -> None:
 
 def match_tokens(
     meta: CacheMeta, args: argparse.Namespace
-) -> Tuple[Optional[List[int]], int]:
+) -> Tuple[Optional[List[int]], int, int]:
     """Hold the tokens of a cache against those of the student.
 
     Args:
@@ -294,7 +380,7 @@ def match_tokens(
         args: the training arguments.
 
     Returns:
-        As of `map_tokens`, and V of the student.
+        As of `map_tokens`, V of the student, and the index of its blank.
 
     Raises:
         InputError: tokens have no counterpart.
@@ -306,14 +392,11 @@ def match_tokens(
             f"the token list has no blank {symbol!r}: add it, or name the blank with "
             "model_conf.sym_blank"
         )
+    blank = tokens.index(symbol)
     index = map_tokens(
-        meta.token_list,
-        meta.blank,
-        tokens,
-        tokens.index(symbol),
-        f"cache {meta.folder}",
+        meta.token_list, meta.blank, tokens, blank, f"cache {meta.folder}"
     )
-    return index, len(tokens)
+    return index, len(tokens), blank
 
 
 def token_list_of(args: argparse.Namespace) -> List[str]:

@@ -7,7 +7,7 @@ there by its name, before anything runs.
 
 import inspect
 from dataclasses import dataclass
-from typing import Any, Callable, Mapping, Tuple
+from typing import Any, Callable, Mapping, Tuple, Union
 
 
 class InputError(ValueError):
@@ -26,11 +26,20 @@ class Choice:
         fn: what does the work.
         reference: its citation, or ``baseline``.
         needs: what must be there before training starts: ``dense``, ``labels``.
+        varies: of a selector, whether it takes other frames in each epoch; or the
+            option with which it does.
     """
 
     fn: Callable[..., Any]
     reference: str
     needs: Tuple[str, ...] = ()
+    varies: Union[bool, str] = False
+
+    def varies_with(self, options: Mapping[str, Any]) -> bool:
+        """Whether it takes other frames in each epoch, given its options."""
+        if isinstance(self.varies, str):
+            return bool(options.get(self.varies))
+        return self.varies
 
 
 def look_up(family: str, name: object, choices: Mapping[str, Choice]) -> Choice:

@@ -1,10 +1,12 @@
 """ESPnet's readers of audio and arks, whose errors name utterance and file."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from espnet2.train import dataset
 
+from espnet_ctckd.cache.reader import META, RecordVectors
 from espnet_ctckd.choices import InputError
 
 # What to do about each type of data.
@@ -54,7 +56,10 @@ def name_what_fails() -> None:
 
 def _named(opened: Callable[..., Any], kind: str) -> Callable[..., Any]:
     def load(path: str, *args: Any, **kwargs: Any) -> _Named:
-        return _Named(opened(path, *args, **kwargs), path, kind)
+        # What a cache's list holds is data: no pipe in it is run.
+        cached = kind == "kaldi_ark" and (Path(path).parent / META).exists()
+        reader = RecordVectors(path) if cached else opened(path, *args, **kwargs)
+        return _Named(reader, path, kind)
 
     load.named = True  # type: ignore[attr-defined]
     return load

@@ -10,6 +10,7 @@ from typing import Dict, List, Tuple
 
 from espnet2.main_funcs.pack_funcs import unpack
 
+from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 
 # In this order: what our export and ESPnet's recipes call the weights to use.
@@ -65,9 +66,26 @@ def _download(tag: str) -> Tuple[Path, Path]:
 def _recogniser(found: Dict[str, str], where: object) -> Tuple[Path, Path]:
     for prefix in ("asr", "s2t"):
         if f"{prefix}_train_config" in found:
-            paths = found[f"{prefix}_train_config"], found[f"{prefix}_model_file"]
-            return Path(paths[0]), Path(paths[1])
+            config = Path(found[f"{prefix}_train_config"])
+            _check_files(config)
+            return config, Path(found[f"{prefix}_model_file"])
     raise InputError(f"{where} is not a model for speech recognition: {sorted(found)}")
+
+
+def _check_files(config: Path) -> None:
+    """Refuse a configuration out of an archive that names files outside of it."""
+    root = next((f for f in config.parents if (f / "meta.yaml").is_file()), None)
+    conf = load_config(config)
+    parts = {**conf, **(conf.get("normalize_conf") or {})}
+    for key in ("bpemodel", "token_list", "non_linguistic_symbols", "stats_file"):
+        path = parts.get(key)
+        if not isinstance(path, str) or root is None:
+            continue
+        if not Path(path).resolve().is_relative_to(root.resolve()):
+            raise InputError(
+                f"{config} names {path!r} as {key}, which lies outside of the archive "
+                f"that was unpacked to {root}: pack the model again"
+            )
 
 
 def _unpack(archive: Path) -> Tuple[Path, Path]:

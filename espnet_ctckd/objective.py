@@ -78,12 +78,9 @@ class KDObjective(nn.Module):
         Raises:
             InputError: teacher and student disagree on the number of frames.
         """
-        said = at_least_float32(teacher.log_probs.detach())
-        teacher = replace(teacher, log_probs=said)
-        teacher, lengths = match_frames(
-            teacher, lengths, student.size(1), self.config.ratio
-        )
-        weights, nonblank = self._weigh(teacher)  # (B, T)
+        teacher, lengths, weights, nonblank = self.select(
+            teacher, lengths, student.size(1)
+        )  # (B, T)
         totals = count(weights, nonblank, lengths, labels)
         factors = self._reduce(
             weights, nonblank, totals, **self.config.reduction_conf
@@ -112,6 +109,28 @@ class KDObjective(nn.Module):
             valid = length_mask(lengths, frames)  # (B, T)
             stats["blank_student"] = _blank_rate(student, valid, teacher.blank, head)
         return loss, stats
+
+    def select(
+        self, teacher: FramePosteriors, lengths: Tensor, frames: int
+    ) -> Tuple[FramePosteriors, Tensor, Tensor, Tensor]:
+        """Select the frames of a batch.
+
+        Args:
+            teacher: log_probs (B, U, K).
+            lengths: the student's valid frames (B,).
+            frames: of the student, T.
+
+        Returns:
+            The teacher at the student's frame rate, common lengths (B,), weights of
+            the frames, 0 in padding, and which are not blank (B, T).
+
+        Raises:
+            InputError: teacher and student disagree on the number of frames.
+        """
+        said = at_least_float32(teacher.log_probs.detach())
+        teacher = replace(teacher, log_probs=said)
+        teacher, lengths = match_frames(teacher, lengths, frames, self.config.ratio)
+        return teacher, lengths, *self._weigh(teacher)
 
     def _compare(self, logits: Tensor, teacher: FramePosteriors) -> Tensor:
         """The loss (M,) of logits (1, M, V) and as many frames of the teacher."""

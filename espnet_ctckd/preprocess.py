@@ -24,11 +24,13 @@ class PosteriorReader:
         index: where the teacher's tokens stand in the student's list, as
             `map_tokens` gives it.
         tokens: V of the student.
+        blank: index of the blank among the student's tokens.
     """
 
     records: Records
     index: Optional[List[int]]
     tokens: int
+    blank: int
 
     def read(
         self, utt: str, record: np.ndarray, speech: Optional[np.ndarray]

@@ -236,9 +236,9 @@ def _scramble(x: Tensor) -> Tensor:
 SELECTOR_CHOICES: Dict[str, Choice] = {
     "all": Choice(select_all, "baseline"),
     "blank_elimination": Choice(blank_elimination, _HILMES),
-    "symmetric": Choice(symmetric, _HILMES),
-    "window": Choice(window, _HILMES),
+    "symmetric": Choice(symmetric, _HILMES, varies="grow_every"),
+    "window": Choice(window, _HILMES, varies="grow_every"),
     "trim": Choice(trim, _HILMES),
     "threshold": Choice(threshold, _HILMES),
-    "random": Choice(random, _HILMES),
+    "random": Choice(random, _HILMES, varies=True),
 }

@@ -5,6 +5,7 @@ Any other configuration is handed to the stock task unchanged.
 
 import argparse
 import inspect
+import logging
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -21,8 +22,10 @@ from espnet_ctckd.checks import (
     check_data,
     check_layers,
     check_rate,
+    check_selected,
     match_tokens,
     path_of,
+    selecting,
     token_list_of,
 )
 from espnet_ctckd.choices import InputError
@@ -145,11 +148,17 @@ def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
     model.build_objectives()
     check_data(args, model.kd_config)
     cache = path_of(args.train_data_path_and_name_and_type, TEACHER)
-    if cache is not None and args.frontend is not None:
+    if cache is None:
+        return
+    if args.frontend is not None:
         mode = model.training
         shift = measure_frame_shift(model.eval())
         model.train(mode)
         check_rate(cache, model.kd_config, shift)
+    meta = read_meta(cache)
+    reader = PosteriorReader(meta.records, *match_tokens(meta, args))
+    for objective in selecting(model.kd_config, model.objectives):
+        logging.info(check_selected(meta, reader, objective, args.max_epoch))
 
 
 def read_kd_config(args: argparse.Namespace) -> KDConfig:

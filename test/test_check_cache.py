@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 from fractions import Fraction
 
 import pytest
 import soundfile
 import tiny
+import torch
+from test_train import flags
 
 from espnet_ctckd.analysis import find_spikes
 from espnet_ctckd.bin import check_cache, dump_teacher
@@ -16,6 +19,7 @@ from espnet_ctckd.cache.check import check_cache as check
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, write_scp
+from espnet_ctckd.task import CTCKDTask
 
 TOP_K = 3
 
@@ -64,6 +68,7 @@ def test_a_cache_fits_the_data_and_the_student_that_it_was_made_for(
     out = capsys.readouterr().out
     frames = sum(map(int, read_scp(cache / "utt2num_frames").values()))
     assert out == (
+        "kd: the selector all {} takes 100.0 % of the frames of 4 utterances\n"
         f"{cache} fits: 4 utterances, {frames} frames of 40 ms, 8 tokens, "
         "blank '<blank>'\n"
     )
@@ -111,10 +116,8 @@ def test_a_cache_that_was_moved_away_from_its_list_is_refused(cache, tiny_data):
     moved = cache.with_name("moved")
     cache.rename(moved)
     message = refused(moved, tiny_data.wav_scp)
-    assert (
-        f"{moved}/teacher.scp names {cache}/shards/00000/posteriors.00000.ark"
-        in message
-    )
+    place = f"{cache}/shards/00000/posteriors.00000.ark:"
+    assert f"{moved}/teacher.scp has '{place}" in message
 
 
 def test_a_cache_named_from_the_working_directory_fits_there_only(
@@ -127,7 +130,7 @@ def test_a_cache_named_from_the_working_directory_fits_there_only(
     check(tmp_path / "here" / "dump" / "cache", tiny_data.wav_scp)
     monkeypatch.chdir(tmp_path)
     message = refused("here/dump/cache", tiny_data.wav_scp)
-    assert "names dump/cache/shards/00000/posteriors.00000.ark" in message
+    assert "has 'dump/cache/shards/00000/posteriors.00000.ark:" in message
 
 
 def test_an_unfinished_cache_is_refused(cache, tiny_data):
@@ -316,3 +319,63 @@ def test_a_cache_with_a_changed_byte_is_refused(tmp_path, tiny_model, tiny_data)
     ark.write_bytes(content)
     with pytest.raises(InputError, match=f"{ark.name} is damaged"):
         check_cache.main(["--cache", str(cache), "--wav_scp", str(tiny_data.wav_scp)])
+
+
+@pytest.fixture
+def silent(tmp_path, tiny_model, tiny_data):
+    """The cache of a teacher that outputs blank on all frames."""
+    states = torch.load(tiny_model.weights, weights_only=True)
+    states["ctc.ctc_lo.bias"][0] += 1000.0
+    torch.save(states, tmp_path / "silent.pth")
+    model = tiny.Model(tiny_model.config, tmp_path / "silent.pth")
+    cache = tmp_path / "silent"
+    dump_teacher.main(tiny.dump_args(model, tiny_data, cache))
+    return cache
+
+
+SYMMETRIC = {**tiny.KD, "selector": "symmetric", "selector_conf": {"n": 1}}
+INTER = {
+    **{**SYMMETRIC, "weight": 1.0, "ctc_weight": 1.0, "kd_weight": 1.0},
+    **{"target": "teacher", "head": "shared"},
+}
+
+
+@pytest.mark.parametrize(
+    ("kd", "place"),
+    [
+        (SYMMETRIC, "kd"),
+        ({**SYMMETRIC, "weight": 1.0, "selector": "trim", "selector_conf": {}}, "kd"),
+        ({**SYMMETRIC, "from_epoch": 2}, "kd"),
+        ({**tiny.KD, "inter": INTER}, "kd.inter"),
+    ],
+)
+def test_a_cache_of_which_nothing_is_selected_is_refused(
+    tmp_path, silent, tiny_data, kd, place
+):
+    encoder = {"num_blocks": 2, "interctc_layer_idx": [1]}
+    conf = tiny.write_conf(tmp_path / "kd.yaml", kd, encoder_conf=encoder, max_epoch=2)
+    given = ["--cache", silent, "--wav_scp", tiny_data.wav_scp, "--asr_config", conf]
+    given += ["--token_list", silent / "tokens.txt", "--token_type", "char"]
+    status, stderr = tiny.call(check_cache, *given)
+    assert status == 1
+    message = tiny.the_error(stderr)
+    assert f"{place}: the selector" in message
+    assert "takes none of 73 frames in 4 utterances" in message
+    command = flags(tmp_path / "run", tiny_data, silent, kd, encoder_conf=encoder)
+    with pytest.raises(InputError, match=f"{place}: the selector .* takes none of 73"):
+        CTCKDTask.main(cmd=command)
+
+
+def test_what_is_selected_is_reported_before_the_training(
+    tmp_path, tiny_data, cache, caplog, capsys
+):
+    caplog.set_level("INFO")
+    kd = {**tiny.KD, "selector": "blank_elimination"}
+    command = flags(tmp_path / "run", tiny_data, cache, kd, max_epoch=1)
+    CTCKDTask.main(cmd=command)
+    (share,) = re.findall(
+        r"selector blank_elimination .* takes ([0-9.]+) % of the", caplog.text
+    )
+    (trained,) = re.findall(r"\[train\].* kd_selected=([0-9.]+)", caplog.text)
+    assert 0 < float(share) < 100
+    assert float(share) == pytest.approx(100 * float(trained), rel=0.1)

@@ -208,7 +208,7 @@ def test_the_frames_of_a_selector_are_kept_and_the_others_are_blank(selector, co
     ("change", "fits"),
     [
         ({}, True),
-        ({"selector_conf": {"n": 2, "grow_every": 3}}, True),
+        ({"selector_conf": {"n": 2, "grow_every": 3}}, False),
         ({"selector_conf": {"n": 1}}, False),
         ({"selector": "all", "selector_conf": {}}, False),
         ({"from_epoch": 2}, False),

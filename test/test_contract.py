@@ -29,7 +29,10 @@ FAMILIES = {
 # Options to try of each entry; an entry without a row is tried without options.
 EXAMPLES = {
     ("selector", "symmetric"): [{"n": 1}],
-    ("selector", "window"): [{"before": 0, "after": 1}],
+    ("selector", "window"): [
+        {"before": 0, "after": 1},
+        {"before": 0, "after": 1, "grow_every": 3},
+    ],
     ("selector", "threshold"): [{"theta": 0.6}],
     ("selector", "random"): [{"ratio": 0.5}],
     ("loss", "kl"): [{"temperature": 1.0}, {"temperature": 2.0}],
@@ -450,3 +453,13 @@ def test_an_utterance_without_frames_leaves_the_others_as_they_are(case):
     labels = batch.labels[others].sum() / batch.labels.sum()
     expected = {"utt_sum": share, "authors_full": share * float(labels)}
     assert float(scale) == pytest.approx(expected.get(case.reduction, 1.0))
+
+
+@pytest.mark.parametrize("name", SELECTOR_CHOICES)
+def test_a_selector_that_varies_from_epoch_to_epoch_says_so(name):
+    choice = SELECTOR_CHOICES[name]
+    teacher = blank_padding(make_batch((40, 31), tokens=TOKENS, seed=3).teacher)
+    for options in EXAMPLES.get(("selector", name), [{}]):
+        epochs = [choice.fn(teacher, epoch, **options) for epoch in range(1, 9)]
+        same = all(torch.equal(epochs[0], other) for other in epochs)
+        assert choice.varies_with(options) == (not same), options

@@ -626,6 +626,31 @@ def test_an_archive_that_leads_elsewhere_is_refused(tmp_path):
     assert not (tmp_path.parent / "evil.txt").exists()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"bpemodel": "/etc/hostname"},
+        {"token_list": "../../tokens.txt"},
+        {"normalize_conf": {"stats_file": "/etc/hostname"}},
+    ],
+)
+def test_a_model_in_an_archive_names_files_of_its_own(
+    packed, tmp_path, tiny_model, changes
+):
+    conf = yaml.safe_load(tiny_model.config.read_text())
+    (tmp_path / "conf").mkdir()
+    config = tmp_path / "conf" / "config.yaml"
+    config.write_text(yaml.safe_dump({**conf, **changes}))
+    with zipfile.ZipFile(packed("good.zip")) as good:
+        held = {name: good.read(name) for name in good.namelist()}
+    (name,) = (name for name in held if name.endswith("config.yaml"))
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as bad:
+        for each, content in held.items():
+            bad.writestr(each, config.read_bytes() if each == name else content)
+    with pytest.raises(InputError, match="lies outside of the archive"):
+        find_model(str(tmp_path / "bad.zip"))
+
+
 # What the student takes, and whether the teacher is good
 
 

@@ -7,7 +7,6 @@ by it, in KL divergence from the dense posteriors.
 import itertools
 from typing import Iterator, List, Optional, Sequence, Tuple
 
-import kaldiio
 import numpy as np
 import torch
 
@@ -93,7 +92,7 @@ def compare_packings(meta: CacheMeta, utterances: int) -> List[str]:
         )
     scp = read_scp(meta.folder / SCP)
     said = [
-        meta.records.open(utt, kaldiio.load_mat(scp[utt])).log_probs
+        meta.read(utt, scp[utt]).log_probs
         for utt in list(scp)[:: max(1, len(scp) // utterances)]
     ]
     frames = sum(map(len, said))

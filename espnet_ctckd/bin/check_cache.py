@@ -5,6 +5,7 @@ or for all with --audio_sample 0. Flags of asr_train may follow, as they will fo
 training of --asr_config.
 """
 
+import argparse
 from dataclasses import replace
 from fractions import Fraction
 from typing import List, Optional, Sequence, Tuple
@@ -17,11 +18,16 @@ from espnet_ctckd.bin import parser, run
 from espnet_ctckd.cache.check import Student, check_cache, match_student
 from espnet_ctckd.cache.reader import CacheMeta
 from espnet_ctckd.cache.said import Cached
-from espnet_ctckd.checks import check_frames, check_states
-from espnet_ctckd.config import KDConfig
+from espnet_ctckd.checks import (
+    check_frames,
+    check_selected,
+    check_states,
+    selecting,
+)
 from espnet_ctckd.data import read_token_list
 from espnet_ctckd.espnet_model import measure_frame_shift
 from espnet_ctckd.model import ESPnetCTCKDModel
+from espnet_ctckd.preprocess import PosteriorReader
 from espnet_ctckd.score import Counts, count_errors
 from espnet_ctckd.task import CTCKDTask
 
@@ -46,43 +52,65 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         help="utterances whose audio is compared; 0: all",
     )
     args, theirs = p.parse_known_args(cmd)
-    student = config = None
+    student, model, last_epoch = None, None, 1
     if theirs and not args.asr_config:
         p.error(f"{theirs[0]} is unknown, or is read with --asr_config only")
     if args.token_list and not args.asr_config:
         p.error("--token_list is read with --asr_config only: give both")
     if args.asr_config:
-        if not args.token_list:
-            p.error("--asr_config needs --token_list")
-        if args.token_type == "bpe" and not args.bpemodel:
-            p.error("--token_type bpe needs --bpemodel; for characters: char")
-        read_token_list(args.token_list)
-        flags = ["--config", args.asr_config, *theirs]
-        flags += ["--token_list", args.token_list, "--token_type", args.token_type]
-        flags += ["--normalize", "none"]
-        flags += ["--bpemodel", args.bpemodel] if args.bpemodel else []
-        student, config = build_student(flags)
+        student, model, last_epoch = build_student(_flags(p, args, theirs))
     meta = check_cache(
         args.cache, args.wav_scp, args.text, student, args.audio_sample or None
     )
-    if config is not None:
-        check_states(meta, config)
-        check_frames(meta, config)
+    if model is not None:
+        check_states(meta, model.kd_config)
+        check_frames(meta, model.kd_config)
     if student is not None:
-        index = match_student(meta, student)
-        if index is not None:
-            print(describe_match(meta.token_list, student.token_list, index))
-        if student.frame_ratio > 1:
-            lost = lost_by_joining(meta, student.frame_ratio)
-            print(
-                f"at the student's frame rate {100 * lost:.1f} % of the teacher's "
-                "tokens are lost or changed"
-            )
+        _describe(meta, student, model, last_epoch)
     print(
         f"{args.cache} fits: {meta.utterances} utterances, {meta.frames} frames of "
         f"{float(meta.frame_shift / meta.rate) * 1000:g} ms, {len(meta.token_list)} "
         f"tokens, blank {meta.token_list[meta.blank]!r}"
     )
+
+
+def _flags(
+    p: argparse.ArgumentParser, args: argparse.Namespace, theirs: List[str]
+) -> List[str]:
+    """The flags of asr_train."""
+    if not args.token_list:
+        p.error("--asr_config needs --token_list")
+    if args.token_type == "bpe" and not args.bpemodel:
+        p.error("--token_type bpe needs --bpemodel; for characters: char")
+    read_token_list(args.token_list)
+    flags = ["--config", args.asr_config, *theirs]
+    flags += ["--token_list", args.token_list, "--token_type", args.token_type]
+    flags += ["--normalize", "none"]
+    return flags + (["--bpemodel", args.bpemodel] if args.bpemodel else [])
+
+
+def _describe(
+    meta: CacheMeta,
+    student: Student,
+    model: Optional[ESPnetCTCKDModel],
+    last_epoch: int,
+) -> None:
+    """Print what a student gets of a cache, or refuse where it gets nothing."""
+    index = match_student(meta, student)
+    if index is not None:
+        print(describe_match(meta.token_list, student.token_list, index))
+    if model is not None:
+        model.build_objectives()
+        tokens = len(student.token_list)
+        reader = PosteriorReader(meta.records, index, tokens, student.blank)
+        for objective in selecting(model.kd_config, model.objectives):
+            print(check_selected(meta, reader, objective, last_epoch))
+    if student.frame_ratio > 1:
+        lost = lost_by_joining(meta, student.frame_ratio)
+        print(
+            f"at the student's frame rate {100 * lost:.1f} % of the teacher's tokens "
+            "are lost or changed"
+        )
 
 
 def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
@@ -112,11 +140,14 @@ def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
     return counts.errors / max(counts.units, 1)
 
 
-def build_student(flags: List[str]) -> Tuple[Student, Optional[KDConfig]]:
-    """Build the student of a training configuration, and ask it what it expects.
+def build_student(
+    flags: List[str],
+) -> Tuple[Student, Optional[ESPnetCTCKDModel], int]:
+    """Build the student of a training configuration.
 
     Returns:
-        What it expects, and how it is distilled, where it is.
+        What it expects of its targets, the student where it is distilled, and the last
+        epoch of its training.
     """
     args = CTCKDTask.get_parser().parse_args(flags)
     model = CTCKDTask.build_model(args).eval()
@@ -137,7 +168,7 @@ def build_student(flags: List[str]) -> Tuple[Student, Optional[KDConfig]]:
         labels=labels,
         unknown=tokens.index("<unk>") if "<unk>" in tokens else None,
     )
-    return student, model.kd_config if is_student else None
+    return student, model if is_student else None, args.max_epoch
 
 
 if __name__ == "__main__":

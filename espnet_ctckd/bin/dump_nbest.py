@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
-import kaldiio
 import torch
 
 from espnet_ctckd.bin import parser, positive, run
@@ -160,7 +159,7 @@ def _check_alike(metas: Sequence[CacheMeta], scps: Sequence[Dict[str, str]]) -> 
 
 
 def _read(meta: CacheMeta, utt: str, place: str) -> FramePosteriors:
-    said = meta.records.open(utt, kaldiio.load_mat(place))
+    said = meta.read(utt, place)
     return FramePosteriors(
         torch.from_numpy(said.log_probs).unsqueeze(0),
         torch.tensor([len(said.log_probs)]),

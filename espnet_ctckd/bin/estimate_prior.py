@@ -8,14 +8,13 @@ import logging
 import time
 from typing import Optional, Sequence
 
-import kaldiio
 import numpy as np
 
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.cache.reader import CacheMeta, read_meta
+from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import write_beside
+from espnet_ctckd.data import read_scp, write_beside
 
 # A token that the teacher never says still has a logarithm.
 _LEAST = 1e-30
@@ -53,15 +52,13 @@ def estimate(meta: CacheMeta) -> np.ndarray:
     """
     total = np.zeros(len(meta.token_list))
     done, begun, told = 0, time.monotonic(), 0.0
-    for index, name in enumerate(meta.arks, start=1):
-        with open(meta.folder / name, "rb") as ark:
-            for utt, record in kaldiio.load_ark(ark):
-                said = meta.records.open(utt, record)
-                total += _sum_of(said, len(meta.token_list))
-                done += len(said.log_probs)
+    for utt, place in read_scp(meta.folder / SCP).items():
+        said = meta.read(utt, place)
+        total += _sum_of(said, len(meta.token_list))
+        done += len(said.log_probs)
         spent = time.monotonic() - begun
         if spent - told > _SAY_EVERY:
-            left = spent / index * (len(meta.arks) - index)
+            left = spent / done * (meta.frames - done)
             logging.info(f"{done}/{meta.frames} frames, {left:.0f} s left")
             told = spent
     if done != meta.frames:

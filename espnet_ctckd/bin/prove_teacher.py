@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
-import kaldiio
 import numpy as np
 from espnet2.text.build_tokenizer import build_tokenizer
 
@@ -106,7 +105,7 @@ def listen(meta: CacheMeta) -> Tuple[Sayings, Dict[str, List[int]]]:
     """
     sayings, said = Sayings(), {}
     for utt, place in read_scp(meta.folder / SCP).items():
-        opened = meta.records.open(utt, kaldiio.load_mat(place))
+        opened = meta.read(utt, place)
         best = opened.log_probs.argmax(1)
         if opened.ids is not None:
             best = opened.ids[np.arange(len(best)), best]

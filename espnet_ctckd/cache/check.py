@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
-from pathlib import Path
 from typing import (
     Callable,
     Iterable,
@@ -17,7 +16,6 @@ from typing import (
     TypeVar,
 )
 
-import kaldiio
 import numpy as np
 
 from espnet_ctckd.align import DROPPED, MOST_DROPPED, check_shift, map_tokens
@@ -155,27 +153,28 @@ def check_listed(meta: CacheMeta, scp: Mapping[str, str]) -> None:
         )
 
 
-def check_records(meta: CacheMeta, scp: Mapping[str, str]) -> None:
+def check_records(
+    meta: CacheMeta, scp: Mapping[str, str], copy: Optional[CacheMeta] = None
+) -> None:
     """Open every record by the list that the training opens it by.
 
     Args:
         meta: of the cache.
         scp: utterance -> place of its record.
+        copy: of the cache whose arks are read, where these are others.
 
     Raises:
         InputError: naming the first few that are not what the other lists say.
     """
-    records, frames = meta.records, read_scp(meta.folder / UTT2FRAMES)
+    frames = read_scp(meta.folder / UTT2FRAMES)
     audio = read_scp(meta.folder / UTT2AUDIO)
 
     def compare(entry: Tuple[str, str]) -> Optional[str]:
         utt, place = entry
         try:
-            said = records.open(utt, kaldiio.load_mat(place))
+            said = (copy or meta).read(utt, place)
         except InputError as error:
             return str(error)
-        except Exception as error:  # whatever a wrong offset makes of other bytes
-            return f"utterance {utt}: {place} is no record ({error})"
         heard = said.audio.entry
         if (str(len(said.log_probs)), heard) != (frames.get(utt), audio.get(utt)):
             return f"utterance {utt}: {place} is not of the frames or audio listed"
@@ -207,15 +206,8 @@ def _check_utterances(
     wavs: Mapping[str, str],
     wav_scp: Pathlike,
 ) -> None:
-    arks = {(meta.folder / name).resolve() for name in meta.arks}
-    for name in sorted({place.rpartition(":")[0] for place in cached.values()}):
-        if Path(name).resolve() not in arks:
-            raise InputError(
-                f"{meta.folder / SCP} names {name}, which is not of this cache: the "
-                "folder was moved, or is named from another working directory. Go "
-                "where it was dumped, or make a cache of this place with `python -m "
-                "espnet_ctckd.bin.cache_merge`"
-            )
+    for utt, place in cached.items():
+        meta.locate(utt, place)
     lacks = [u for u in wavs if u not in cached]
     if lacks:
         raise InputError(
@@ -304,7 +296,7 @@ def check_dropped(
     scp = read_scp(meta.folder / SCP)
     total, frames = np.zeros(len(meta.token_list)), 0
     for utt in list(scp)[:: max(1, len(scp) // sample)]:
-        said = meta.records.open(utt, kaldiio.load_mat(scp[utt]))
+        said = meta.read(utt, scp[utt])
         probs = np.exp(said.log_probs.astype(np.float64))
         frames += len(probs)
         if said.ids is None:

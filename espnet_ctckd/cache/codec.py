@@ -78,7 +78,7 @@ class Codec:
         if self.kept is None:
             raise InputError("--selector packs fewer frames, so it needs --top_k")
         choice = look_up("selector", self.selector, SELECTOR_CHOICES)
-        if self.selector == "random" or "grow_every" in self.selector_conf:
+        if choice.varies_with(self.selector_conf):
             raise InputError(
                 f"--selector {self.selector} {dict(self.selector_conf)} takes other "
                 "frames in each epoch: give one that always takes the same"

@@ -112,15 +112,20 @@ def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
                     f"utterance {utt} is in two of the caches, {meta.folder} and one "
                     "before it: merge caches of different utterances"
                 )
+            # By its name alone, as the folder may have been moved.
             ark, _, offset = place.rpartition(":")
-            if Path(ark).name not in copies:
+            if Path(ark).name not in copies or not offset.isdecimal():
                 raise InputError(
-                    f"{meta.folder / SCP} names {ark} for utterance {utt}, which is "
-                    "not of this cache. Delete the folder and dump the teacher again"
+                    f"{meta.folder / SCP} has {place!r} for the utterance {utt}, which "
+                    "is not of this cache. Delete the folder and dump the teacher again"
                 )
             moved[utt] = f"{copies[Path(ark).name]}:{offset}"
             placed[utt] = Placed(utt, moved[utt], frames[utt], audio[utt])
-        check_records(meta, moved)
+        copied = {
+            str(copies[Path(name).name].relative_to(folder)): entry
+            for name, entry in meta.arks.items()
+        }
+        check_records(meta, moved, replace(meta, folder=folder, arks=copied))
     write_index(replace(first, folder=folder), list(placed.values()), arks, [])
     return read_meta(folder)
 

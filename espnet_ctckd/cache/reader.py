@@ -4,20 +4,26 @@ import functools
 import hashlib
 import json
 import logging
+import struct
 import zlib
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
+
+import numpy as np
+from kaldiio.matio import read_kaldi
 
 from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.record import Records
+from espnet_ctckd.cache.record import Opened, Records
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, read_token_list
+from espnet_ctckd.data import Pathlike, read_scp, read_token_list
 
 FORMAT = 3
 # Of caches that do not hold how they were batched.
 UNRECORDED = "unrecorded"
+# What the record of an utterance begins with: Kaldi's binary vector of floats.
+_VECTOR = b"\0BFV "
 META = "meta.json"
 SCP = "teacher.scp"
 TOKENS = "tokens.txt"
@@ -75,6 +81,69 @@ class CacheMeta:
             ),
             str(self.folder),
         )
+
+    @functools.cached_property
+    def _ark_paths(self) -> Set[Path]:
+        return {(self.folder / name).resolve() for name in self.arks}
+
+    def locate(self, utt: str, place: str) -> Tuple[Path, int]:
+        """Find the record of an utterance, by its entry in ``teacher.scp``.
+
+        A cache may come from elsewhere, so that its lists are data: an entry is an ark
+        of this cache and an offset, and nothing else is opened.
+
+        Args:
+            utt: the utterance.
+            place: its entry.
+
+        Returns:
+            The ark and the offset.
+
+        Raises:
+            InputError: the entry is something else.
+        """
+        ark, _, offset = place.rpartition(":")
+        if not offset.isdecimal() or Path(ark).resolve() not in self._ark_paths:
+            raise InputError(
+                f"{self.folder / SCP} has {place!r} for the utterance {utt}, which is "
+                "not of this cache: the list was changed, the folder was moved, or it "
+                "is named from another working directory. Go where it was dumped, or "
+                "make a cache of this place with `python -m "
+                "espnet_ctckd.bin.cache_merge`"
+            )
+        return Path(ark), int(offset)
+
+    def vector(self, utt: str, place: str) -> np.ndarray:
+        """Read the record of an utterance from its ark, undecoded.
+
+        Args:
+            utt: the utterance.
+            place: its entry in ``teacher.scp``.
+
+        Returns:
+            (bytes / 4,), float32.
+
+        Raises:
+            InputError: there is no vector of floats.
+        """
+        ark, offset = self.locate(utt, place)
+        try:
+            with open(ark, "rb") as f:
+                f.seek(offset)
+                if f.read(len(_VECTOR)) == _VECTOR:
+                    f.seek(offset)
+                    return np.asarray(read_kaldi(f))
+        except (ValueError, AssertionError, struct.error, MemoryError):
+            pass  # what the bytes of a damaged ark make of the reader
+        raise InputError(
+            f"utterance {utt}: {place} is no record: the ark or the list is damaged. "
+            "Find all such with `python -m espnet_ctckd.bin.check_cache`, or dump the "
+            "teacher again"
+        )
+
+    def read(self, utt: str, place: str) -> Opened:
+        """Read and decode the record of an utterance, as `vector`."""
+        return self.records.open(utt, self.vector(utt, place))
 
     def to_json(self) -> Dict[str, Any]:
         """What stands in the file, with a checksum; the tokens have their own."""
@@ -179,6 +248,12 @@ def _read_meta(folder: Path, _cwd: Path, _state: object) -> CacheMeta:
         raise InputError(
             f"{folder / META} is damaged: it is not what was written. Dump again"
         )
+    for name in (*found["arks"], *found["files"]):
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"{folder / META} names the file {name!r}, which lies outside of the "
+                "cache: it is none that dump_teacher wrote"
+            )
     batching = found.get("batching", UNRECORDED)
     if batching == UNRECORDED:
         logging.warning(
@@ -200,3 +275,23 @@ def _read_meta(folder: Path, _cwd: Path, _state: object) -> CacheMeta:
         files={name: tuple(entry) for name, entry in found["files"].items()},
         batching=batching,
     )
+
+
+class RecordVectors(Mapping[str, np.ndarray]):
+    """The undecoded records of a cache by utterance, as a training's data.
+
+    Args:
+        scp: ``teacher.scp`` of the cache.
+    """
+
+    def __init__(self, scp: Pathlike) -> None:
+        self._meta, self._places = read_meta(scp), read_scp(scp)
+
+    def __getitem__(self, utt: str) -> np.ndarray:
+        return self._meta.vector(utt, self._places[utt])
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)

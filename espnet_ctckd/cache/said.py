@@ -2,7 +2,6 @@
 
 from typing import Iterator, Mapping, Optional
 
-import kaldiio
 import torch
 
 from espnet_ctckd.cache.reader import META, SCP, read_meta
@@ -31,7 +30,7 @@ class Cached:
         self.folder = self.meta.folder
         self.token_list, self.blank = self.meta.token_list, self.meta.blank
         self.rate, self.frame_shift = self.meta.rate, self.meta.frame_shift
-        self._wavs, self._records = wavs, self.meta.records
+        self._wavs = wavs
         self._scp = read_scp(self.folder / SCP)
 
     def __iter__(self) -> Iterator[str]:
@@ -61,7 +60,7 @@ class Cached:
                 f"the cache {self.folder} has no utterance {utt!r}; it has "
                 f"{shorten(list(self._scp))}"
             )
-        found = self._records.open(utt, kaldiio.load_mat(self._scp[utt]))
+        found = self.meta.read(utt, self._scp[utt])
         if self._wavs is not None:
             path = self._wavs[utt]
             if fingerprint(read_audio(utt, path, self.rate)) != found.audio:
