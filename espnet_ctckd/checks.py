@@ -13,7 +13,7 @@ from espnet_ctckd.cache.check import check_dense, check_dropped, check_frame_rat
 from espnet_ctckd.cache.reader import SCP, CacheMeta, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
-from espnet_ctckd.data import read_lines, read_scp, shorten
+from espnet_ctckd.data import read_lines, read_scp, refuse_segments, shorten
 from espnet_ctckd.nbest import NBEST, read_nbest_meta
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
@@ -78,6 +78,8 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
 def _check_types(data: List[Tuple[str, str, str]], flag: str) -> None:
     kinds = {TEACHER: "kaldi_ark", NBEST: "text"}
     for path, name, kind in data:
+        if kind == "sound":
+            refuse_segments(path)
         if kind != kinds.get(name, kind):
             raise InputError(
                 f"{flag} reads {name!r} as {kind!r}; give {path},{name},{kinds[name]}"

@@ -9,7 +9,18 @@ import struct
 import zlib
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterable, Iterator, List, Sequence, TextIO, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Mapping,
+    Sequence,
+    TextIO,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 import soundfile
@@ -17,6 +28,9 @@ import soundfile
 from espnet_ctckd.choices import InputError
 
 Pathlike = Union[str, Path]
+
+# The list of the utterances of a data folder whose audio cannot be used.
+UNUSABLE = "unusable"
 
 # A RIFF header that was written to a pipe does not know its size.
 _UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)
@@ -125,6 +139,58 @@ def read_scp(path: Pathlike) -> Dict[str, str]:
     return entries
 
 
+def read_wav_scp(path: Pathlike) -> Dict[str, str]:
+    """Read Kaldi's list of audio files, one file an utterance.
+
+    Args:
+        path: ``wav.scp``.
+
+    Returns:
+        Utterance -> file, in the order of the list.
+
+    Raises:
+        InputError: as of `read_scp`, or ``segments`` beside it cut its recordings.
+    """
+    refuse_segments(path)
+    return read_scp(path)
+
+
+def refuse_segments(path: Pathlike) -> None:
+    """Refuse a ``wav.scp`` whose recordings are cut into utterances by ``segments``."""
+    segments = Path(path).parent / "segments"
+    if segments.exists():
+        raise InputError(
+            f"{segments} says which parts of the recordings of {path} are utterances, "
+            "and segments are not read here: write each utterance to a file of its "
+            "own, name these in wav.scp and remove segments"
+        )
+
+
+def limit_bad(
+    bad: Mapping[str, str], total: int, percent: float, where: object, listed: Pathlike
+) -> None:
+    """Refuse data of which too much cannot be used.
+
+    Args:
+        bad: utterance -> what is wrong with it.
+        total: utterances in all.
+        percent: of them that may be bad; one always may, unless it is 0.
+        where: the data.
+        listed: the file that lists all of them.
+
+    Raises:
+        InputError: it is more, with the first few.
+    """
+    allowed = max(1.0, percent / 100 * total) if percent > 0 else 0.0
+    if len(bad) > allowed:
+        few = "; ".join(f"{utt}: {why}" for utt, why in list(bad.items())[:5])
+        raise InputError(
+            f"{len(bad)} of {total} utterances of {where} cannot be used, which is "
+            f"more than --max_bad_share {percent:g} %: {few}. {listed} lists all: mend "
+            "or remove them, or raise --max_bad_share"
+        )
+
+
 @contextlib.contextmanager
 def beside(path: Pathlike) -> Iterator[Path]:
     """A name to write a file to that gets its own only when whole.
@@ -177,6 +243,10 @@ def write_scp(path: Pathlike, entries: Iterable[Tuple[str, object]]) -> None:
         f.writelines(line.decode() for line in lines)
 
 
+class UnusableAudioError(InputError):
+    """An audio file cannot be used."""
+
+
 def audio_info(utt: str, path: str, rate: int) -> int:
     """The length of an audio file, from its header.
 
@@ -189,35 +259,37 @@ def audio_info(utt: str, path: str, rate: int) -> int:
         Samples, S.
 
     Raises:
-        InputError: the file is missing, empty, cut short, not audio, not mono or not
-            of that rate.
+        UnusableAudioError: the file is missing, empty, cut short, not audio, not mono
+            or not of that rate.
     """
     where = f"utterance {utt}: {path}"
     if path.endswith("|"):
-        raise InputError(
+        raise UnusableAudioError(
             f"{where} is a command, which is not run here: write its output to a "
             "file and name that in wav.scp"
         )
     if not os.path.isfile(path):
-        raise InputError(f"{where} is not there; mend or remove its line in wav.scp")
+        raise UnusableAudioError(
+            f"{where} is not there; mend or remove its line in wav.scp"
+        )
     if os.path.getsize(path) == 0:
-        raise InputError(f"{where} is an empty file; restore or remove it")
+        raise UnusableAudioError(f"{where} is an empty file; restore or remove it")
     try:
         info = soundfile.info(path)
     except soundfile.LibsndfileError as error:
-        raise InputError(f"{where} cannot be read as audio: {error}") from None
+        raise UnusableAudioError(f"{where} cannot be read as audio: {error}") from None
     if info.channels != 1:
-        raise InputError(
+        raise UnusableAudioError(
             f"{where} has {info.channels} channels; expected 1. Mix it down or pick "
             "one channel"
         )
     if info.samplerate != rate:
-        raise InputError(
+        raise UnusableAudioError(
             f"{where} has {info.samplerate} Hz; expected {rate} Hz. Resample it, or "
             "set the rate (fs) of the recipe"
         )
     if info.frames == 0:
-        raise InputError(f"{where} holds no samples; restore or remove it")
+        raise UnusableAudioError(f"{where} holds no samples; restore or remove it")
     if info.format in ("WAV", "WAVEX"):
         _check_riff_size(where, path)
     return int(info.frames)
@@ -230,7 +302,7 @@ def _check_riff_size(where: str, path: str) -> None:
     says = struct.unpack("<I", head[4:8])[0] if head[:4] == b"RIFF" else 0
     has = os.path.getsize(path)
     if says not in _UNKNOWN_RIFF_SIZES and says + 8 > has + 1:
-        raise InputError(
+        raise UnusableAudioError(
             f"{where} is cut short: its header says {says + 8} bytes, it has {has}. "
             "Restore or remove it"
         )
@@ -248,22 +320,22 @@ def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
         Samples in [-1, 1], (S,), float32.
 
     Raises:
-        InputError: as `audio_info`, or the file is cut short, or holds NaN.
+        UnusableAudioError: as `audio_info`, or the file is cut short, or holds NaN.
     """
     frames = audio_info(utt, path, rate)
     try:
         samples, _ = soundfile.read(path, dtype="float32")
     except soundfile.LibsndfileError as error:
-        raise InputError(
+        raise UnusableAudioError(
             f"utterance {utt}: {path} cannot be read to its end: {error}"
         ) from None
     if len(samples) != frames:
-        raise InputError(
+        raise UnusableAudioError(
             f"utterance {utt}: {path} is cut short: its header says {frames} samples, "
             f"it has {len(samples)}. Restore or remove it"
         )
     if not np.isfinite(samples).all():
-        raise InputError(
+        raise UnusableAudioError(
             f"utterance {utt}: {path} has samples that are no numbers (NaN or "
             "infinite). Restore or remove it"
         )

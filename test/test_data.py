@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from espnet_ctckd.bin import filter_data, format_audio, perturb_speed, train_bpe
+from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
     audio_info,
@@ -292,14 +293,143 @@ def test_filtering_names_the_file_that_a_folder_lacks(tmp_path, name):
         )
 
 
-def test_filtering_names_the_utterance_without_a_line_in_text(tmp_path):
+def test_an_utterance_without_a_line_in_text_is_left_out(tmp_path):
     source = data_folder(tmp_path / "in", [10, 10])
     with_lengths(source, {0: 16000, 1: 16000})
     write_scp(source / "text", [("utt0", "a b")])
-    with pytest.raises(InputError, match="text has no line for 1 utterances: utt1"):
-        filter_data.main(
-            ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
-        )
+    flags = ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+    filter_data.main(flags)
+    assert list(read_scp(tmp_path / "out/wav.scp")) == ["utt0"]
+    assert read_scp(tmp_path / "out/removed") == {"utt1": "no line in text"}
+
+
+CONF = """
+frontend_conf: {n_fft: 512, hop_length: 160, n_mels: 20}
+model_conf: {ctc_weight: 1.0}
+encoder: conformer
+encoder_conf: {output_size: 16, attention_heads: 2, linear_units: 16, num_blocks: 1}
+"""
+TOKENS = ["<blank>", "<unk>", "<space>", "a", "b", "c", "<sos/eos>"]
+
+
+def student_of(folder, conf=CONF):
+    (folder / "conf.yaml").write_text(conf)
+    (folder / "tokens.txt").write_text("".join(f"{token}\n" for token in TOKENS))
+    given = ["--asr_config", folder / "conf.yaml", "--token_type", "char"]
+    given += ["--min_wav_duration", 0.05]
+    return [str(g) for g in (*given, "--token_list", folder / "tokens.txt")]
+
+
+def of_texts(folder, entries):
+    """A data folder of utterances: samples and transcript."""
+    source = data_folder(folder, [10] * len(entries))
+    with_lengths(source, {i: samples for i, (samples, _) in enumerate(entries)})
+    texts = ((f"utt{i}", words) for i, (_, words) in enumerate(entries))
+    write_scp(source / "text", texts)
+    return source
+
+
+LONG = (32000, "a b c")
+# 25 frames a second: 16000 samples are 24 frames of 40 ms.
+UNFIT = [
+    (16000, "a" * 13),  # 13 labels, 12 blanks between them
+    (16000, "abc" * 8 + "a"),
+    (1500, "a"),  # one frame
+    (16000, "axb"),
+]
+
+
+def test_what_a_student_cannot_be_trained_on_is_left_out_in_one_go(tmp_path, capsys):
+    fits = [LONG] * 396 + [(16000, "abc" * 8), (16000, "a" * 12)]
+    source = of_texts(tmp_path / "in", [*UNFIT, *fits])
+    flags = ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+    filter_data.main([*flags, *student_of(tmp_path)])
+    assert read_scp(tmp_path / "out/removed") == {
+        "utt0": "13 labels need 25 frames, and it has 24",
+        "utt1": "25 labels need 25 frames, and it has 24",
+        "utt2": "too short: 1500 samples make 1 frames of the student",
+        "utt3": "the tokens do not spell its transcript: axb",
+    }
+    assert len(read_scp(tmp_path / "out/text")) == len(fits)
+    assert "398 of 402 utterances kept" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("share", "fits", "refused"),
+    [(1, 300, True), (1, 396, False), (2, 200, False), (0, 9999, True)],
+)
+def test_more_than_a_share_of_bad_utterances_is_refused(tmp_path, share, fits, refused):
+    fits = min(fits, 400)
+    source = of_texts(tmp_path / "in", [*UNFIT, *[LONG] * fits])
+    flags = ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+    flags += ["--max_bad_share", str(share), *student_of(tmp_path)]
+    if not refused:
+        filter_data.main(flags)
+        return
+    with pytest.raises(InputError, match=rf"4 of {fits + 4} utterances .* more than"):
+        filter_data.main(flags)
+    # All of them can be looked up, and nothing else is there.
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["removed"]
+    assert len(read_scp(tmp_path / "out/removed")) == 4
+
+
+def test_one_bad_utterance_never_stops_a_small_set(tmp_path):
+    source = of_texts(tmp_path / "in", [UNFIT[0], LONG, LONG])
+    flags = ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+    filter_data.main([*flags, *student_of(tmp_path)])
+    assert list(read_scp(tmp_path / "out/wav.scp")) == ["utt1", "utt2"]
+
+
+def test_a_label_free_student_loses_nothing_by_its_transcripts(tmp_path):
+    kd = "{weight: 1.0, selector: all, loss: kl, reduction: utt_sum, "
+    kd += "loss_conf: {temperature: 1.0}}"
+    conf = CONF.replace("1.0}", f"1.0, kd: {kd}}}", 1) + "model: ctckd\n"
+    source = of_texts(tmp_path / "in", [*UNFIT, *[LONG] * 100])
+    flags = ["--input_dir", str(source), "--output_dir", str(tmp_path / "out")]
+    filter_data.main([*flags, *student_of(tmp_path, conf)])
+    assert list(read_scp(tmp_path / "out/removed")) == ["utt2"]
+
+
+def test_all_bad_files_of_a_set_are_listed_at_once(tmp_path, capsys):
+    source = data_folder(tmp_path / "in", [3000] * 6)
+    wavs = read_scp(source / "wav.scp")
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "stereo.wav", noise(3000, 0, 2), RATE)
+    wavs.update(utt1=str(tmp_path / "empty.wav"), utt4=str(tmp_path / "no.wav"))
+    wavs["utt5"] = str(tmp_path / "stereo.wav")
+    write_scp(source / "wav.scp", wavs.items())
+    with pytest.raises(InputError, match=r"3 of 6 utterances of .* cannot be used"):
+        format_in_jobs(source, tmp_path / "out", 2)
+    listed = read_scp(tmp_path / "out/unusable")
+    assert list(listed) == ["utt1", "utt4", "utt5"]
+    assert "empty.wav is an empty file" in listed["utt1"]
+    printed = capsys.readouterr().out
+    assert all(why in printed for why in listed.values())
+    assert not (tmp_path / "out/wav.scp").exists()
+    # Within the share, they stay in the list for the decoding, and leave the training.
+    format_in_jobs(source, tmp_path / "out", 2, "--max_bad_share", "50")
+    assert len(read_scp(tmp_path / "out/wav.scp")) == 6
+    flags = ["--input_dir", str(tmp_path / "out"), "--output_dir", str(tmp_path / "f")]
+    filter_data.main([*flags, "--max_bad_share", "50"])
+    assert list(read_scp(tmp_path / "f/wav.scp")) == ["utt0", "utt2", "utt3"]
+    assert "empty file" in read_scp(tmp_path / "f/removed")["utt1"]
+
+
+def test_segments_are_refused_by_whatever_reads_their_recordings(tmp_path):
+    source = data_folder(tmp_path / "in", [16000, 16000])
+    with_lengths(source, {0: 16000, 1: 16000})
+    (source / "segments").write_text("utt0 utt0 0.0 0.5\nutt1 utt1 0.2 0.9\n")
+    out = ["--output_dir", str(tmp_path / "out")]
+    both = ["--input_dir", str(source), *out]
+    for command, flags in (
+        (filter_data, both),
+        (format_audio, [*both, "--job", "1"]),
+        (perturb_speed, [*both, "--factors", "0.9"]),
+    ):
+        with pytest.raises(InputError, match=f"{source}/segments says which parts of"):
+            command.main(flags)
+    with pytest.raises(InputError, match="write each utterance to a file of its own"):
+        make_plan(str(source / "wav.scp"), RATE, 1, 60.0)
 
 
 def perturb(source, target, factors):

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import yaml
 
 from espnet_ctckd.bin import check_config
+from espnet_ctckd.data import read_scp, write_scp
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted([*ROOT.glob("egs/TEMPLATE/kd/**/*.sh"), *ROOT.glob("egs/*/kd/*.sh")])
@@ -148,6 +150,75 @@ def test_jobs_run_in_parallel_and_a_failed_one_shows_its_log(tmp_path):
     assert "1 of 3 jobs failed" in done.stderr
     assert "job 2" in done.stderr
     assert "job 3" in (tmp_path / "3.log").read_text()
+
+
+@pytest.fixture
+def short_recipe(tmp_path):
+    """A recipe on a few files, of which some cannot be used, to its stage 5."""
+    for name in ("conf", "tools"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    folder = tmp_path / "egs/short/kd"
+    (folder / "local").mkdir(parents=True)
+    for name in ("kd.sh", "cmd.sh", "path.sh", "utils"):
+        (folder / name).symlink_to(ROOT / "egs/TEMPLATE/kd" / name)
+    audio = tiny.write_data(tmp_path / "audio", [1.0, 1.5, 0.9])
+    wavs = audio.wavs()
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    for part in ("train", "valid", "test"):
+        given = {f"{part}-{utt}": path for utt, path in wavs.items()}
+        given[f"{part}-broken"] = str(tmp_path / "broken.wav")
+        data = folder / "data" / part
+        write_scp(data / "wav.scp", given.items())
+        write_scp(data / "text", ((utt, "ab cd") for utt in given))
+        write_scp(data / "utt2spk", ((utt, utt) for utt in given))
+        write_scp(data / "spk2utt", ((utt, utt) for utt in given))
+    (folder / "local/data.sh").write_text("set -e\n")
+    (folder / "local/data.sh").chmod(0o755)
+
+    def run(*more):
+        return shell(
+            folder, "kd.sh", "--train_set", "train", "--valid_set", "valid",
+            "--test_sets", "test", "--ngpu", "0", "--nj", "2", "--token_type", "char",
+            "--asr_config", "../../../conf/train_student_ctckd_small.yaml",
+            "--teacher_config", "../../../conf/train_teacher_ctc_small.yaml",
+            "--stage", "2", "--stop_stage", "5", *more,
+        )  # fmt: skip
+
+    return folder, run
+
+
+def test_one_bad_file_of_a_set_leaves_the_training_and_stays_in_the_test(short_recipe):
+    folder, run = short_recipe
+    done = run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for part in ("train", "valid"):
+        kept = read_scp(folder / f"dump/raw/{part}/wav.scp")
+        assert list(kept) == [f"{part}-utt{i:02d}" for i in range(3)]
+        removed = read_scp(folder / f"dump/raw/{part}/removed")
+        assert list(removed) == [f"{part}-broken"]
+    assert "test-broken" in read_scp(folder / "dump/raw/org/test/wav.scp")
+    assert "train-broken" in done.stdout
+    assert "Stage 3: already finished" in run().stdout
+    # None at all may be bad.
+    done = run("--max_bad_share", "0")
+    assert done.returncode == 1
+    assert "1 of 4 utterances of data/train cannot be used" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "sets"),
+    [
+        (["--skip_train", "true"], ["train_sp", "valid", "test"]),
+        (["--skip_train", "true", "--skip_teacher", "true"], ["valid", "test"]),
+        (["--download_model", "x/y", "--teacher_config", ""], ["valid", "test"]),
+    ],
+)
+def test_what_is_skipped_needs_no_data_of_what_is_not_made(short_recipe, flags, sets):
+    folder, run = short_recipe
+    done = run("--speed_perturb_factors", "1.0 1.1", *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {path.name for path in (folder / "dump/raw/org").iterdir()}
+    assert found == set(sets)
 
 
 @pytest.mark.slow

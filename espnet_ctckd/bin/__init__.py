@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 import warnings
-from typing import Callable, Optional, Sequence
+from typing import Callable, List, Optional, Sequence
 
 import yaml
 
@@ -126,6 +126,54 @@ def add_compute(p: argparse.ArgumentParser) -> None:
         "--batch_seconds", type=seconds, default=60.0, help="audio of a batch, padded"
     )
     add_device(p)
+
+
+def add_student(p: argparse.ArgumentParser) -> None:
+    """Add the flags that name a student by its training."""
+    p.add_argument("--asr_config", help="training configuration of the student")
+    p.add_argument("--token_list", help="token list of the student")
+    p.add_argument("--token_type", default="bpe", help="of the student")
+    p.add_argument("--bpemodel", help="sentencepiece model of the student")
+
+
+def student_flags(
+    p: argparse.ArgumentParser, args: argparse.Namespace, more: Sequence[str]
+) -> List[str]:
+    """The flags of asr_train that `add_student` and what follows it stand for.
+
+    Args:
+        p: the command's parser.
+        args: what it has read.
+        more: what it has not.
+
+    Returns:
+        The flags; none without ``--asr_config``.
+    """
+    if not args.asr_config:
+        if more:
+            p.error(f"{more[0]} is unknown, or is read with --asr_config only")
+        if args.token_list:
+            p.error("--token_list is read with --asr_config only: give both")
+        return []
+    if not args.token_list:
+        p.error("--asr_config needs --token_list")
+    if args.token_type == "bpe" and not args.bpemodel:
+        p.error("--token_type bpe needs --bpemodel; for characters: char")
+    flags = ["--config", args.asr_config, *more]
+    flags += ["--token_list", args.token_list, "--token_type", args.token_type]
+    flags += ["--normalize", "none"]
+    return flags + (["--bpemodel", args.bpemodel] if args.bpemodel else [])
+
+
+def add_max_bad_share(p: argparse.ArgumentParser) -> None:
+    """Add the flag that says how much of the data may be bad."""
+    p.add_argument(
+        "--max_bad_share",
+        type=float,
+        default=1.0,
+        help="percent of the utterances that may be unusable; one may always be, "
+        "unless it is 0",
+    )
 
 
 def add_device(p: argparse.ArgumentParser) -> None:

@@ -29,7 +29,7 @@ from espnet_ctckd.bin import (
 )
 from espnet_ctckd.bin.bench import quartiles, take_turns
 from espnet_ctckd.bin.decode import add_search, search_of
-from espnet_ctckd.data import read_audio, read_scp
+from espnet_ctckd.data import read_audio, read_scp, read_wav_scp
 from espnet_ctckd.decode.lexicon import SPACE, read_lexicon
 from espnet_ctckd.decode.recognise import Recogniser
 from espnet_ctckd.decode.search import Search, SearchConfig
@@ -67,7 +67,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     bench_searches(model, said, audio_seconds, given, references, args.rounds)
     if args.espnet_utterances:
-        wavs = read_scp(args.wav_scp)
+        wavs = read_wav_scp(args.wav_scp)
         step = max(1, len(wavs) // args.espnet_utterances)
         few = dict(list(wavs.items())[::step])
         bench_espnet(model, few, given, references, args)

@@ -5,16 +5,15 @@ or for all with --audio_sample 0. Flags of asr_train may follow, as they will fo
 training of --asr_config.
 """
 
-import argparse
 from dataclasses import replace
 from fractions import Fraction
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional, Sequence
 
 import torch
 
 from espnet_ctckd.align import describe_match, match_frames
 from espnet_ctckd.analysis import find_spikes
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin import add_student, parser, run, student_flags
 from espnet_ctckd.cache.check import Student, check_cache, match_student
 from espnet_ctckd.cache.reader import CacheMeta
 from espnet_ctckd.cache.said import Cached
@@ -24,12 +23,10 @@ from espnet_ctckd.checks import (
     check_states,
     selecting,
 )
-from espnet_ctckd.data import read_token_list
-from espnet_ctckd.espnet_model import measure_frame_shift
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.preprocess import PosteriorReader
 from espnet_ctckd.score import Counts, count_errors
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.student import build_student
 
 # Utterances in which frames are joined, for a figure.
 _JOINED = 50
@@ -41,10 +38,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--cache", required=True, help="folder of the cache")
     p.add_argument("--wav_scp", required=True, help="audio of the training")
     p.add_argument("--text", help="transcripts of the training, if it has any")
-    p.add_argument("--asr_config", help="training configuration of the student")
-    p.add_argument("--token_list", help="token list of the student")
-    p.add_argument("--token_type", default="bpe", help="of the student")
-    p.add_argument("--bpemodel", help="sentencepiece model of the student")
+    add_student(p)
     p.add_argument(
         "--audio_sample",
         type=int,
@@ -53,12 +47,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     args, theirs = p.parse_known_args(cmd)
     student, model, last_epoch = None, None, 1
-    if theirs and not args.asr_config:
-        p.error(f"{theirs[0]} is unknown, or is read with --asr_config only")
-    if args.token_list and not args.asr_config:
-        p.error("--token_list is read with --asr_config only: give both")
-    if args.asr_config:
-        student, model, last_epoch = build_student(_flags(p, args, theirs))
+    flags = student_flags(p, args, theirs)
+    if flags:
+        student, model, last_epoch = build_student(flags)
     meta = check_cache(
         args.cache, args.wav_scp, args.text, student, args.audio_sample or None
     )
@@ -72,21 +63,6 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         f"{float(meta.frame_shift / meta.rate) * 1000:g} ms, {len(meta.token_list)} "
         f"tokens, blank {meta.token_list[meta.blank]!r}"
     )
-
-
-def _flags(
-    p: argparse.ArgumentParser, args: argparse.Namespace, theirs: List[str]
-) -> List[str]:
-    """The flags of asr_train."""
-    if not args.token_list:
-        p.error("--asr_config needs --token_list")
-    if args.token_type == "bpe" and not args.bpemodel:
-        p.error("--token_type bpe needs --bpemodel; for characters: char")
-    read_token_list(args.token_list)
-    flags = ["--config", args.asr_config, *theirs]
-    flags += ["--token_list", args.token_list, "--token_type", args.token_type]
-    flags += ["--normalize", "none"]
-    return flags + (["--bpemodel", args.bpemodel] if args.bpemodel else [])
 
 
 def _describe(
@@ -138,37 +114,6 @@ def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
         if wanted:
             counts += count_errors(wanted, found)
     return counts.errors / max(counts.units, 1)
-
-
-def build_student(
-    flags: List[str],
-) -> Tuple[Student, Optional[ESPnetCTCKDModel], int]:
-    """Build the student of a training configuration.
-
-    Returns:
-        What it expects of its targets, the student where it is distilled, and the last
-        epoch of its training.
-    """
-    args = CTCKDTask.get_parser().parse_args(flags)
-    model = CTCKDTask.build_model(args).eval()
-    preprocess = CTCKDTask.build_preprocess_fn(args, train=False)
-
-    def labels(text: str) -> List[int]:
-        assert preprocess is not None
-        return list(preprocess("", {"text": text})["text"])
-
-    tokens = list(model.token_list)
-    is_student = isinstance(model, ESPnetCTCKDModel)
-    student = Student(
-        token_list=tokens,
-        blank=model.blank_id,
-        frame_shift=measure_frame_shift(model),
-        frame_ratio=model.kd_config.ratio if is_student else Fraction(1),
-        needs_dense=is_student and model.kd_config.target == "occupancies",
-        labels=labels,
-        unknown=tokens.index("<unk>") if "<unk>" in tokens else None,
-    )
-    return student, model if is_student else None, args.max_epoch
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Build the model of a training configuration, before hours are spent on its data.
 
 Prints what the training reads, a line each: `text=true teacher=true online=false
-states=false nbest=0 target=posteriors ratio=1 shift=640 frontend=<hash>` (shift:
-samples from frame to frame), and by which loss on the dev set a label-free one is
-chosen.
+states=false nbest=0 target=posteriors ratio=1 shift=640 shortest=1360 frontend=<hash>`
+(shift: samples from frame to frame; shortest: samples of the first frame), and by which
+loss on the dev set a label-free one is chosen.
 Flags of asr_train may follow, as they will for the training.
 """
 
@@ -16,7 +16,7 @@ import yaml
 
 from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.espnet_model import measure_frame_shift
+from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
 from espnet_ctckd.task import CTCKDTask, read_kd_config
 
 # Enough to build any model; its own list comes later in a recipe.
@@ -51,11 +51,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
                 loss = "loss_nbest" if kd.nbest else "loss"
         model = CTCKDTask.build_model(args).eval()
         shift = measure_frame_shift(model) if args.frontend else 0
+        shortest = shortest_input(model) if args.frontend else 0
     frontend = yaml.safe_dump([args.frontend, args.frontend_conf, args.input_size])
     for name, value in reads.items():
         print(f"{name}={str(value).lower()}")
     print(f"loss={loss}")
     print(f"shift={shift}")
+    print(f"shortest={shortest}")
     print(f"frontend={hashlib.sha256(frontend.encode()).hexdigest()[:8]}")
 
 

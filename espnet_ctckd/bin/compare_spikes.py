@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Optional, Sequence
 
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.data import read_scp, write_beside
+from espnet_ctckd.data import read_wav_scp, write_beside
 from espnet_ctckd.report.spikes import COLUMNS, compare, open_source, read_spikes
 
 
@@ -23,7 +23,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--output", help="file to write the counts to (JSON)")
     p.add_argument("models", nargs="+", help="caches or folders of the models")
     args = p.parse_args(cmd)
-    wavs = None if args.wav_scp is None else read_scp(args.wav_scp)
+    wavs = None if args.wav_scp is None else read_wav_scp(args.wav_scp)
     teacher = open_source(args.teacher, wavs)
     expected = dict(read_spikes(teacher, teacher))
     found = {}

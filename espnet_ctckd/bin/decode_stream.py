@@ -15,7 +15,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 
 from espnet_ctckd.bin import add_device, add_model, device, parser, positive, run
 from espnet_ctckd.checkpoint import load_config
-from espnet_ctckd.data import read_audio, read_scp, write_beside, write_scp
+from espnet_ctckd.data import read_audio, read_wav_scp, write_beside, write_scp
 from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
 
 _SAY_EVERY = 5.0  # seconds
@@ -35,7 +35,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     chunk = max(args.chunk_ms * decoder.rate // 1000, 1)
     found: Dict[str, List[Emission]] = {}
     seconds, samples, told = 0.0, 0, time.monotonic()
-    wavs = read_scp(args.wav_scp)
+    wavs = read_wav_scp(args.wav_scp)
     for utt, path in wavs.items():
         speech = torch.from_numpy(read_audio(utt, path, decoder.rate))
         start = time.perf_counter()

@@ -22,7 +22,7 @@ import torch
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.bin.bench_search import error_rate
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, shorten
+from espnet_ctckd.data import read_scp, read_wav_scp, shorten
 from espnet_ctckd.decode.greedy import greedy
 from espnet_ctckd.decode.recognise import Recogniser
 from espnet_ctckd.decode.search import Hypothesis
@@ -63,7 +63,7 @@ def _compare(
     model: Recogniser, paths: Sequence[Path], wav_scp: str, text: Optional[str]
 ) -> None:
     """Print how each file does against the model, utterance by utterance."""
-    wavs = read_scp(wav_scp)
+    wavs = read_wav_scp(wav_scp)
     references = None if text is None else read_scp(text)
     lacks = [] if references is None else [utt for utt in wavs if utt not in references]
     if lacks:

@@ -1,15 +1,28 @@
-"""Leave out utterances that are too long, too short, or without words.
+"""Leave out utterances that cannot be trained on: by length, audio, or transcript.
 
-Prints how many, and writes which and why to <output_dir>/removed. Give several
---input_dir to join them; text is written if all of them have it.
+Prints how many, and writes which and why to <output_dir>/removed. What has no words
+counts as bad, and more of it than --max_bad_share is refused. With
+--asr_config, transcripts are left out, too, that need more frames than that student
+has, or that its tokens do not spell; flags of asr_train may follow, as they will for
+the training. Give several --input_dir to join them; text is written if all of them have
+it.
 """
 
 from pathlib import Path
 from typing import Dict, Optional, Sequence
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin import add_max_bad_share, add_student, parser, run, student_flags
+from espnet_ctckd.cache.check import Student
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, shorten, write_scp
+from espnet_ctckd.data import (
+    UNUSABLE,
+    limit_bad,
+    read_scp,
+    refuse_segments,
+    shorten,
+    write_scp,
+)
+from espnet_ctckd.student import build_student
 
 Files = Dict[str, Dict[str, str]]
 
@@ -25,21 +38,33 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--fs", type=int, default=16000, help="samples per second")
     p.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
     p.add_argument("--max_wav_duration", type=float, default=20.0, help="seconds")
-    args = p.parse_args(cmd)
-    files = _read([Path(folder) for folder in args.input_dir])
-    removed = _unusable(files, args.fs, args.min_wav_duration, args.max_wav_duration)
-    target = Path(args.output_dir)
+    add_max_bad_share(p)
+    add_student(p)
+    args, theirs = p.parse_known_args(cmd)
+    folders = [Path(folder) for folder in args.input_dir]
+    files, target = _read(folders), Path(args.output_dir)
+    removed = _beyond(files, args.fs, args.min_wav_duration, args.max_wav_duration)
+    removed.update(_unusable(folders))
+    bad = _wordless(files)
+    flags = student_flags(p, args, theirs)
+    if flags:
+        student, _, _ = build_student(flags)
+        bad = {**_unfit(files, student), **bad}
+    bad = {utt: why for utt, why in bad.items() if utt not in removed}
+    removed.update(bad)
+    total = len(files["wav.scp"])
+    if len(removed) == total:
+        raise InputError(
+            f"nothing of {', '.join(args.input_dir)} is left: "
+            f"{next(iter(removed.values()))}. Change --min_wav_duration or "
+            "--max_wav_duration, or mend the data"
+        )
+    write_scp(target / "removed", removed.items())
+    where = ", ".join(args.input_dir)
+    limit_bad(bad, total, args.max_bad_share, where, target / "removed")
     for name, entries in files.items():
         kept = [(utt, rest) for utt, rest in entries.items() if utt not in removed]
-        if not kept:
-            raise InputError(
-                f"nothing of {', '.join(args.input_dir)} is left: "
-                f"{next(iter(removed.values()))}. Change --min_wav_duration or "
-                "--max_wav_duration"
-            )
         write_scp(target / name, kept)
-    write_scp(target / "removed", removed.items())
-    total = len(files["wav.scp"])
     print(f"{target}: {total - len(removed)} of {total} utterances kept")
     for utt, why in list(removed.items())[:5]:
         print(f"  removed {utt}: {why}")
@@ -56,6 +81,7 @@ def _read(folders: Sequence[Path]) -> Files:
     ]
     files: Files = {name: {} for name in names}
     for folder in folders:
+        refuse_segments(folder / "wav.scp")
         for name in names:
             entries = read_scp(folder / name)
             twice = [utt for utt in entries if utt in files[name]]
@@ -68,25 +94,46 @@ def _read(folders: Sequence[Path]) -> Files:
     return files
 
 
-def _unusable(
-    files: Files, rate: int, shortest: float, longest: float
-) -> Dict[str, str]:
-    """Utterances to leave out, and why."""
-    text = files.get("text")
-    lacks = [u for u in files["wav.scp"] if text is not None and u not in text]
-    if lacks:
-        raise InputError(
-            f"text has no line for {len(lacks)} utterances: {shorten(lacks)}. "
-            "Transcribe them or remove them from wav.scp"
-        )
+def _beyond(files: Files, rate: int, shortest: float, longest: float) -> Dict[str, str]:
+    """Utterances of another length than was asked for, and why they are left out."""
     removed: Dict[str, str] = {}
     for utt, samples in files["utt2num_samples"].items():
         seconds = int(samples) / rate
-        if not shortest <= seconds <= longest:
+        if int(samples) and not shortest <= seconds <= longest:
             removed[utt] = f"{seconds:.2f} s is not within {shortest} to {longest} s"
-        elif text is not None and not text[utt]:
-            removed[utt] = "no words"
     return removed
+
+
+def _unusable(folders: Sequence[Path]) -> Dict[str, str]:
+    """Utterances whose audio format_audio has found to be unusable, and why."""
+    found: Dict[str, str] = {}
+    for folder in folders:
+        path = folder / UNUSABLE
+        if path.exists() and path.stat().st_size > 0:
+            found.update(read_scp(path))
+    return found
+
+
+def _wordless(files: Files) -> Dict[str, str]:
+    """Utterances without a transcript, where there are transcripts, and why."""
+    text = files.get("text")
+    if text is None:
+        return {}
+    return {
+        utt: "no words" if utt in text else "no line in text"
+        for utt in files["wav.scp"]
+        if not text.get(utt)
+    }
+
+
+def _unfit(files: Files, student: Student) -> Dict[str, str]:
+    """Utterances that a student cannot be trained on, and why."""
+    text = files.get("text", {})
+    found = {
+        utt: student.misfit(int(samples), text.get(utt))
+        for utt, samples in files["utt2num_samples"].items()
+    }
+    return {utt: why for utt, why in found.items() if why is not None}
 
 
 if __name__ == "__main__":

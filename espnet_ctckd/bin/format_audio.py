@@ -1,18 +1,30 @@
 """Check the audio of a data folder, and write anew what is not as training needs it.
 
 Files that are mono, of the wanted rate and whole are named as they are; copies are
-written of perturbed speed only. Start it N times with --job 1 to N to share the work;
-give it again without --job to join the parts.
+written of perturbed speed only. What cannot be used is listed in <output_dir>/unusable,
+an utterance a line, and stays in wav.scp. Start it N times with --job 1 to N to share
+the work; give it again without --job to join the parts.
 """
 
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
+import numpy as np
 import soundfile
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin import add_max_bad_share, parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import audio_info, beside, read_audio, read_scp, write_scp
+from espnet_ctckd.data import (
+    UNUSABLE,
+    UnusableAudioError,
+    audio_info,
+    beside,
+    limit_bad,
+    read_audio,
+    read_scp,
+    read_wav_scp,
+    write_scp,
+)
 
 COPIED = ("text", "utt2spk", "spk2utt")
 
@@ -26,41 +38,48 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--audio_format", default="flac", help="of files that are written")
     p.add_argument("--job", type=int, default=0, help="which part; 0: join the parts")
     p.add_argument("--num_jobs", type=int, default=1, help="how many parts there are")
+    add_max_bad_share(p)
     args = p.parse_args(cmd)
     source, target = Path(args.input_dir), Path(args.output_dir)
     if args.job:
         _format_part(source, target, args)
     else:
-        _join(source, target, args.num_jobs)
+        _join(source, target, args.num_jobs, args.max_bad_share)
 
 
 def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
-    wavs = read_scp(source / "wav.scp")
+    wavs = read_wav_scp(source / "wav.scp")
     path = source / "utt2speed"
     speeds = read_scp(path) if path.exists() else {}
     lines: List[Tuple[str, str]] = []
     lengths: List[Tuple[str, int]] = []
+    bad: List[Tuple[str, str]] = []
     for utt in list(wavs)[args.job - 1 :: args.num_jobs]:
-        speed = float(speeds.get(utt, 1.0))
-        if speed == 1.0:
-            name, samples = wavs[utt], audio_info(utt, wavs[utt], args.fs)
-        else:
-            name = str(target / "audio" / f"{utt}.{args.audio_format}")
-            samples = write_perturbed(utt, wavs[utt], name, speed, args.fs)
+        speed, name = float(speeds.get(utt, 1.0)), wavs[utt]
+        try:
+            if speed == 1.0:
+                samples = audio_info(utt, name, args.fs)
+            else:
+                audio = read_audio(utt, name, args.fs)
+                name = str(target / "audio" / f"{utt}.{args.audio_format}")
+                samples = write_perturbed(audio, name, speed, args.fs)
+        except UnusableAudioError as error:
+            samples = 0
+            bad.append((utt, str(error)))
         lines.append((utt, name))
         lengths.append((utt, samples))
+    write_scp(target / f"{UNUSABLE}.{args.job}", bad)
     write_scp(target / f"wav.{args.job}.scp", lines)
     write_scp(target / f"utt2num_samples.{args.job}", lengths)
 
 
-def write_perturbed(utt: str, path: str, name: str, speed: float, fs: int) -> int:
-    """Write an utterance played faster or slower, and return its samples."""
+def write_perturbed(audio: np.ndarray, name: str, speed: float, fs: int) -> int:
+    """Write audio (S,) played faster or slower, and return its samples."""
     # Here, because they take seconds to import, and most folders do without.
     import torch
     import torchaudio
 
-    samples = torch.from_numpy(read_audio(utt, path, fs))  # (S,)
-    faster, _ = torchaudio.functional.speed(samples, fs, speed)
+    faster, _ = torchaudio.functional.speed(torch.from_numpy(audio), fs, speed)
     kind = Path(name).suffix[1:].upper()
     with beside(name) as partial:
         try:
@@ -72,25 +91,37 @@ def write_perturbed(utt: str, path: str, name: str, speed: float, fs: int) -> in
     return len(faster)
 
 
-def _join(source: Path, target: Path, num_jobs: int) -> None:
-    joined: Dict[str, Dict[str, str]] = {"wav.scp": {}, "utt2num_samples": {}}
+def _join(source: Path, target: Path, num_jobs: int, max_bad_share: float) -> None:
+    names = ("wav.scp", "utt2num_samples", UNUSABLE)
+    joined: Dict[str, Dict[str, str]] = {name: {} for name in names}
     parts = []
     for job in range(1, num_jobs + 1):
         for name, part in (
             ("wav.scp", f"wav.{job}.scp"),
             ("utt2num_samples", f"utt2num_samples.{job}"),
+            (UNUSABLE, f"{UNUSABLE}.{job}"),
         ):
             path = target / part
             parts.append(path)
-            # Of more jobs than utterances, the last have nothing to do.
+            # Of more jobs than utterances, the last have nothing to do; most find
+            # nothing that is unusable.
             if not path.exists() or path.stat().st_size > 0:
                 joined[name].update(read_scp(path))
-    wanted = read_scp(source / "wav.scp")
+    wanted = read_wav_scp(source / "wav.scp")
     if set(joined["wav.scp"]) != set(wanted):
         raise InputError(
             f"{target} has {len(joined['wav.scp'])} utterances, {source} "
             f"{len(wanted)}: the data changed under the jobs; run the stage again"
         )
+    bad = joined[UNUSABLE]
+    write_scp(target / UNUSABLE, bad.items())
+    for why in bad.values():
+        print(f"  unusable: {why}")
+    # Copies of another speed are of one file.
+    files = {wanted[utt]: utt for utt in bad}
+    few = {utt: bad[utt] for utt in files.values()}
+    total = len(set(wanted.values()))
+    limit_bad(few, total, max_bad_share, source, target / UNUSABLE)
     for name in COPIED:
         if (source / name).exists():
             write_scp(target / name, read_scp(source / name).items())

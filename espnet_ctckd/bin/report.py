@@ -16,7 +16,7 @@ from espnet_ctckd import __version__
 from espnet_ctckd.bin import parser, positive, run
 from espnet_ctckd.cache.reader import META
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, shorten, write_beside
+from espnet_ctckd.data import read_scp, read_wav_scp, shorten, write_beside
 from espnet_ctckd.report.page import Content, render, spread
 from espnet_ctckd.report.spikes import KnownSpikes, open_source, places
 from espnet_ctckd.report.systems import (
@@ -123,7 +123,7 @@ def _look_at_data(
         if lacks:
             content.notes.append(f"{folder} has no {lacks[0]}: only scores of {subset}")
             continue
-        wavs, text = read_scp(folder / "wav.scp"), _transcripts(folder, systems)
+        wavs, text = read_wav_scp(folder / "wav.scp"), _transcripts(folder, systems)
         utterances = list_utterances(systems, subset, text)
         content.utterances += utterances
         learned = None

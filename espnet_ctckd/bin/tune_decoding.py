@@ -17,7 +17,7 @@ from espnet_ctckd.bin import add_compute, add_model, configured, device, parser,
 from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.bin.score import add_normalization
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, shorten, write_beside
+from espnet_ctckd.data import read_wav_scp, shorten, write_beside
 from espnet_ctckd.decode.recognise import Heard, Recogniser
 from espnet_ctckd.decode.search import SearchConfig
 from espnet_ctckd.decode.searching import Asked, Searching
@@ -59,7 +59,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     configs = [at(base, point) for point in points]
     normalization = Normalization(args.case, args.remove)
     references = read_references(args.text, normalization)
-    apart = sorted(set(read_scp(args.wav_scp)) ^ set(references))
+    apart = sorted(set(read_wav_scp(args.wav_scp)) ^ set(references))
     if apart:
         raise InputError(
             f"{len(apart)} utterances are in one of {args.wav_scp} and {args.text} "

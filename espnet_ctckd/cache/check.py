@@ -20,7 +20,7 @@ import numpy as np
 
 from espnet_ctckd.align import DROPPED, MOST_DROPPED, check_shift, map_tokens
 from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, UTT2FRAMES, CacheMeta, read_meta
-from espnet_ctckd.cache.record import fingerprint
+from espnet_ctckd.cache.record import Audio, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
     Pathlike,
@@ -28,11 +28,15 @@ from espnet_ctckd.data import (
     file_crc32,
     read_audio,
     read_scp,
+    read_wav_scp,
     shorten,
 )
 
 # A few odd characters do not spoil a corpus; a wrong case does.
 _MOST_UNKNOWN = 0.1
+
+# An utterance of one frame, alone in a batch, has no variance to be normalised by.
+LEAST_FRAMES = 2
 
 _Entry = TypeVar("_Entry")
 
@@ -45,19 +49,49 @@ class Student:
         token_list: V tokens.
         blank: index of the blank.
         frame_shift: samples from one frame to the next.
+        shortest: the fewest samples that it makes a frame of.
         frame_ratio: frames of the teacher to one of its own that it asks for.
         labels: from a transcript to token ids.
         unknown: id of what the tokens cannot spell, None where there is none.
         needs_dense: whether its target needs the posteriors of all tokens.
+        needs_labels: whether it learns from transcripts.
     """
 
     token_list: Sequence[str]
     blank: int
     frame_shift: Fraction
+    shortest: int
     frame_ratio: Fraction
     labels: Callable[[str], Sequence[int]]
     unknown: Optional[int] = None
     needs_dense: bool = False
+    needs_labels: bool = True
+
+    def frames(self, samples: int) -> int:
+        """Its frames of so many samples: strided layers floor once in all."""
+        if samples < self.shortest:
+            return 0
+        return int((samples - self.shortest) // self.frame_shift) + 1
+
+    def misfit(self, samples: int, transcript: Optional[str]) -> Optional[str]:
+        """Why it cannot be trained on an utterance, or None.
+
+        Args:
+            samples: of its audio.
+            transcript: None where it has none.
+        """
+        frames = self.frames(samples)
+        if frames < LEAST_FRAMES:
+            return f"too short: {samples} samples make {frames} frames of the student"
+        if transcript is None or not self.needs_labels:
+            return None
+        labels = self.labels(transcript)
+        needs = len(labels) + sum(a == b for a, b in pairwise(labels))
+        if needs > frames:
+            return f"{len(labels)} labels need {needs} frames, and it has {frames}"
+        if self.unknown in labels:
+            return f"the tokens do not spell its transcript: {transcript}"
+        return None
 
 
 def check_cache(
@@ -86,8 +120,7 @@ def check_cache(
     """
     meta = read_meta(cache)
     check_files(meta, {**meta.files, **meta.arks})
-    frames = {u: int(n) for u, n in read_scp(meta.folder / UTT2FRAMES).items()}
-    wavs = read_scp(wav_scp)
+    wavs = read_wav_scp(wav_scp)
     cached = read_scp(meta.folder / SCP)
     check_listed(meta, cached)
     _check_utterances(meta, cached, wavs, wav_scp)
@@ -100,7 +133,7 @@ def check_cache(
         if student.needs_dense:
             check_dense(meta)
     if text is not None:
-        _check_text(text, wavs, frames, student)
+        _check_text(text, wavs, heard, student)
     return meta
 
 
@@ -213,13 +246,6 @@ def _check_utterances(
         raise InputError(
             f"the cache {meta.folder} lacks {len(lacks)} of {len(wavs)} utterances of "
             f"{wav_scp}: {shorten(lacks)}. Dump the teacher for this data"
-        )
-    extra = [u for u in cached if u not in wavs]
-    if extra:
-        raise InputError(
-            f"the cache {meta.folder} has {len(extra)} utterances that {wav_scp} has "
-            f"not: {shorten(extra)}. It belongs to other data: dump the teacher for "
-            "this data"
         )
 
 
@@ -336,7 +362,7 @@ def check_dense(meta: CacheMeta) -> None:
 def _check_text(
     text: Pathlike,
     wavs: Mapping[str, str],
-    frames: Mapping[str, int],
+    heard: Mapping[str, str],
     student: Optional[Student],
 ) -> None:
     transcripts = read_scp(text)
@@ -354,19 +380,25 @@ def _check_text(
         )
     if student is None:
         return
-    total, unknown = 0, []
+    total, unknown, unfit = 0, [], []
     for utt in wavs:
         labels = student.labels(transcripts[utt])
         total += len(labels)
         unknown += [utt for label in labels if label == student.unknown]
-        repeats = sum(a == b for a, b in pairwise(labels))
-        needs = len(labels) + repeats
-        if needs > frames[utt]:
-            raise InputError(
-                f"utterance {utt} of {text} needs {needs} frames for its "
-                f"{len(labels)} labels, and has {frames[utt]}: CTC cannot align it. "
-                "Correct or remove it, or use a smaller frame shift or larger tokens"
+        needs = len(labels) + sum(a == b for a, b in pairwise(labels))
+        frames = student.frames(Audio.read(heard[utt]).samples)
+        if needs > frames:
+            unfit.append(
+                f"{utt} needs {needs} frames for its {len(labels)} labels, and has "
+                f"{frames}"
             )
+    if unfit:
+        raise InputError(
+            f"CTC cannot align {len(unfit)} utterances of {text}: {shorten(unfit, 3)}. "
+            "Leave them out (`python -m espnet_ctckd.bin.filter_data --asr_config …`; "
+            "the cache may hold more than the data), or use a smaller frame shift or "
+            "larger tokens"
+        )
     if len(unknown) > _MOST_UNKNOWN * total:
         raise InputError(
             f"{len(unknown)} of {total} labels of {text} cannot be spelled in the "

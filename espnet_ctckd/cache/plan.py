@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import List, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import audio_info, read_scp
+from espnet_ctckd.data import audio_info, read_wav_scp
 
 # A shard is what a kill can cost: a 64th of the data, but 20 s to an hour of audio.
 _SHARD_SECONDS = (20.0, 3600.0)
@@ -58,7 +58,7 @@ def make_plan(
     """
     utterances = [
         Utterance(name, path, audio_info(name, path, rate))
-        for name, path in read_scp(wav_scp).items()
+        for name, path in read_wav_scp(wav_scp).items()
     ]
     utterances.sort(key=lambda u: (u.samples, u.name))
     if utterances[0].samples < shortest:

@@ -36,6 +36,7 @@ audio_format=flac
 fs=16000
 min_wav_duration=0.1
 max_wav_duration=20
+max_bad_share=1
 train_set=
 valid_set=
 test_sets=
@@ -105,7 +106,8 @@ General
     --stage, --stop_stage   # First and last stage (default="${stage}", "${stop_stage}").
     --skip_data_prep        # Skip stages 0-5, but 2 and 5 (default="${skip_data_prep}").
     --skip_teacher          # Skip stages 6-8 (default="${skip_teacher}").
-    --skip_train            # Skip stages 2, 5 and 9-11 (default="${skip_train}").
+    --skip_train            # Skip stages 9-11; with --skip_teacher also 2 and 5, and the
+                            # training set in 3 and 4 (default="${skip_train}").
     --skip_eval             # Skip stages 12-14 (default="${skip_eval}").
     --skip_packing          # Skip stage 15 (default="${skip_packing}").
     --skip_upload_hf        # Skip stage 16 (default="${skip_upload_hf}").
@@ -125,6 +127,10 @@ Data
     --fs                    # Samples per second (default="${fs}").
     --min_wav_duration, --max_wav_duration
                             # Seconds (default="${min_wav_duration}", "${max_wav_duration}").
+    --max_bad_share         # Percent of a set that may be unusable: audio that cannot be
+                            # read, transcripts that the tokens do not spell or that do
+                            # not fit their frames. It is left out of training and dev
+                            # sets, and listed (default="${max_bad_share}").
     --train_set, --valid_set, --test_sets
                             # Names of folders below data/.
     --unlabeled_set         # Folder of audio files, or name below data/, without
@@ -225,7 +231,12 @@ done
 if [ -n "${teacher}" ] && [ -n "${teacher_config}" ]; then
     teacher_config=
 fi
-[ -n "${teacher}${teacher_config}" ] || refuse "give --teacher or --teacher_config"
+if [ -n "${download_model}" ]; then
+    skip_train=true
+    [ -n "${teacher}${teacher_config}" ] || skip_teacher=true
+else
+    [ -n "${teacher}${teacher_config}" ] || refuse "give --teacher or --teacher_config"
+fi
 
 teacher_nj=${teacher_nj:-${nj}}
 teacher_num_threads=${teacher_num_threads:-${num_threads}}
@@ -300,7 +311,10 @@ fi
 labeled=${train_set}
 [ -z "${speed_perturb_factors}" ] || labeled=${train_set}_sp
 train=${labeled}
-sets="${labeled} ${valid_set}"
+needs_train=true
+! ${skip_train} || ! ${skip_teacher} || needs_train=false
+sets=${valid_set}
+! ${needs_train} || sets="${labeled} ${valid_set}"
 if [ -n "${unlabeled_set}" ]; then
     train=${labeled}_unlabeled
 fi
@@ -327,14 +341,14 @@ if [ -z "${asr_tag}" ]; then
     [ -z "${speed_perturb_factors}" ] || asr_tag+=_sp
 fi
 asr_exp=${asr_exp:-${expdir}/asr_${asr_tag}}
-asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${feats_type}_${train}_${frontend}}
+fit=fit/$(cksum <<<"$(grep -e "^shift=" -e "^shortest=" -e "^text=" <<<"${described}") ${token_dir}" | cut -d' ' -f1)
+asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${feats_type}_${train}_${frontend}_${fit#fit/}}
 [ -z "${lm}" ] || [ "${inference_tool}" = ctckd ] || refuse "--lm is for --inference_tool ctckd"
 [ -z "${lm}" ] || [ -f "${lm}" ] || [ "${stage}" -lt 12 ] || refuse "there is no language model ${lm}"
 [ -z "${lm}" ] || inference_tag=${inference_tag:-decode_$(basename "${lm}" | sed 's/\.gz$//; s/\.arpa$//; s/\.bin$//')}
 inference_tag=${inference_tag:-decode_${inference_tool}${inference_config:+_$(basename "${inference_config}" .yaml)}}
 if [ -n "${download_model}" ]; then
     asr_exp=${expdir}/$(basename "${download_model}")
-    skip_train=true
 fi
 
 # The tokens of the student, for whoever needs them.
@@ -348,10 +362,24 @@ token_opts() {
     echo "--token_type ${type} --token_list ${token_list} ${model:+--bpemodel ${model}}"
 }
 
-# ESPnet training: train <experiment> <configuration> <threads> <train set> <flags>
+# What can be trained on, of training and dev set: fit <folder> <configuration> <train set> <flags>
+fit_data() ( # in a subshell, so that the marker of the stage around it stays
+    dir=$1 conf=$2
+    for set in "$3" "${valid_set}"; do
+        begin 4 "${data}/${dir}/${set}" "${filter_opts} $(cat "${data}/${set}"/{wav.scp,text} "${token_list}" 2>/dev/null | cksum)" >/dev/null || continue
+        log "Leave out what cannot be trained on: ${data}/${set} -> ${data}/${dir}/${set}"
+        # shellcheck disable=SC2086
+        ${bin}.filter_data --input_dir "${data}/${set}" --output_dir "${data}/${dir}/${set}" \
+            ${filter_opts} --asr_config "${conf}" $(token_opts) "${@:4}" 2>"${data}/${dir}/.${set}.log" ||
+            { tail -n 5 "${data}/${dir}/.${set}.log" >&2; exit 1; }
+        finish
+    done
+)
+
+# ESPnet training: train <experiment> <configuration> <threads> <folder> <train set> <flags>
 train_espnet() {
-    local exp=$1 conf=$2 threads=$3 set=$4
-    shift 4
+    local exp=$1 conf=$2 threads=$3 data=${data}/$4 set=$5
+    shift 5
     local opts launch=()
     opts="--config ${conf} $(token_opts) --output_dir ${exp} --ngpu ${ngpu}"
     opts+=" --resume true"
@@ -379,10 +407,10 @@ train_espnet() {
     "${launch[@]}" ${bin}.asr_train ${opts} "$@"
 }
 
-# Statistics: collect <folder> <configuration> <train set> <flags>
+# Statistics: collect <folder> <configuration> <folder of the data> <train set> <flags>
 collect() {
-    local dir=$1 conf=$2 set=$3 part jobs
-    shift 3
+    local dir=$1 conf=$2 data=${data}/$3 set=$4 part jobs
+    shift 4
     jobs=$(lines "${nj}" "${data}/${valid_set}/wav.scp")
     mkdir -p "${dir}/logdir"
     for part in train valid; do
@@ -406,9 +434,9 @@ collect() {
     ${python} -m espnet2.bin.aggregate_stats_dirs "${inputs[@]}" --output_dir "${dir}"
 }
 
-text_data() { # <train set>
-    echo "--train_data_path_and_name_and_type ${data}/$1/text,text,text" \
-        "--valid_data_path_and_name_and_type ${data}/${valid_set}/text,text,text"
+text_data() { # <folder> <train set>
+    echo "--train_data_path_and_name_and_type ${data}/$1/$2/text,text,text" \
+        "--valid_data_path_and_name_and_type ${data}/$1/${valid_set}/text,text,text"
 }
 
 # Decode and score: decode <set> <scp> <folder> <configuration> <weights>
@@ -479,7 +507,7 @@ if [ -n "${unlabeled_set}" ] && [ -d "${unlabeled_set}" ]; then
     unlabeled_set=unlabeled
 fi
 
-if runs 2 && ! ${skip_train} && [ -n "${speed_perturb_factors}" ] \
+if runs 2 && ${needs_train} && [ -n "${speed_perturb_factors}" ] \
     && begin 2 "data/${labeled}" "${speed_perturb_factors} ${local_data_opts}"; then
     log "Stage 2: Speed perturbation: ${speed_perturb_factors}"
     ${bin}.perturb_speed --input_dir "data/${train_set}" --output_dir "data/${labeled}" \
@@ -489,11 +517,11 @@ fi
 
 if runs 3 && ! ${skip_data_prep}; then
     for set in ${sets} ${test_sets} ${unlabeled_set}; do
-        begin 3 "${data}/org/${set}" "${fs} ${audio_format} ${speed_perturb_factors} ${local_data_opts}" || continue
+        begin 3 "${data}/org/${set}" "${fs} ${audio_format} ${speed_perturb_factors} ${local_data_opts} ${max_bad_share}" || continue
         log "Stage 3: Format audio: data/${set} -> ${data}/org/${set}"
         [ -r "data/${set}/wav.scp" ] || refuse "there is no data/${set}/wav.scp: run stage 1"
         jobs=$(lines "${nj}" "data/${set}/wav.scp")
-        opts="--input_dir data/${set} --output_dir ${data}/org/${set} --fs ${fs} --audio_format ${audio_format} --num_jobs ${jobs}"
+        opts="--input_dir data/${set} --output_dir ${data}/org/${set} --fs ${fs} --audio_format ${audio_format} --num_jobs ${jobs} --max_bad_share ${max_bad_share}"
         ${train_cmd} JOB=1:"${jobs}" "${data}/org/${set}/logs/format.JOB.log" \
             ${bin}.format_audio ${opts} --job JOB
         ${bin}.format_audio ${opts}
@@ -501,7 +529,7 @@ if runs 3 && ! ${skip_data_prep}; then
     done
 fi
 
-filter_opts="--fs ${fs} --min_wav_duration ${min_wav_duration} --max_wav_duration ${max_wav_duration}"
+filter_opts="--fs ${fs} --min_wav_duration ${min_wav_duration} --max_wav_duration ${max_wav_duration} --max_bad_share ${max_bad_share}"
 if runs 4 && ! ${skip_data_prep}; then
     for set in ${sets} ${unlabeled_set:+${train}}; do
         folders=("${set}")
@@ -513,7 +541,7 @@ if runs 4 && ! ${skip_data_prep}; then
     done
 fi
 
-if runs 5 && ! ${skip_train} && [ -z "${teacher}" ] && begin 5 "${token_dir}" "${token_type} ${nbpe} ${bpemode} ${bpe_train_text} ${train_set}"; then
+if runs 5 && ${needs_train} && [ -z "${teacher}" ] && begin 5 "${token_dir}" "${token_type} ${nbpe} ${bpemode} ${bpe_train_text} ${train_set}"; then
     log "Stage 5: Token list -> ${token_list}"
     mkdir -p "${token_dir}"
     text=${bpe_train_text:-${data}/${labeled}/text}
@@ -556,8 +584,11 @@ if runs 6 && ! ${skip_teacher}; then
         log "Stage 6: Train the teacher with ${teacher_config} -> ${teacher_exp}/train.log"
         guard "${teacher_exp}" "${options}"
         stats=${teacher_exp}/stats
-        collect "${stats}" "${teacher_config}" "${labeled}" ${teacher_args} $(text_data "${labeled}")
-        train_espnet "${teacher_exp}" "${teacher_config}" "${teacher_num_threads}" "${labeled}" ${teacher_args} $(text_data "${labeled}")
+        fitting=fit/teacher_${teacher_tag}
+        fit_data "${fitting}" "${teacher_config}" "${labeled}" ${teacher_args}
+        text_flags=$(text_data "${fitting}" "${labeled}")
+        collect "${stats}" "${teacher_config}" "${fitting}" "${labeled}" ${teacher_args} ${text_flags}
+        train_espnet "${teacher_exp}" "${teacher_config}" "${teacher_num_threads}" "${fitting}" "${labeled}" ${teacher_args} ${text_flags}
         ${bin}.export_student --asr_train_config "${teacher_exp}/config.yaml" \
             --asr_model_file "${teacher_exp}/valid.cer_ctc.ave.pth" --output_dir "${teacher_exp}/export"
         finish
@@ -583,18 +614,22 @@ if runs 7 && ! ${skip_teacher}; then
     done
 fi
 
+if (runs 8 && ! ${skip_teacher}) || (runs 9 && ! ${skip_train}); then
+    fit_data "${fit}" "${asr_config}" "${train}" ${asr_args}
+fi
+
 if runs 8 && ! ${skip_teacher}; then
     for set in $(! reads teacher || echo "${train}" "${valid_set}"); do
         # Not again for a student that reads the same, while no file has changed.
-        files=("${data}/${set}/wav.scp" "${cache}/${set}/meta.json" "${token_list}")
-        ! reads text || files+=("${data}/${set}/text")
+        files=("${data}/${fit}/${set}/wav.scp" "${cache}/${set}/meta.json" "${token_list}")
+        ! reads text || files+=("${data}/${fit}/${set}/text")
         [ -f "${cache}/${set}/meta.json" ] || refuse "there is no cache ${cache}/${set}: run stage 7"
-        audio=$(cut -d' ' -f2- "${data}/${set}/wav.scp" | tr '\n' '\0' | xargs -0 stat -L -c '%n %s %Y' | cksum)
+        audio=$(cut -d' ' -f2- "${data}/${fit}/${set}/wav.scp" | tr '\n' '\0' | xargs -0 stat -L -c '%n %s %Y' | cksum)
         begin 8 "${cache}/${set}/checked/$(cksum <<<"${described}" | cut -d' ' -f1)" \
             "${described} ${audio} $(cat "${files[@]}" | cksum)" >/dev/null || continue
         log "Stage 8: Check the cache ${cache}/${set}"
-        ${bin}.check_cache --cache "${cache}/${set}" --wav_scp "${data}/${set}/wav.scp" \
-            $(! reads text || echo --text "${data}/${set}/text") \
+        ${bin}.check_cache --cache "${cache}/${set}" --wav_scp "${data}/${fit}/${set}/wav.scp" \
+            $(! reads text || echo --text "${data}/${fit}/${set}/text") \
             --asr_config "${asr_config}" $(token_opts) ${asr_args}
         finish
     done
@@ -618,10 +653,10 @@ fi
 
 stats=${asr_stats_dir}
 text_flags=
-[ -n "${unlabeled_set}" ] || text_flags=$(text_data "${train}")
+[ -n "${unlabeled_set}" ] || text_flags=$(text_data "${fit}" "${train}")
 if runs 9 && ! ${skip_train} && begin 9 "${stats}" "${filter_opts} ${local_data_opts}"; then
     log "Stage 9: Collect statistics -> ${stats}"
-    collect "${stats}" "${asr_config}" "${train}" ${asr_args} ${text_flags}
+    collect "${stats}" "${asr_config}" "${fit}" "${train}" ${asr_args} ${text_flags}
     finish
 fi
 
@@ -633,9 +668,9 @@ if runs 10 && ! ${skip_train}; then
         guard "${asr_exp}" "${options}"
         log "Stage 10: Train the student with ${asr_config} ${asr_args} -> ${asr_exp}/train.log"
         flags="${asr_args}"
-        ! reads text || flags+=" $(text_data "${train}")"
+        ! reads text || flags+=" $(text_data "${fit}" "${train}")"
         # Transcripts of the dev set only, to see the error rate of a label-free student.
-        reads text || flags+=" --valid_data_path_and_name_and_type ${data}/${valid_set}/text,text,text"
+        reads text || flags+=" --valid_data_path_and_name_and_type ${data}/${fit}/${valid_set}/text,text,text"
         if reads teacher; then
             flags+=" --train_data_path_and_name_and_type ${cache}/${train}/teacher.scp,teacher,kaldi_ark"
             flags+=" --valid_data_path_and_name_and_type ${cache}/${valid_set}/teacher.scp,teacher,kaldi_ark"
@@ -656,7 +691,7 @@ if runs 10 && ! ${skip_train}; then
             flags+=" --valid_data_path_and_name_and_type ${cache}/${valid_set}/nbest${nbest}/nbest,nbest,text"
         fi
         [ -z "${pretrained_model}" ] || flags+=" --init_param ${pretrained_model}"
-        train_espnet "${asr_exp}" "${asr_config}" "${num_threads}" "${train}" ${flags}
+        train_espnet "${asr_exp}" "${asr_config}" "${num_threads}" "${fit}" "${train}" ${flags}
         finish
     fi
 fi

@@ -1,0 +1,50 @@
+"""The student of a training configuration, as commands hold data against it."""
+
+from fractions import Fraction
+from typing import List, Optional, Sequence, Tuple
+
+from espnet_ctckd.cache.check import Student
+from espnet_ctckd.data import read_token_list
+from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
+from espnet_ctckd.model import ESPnetCTCKDModel
+from espnet_ctckd.task import CTCKDTask
+
+
+def build_student(
+    flags: Sequence[str],
+) -> Tuple[Student, Optional[ESPnetCTCKDModel], int]:
+    """Build the student of a training configuration.
+
+    Args:
+        flags: of asr_train.
+
+    Returns:
+        What it expects of its data, the student where it is distilled, and the last
+        epoch of its training.
+
+    Raises:
+        InputError: it cannot be built.
+    """
+    args = CTCKDTask.get_parser().parse_args(flags)
+    read_token_list(args.token_list)
+    model = CTCKDTask.build_model(args).eval()
+    preprocess = CTCKDTask.build_preprocess_fn(args, train=False)
+
+    def labels(text: str) -> List[int]:
+        assert preprocess is not None
+        return list(preprocess("", {"text": text})["text"])
+
+    tokens = list(model.token_list)
+    is_student = isinstance(model, ESPnetCTCKDModel)
+    student = Student(
+        token_list=tokens,
+        blank=model.blank_id,
+        frame_shift=measure_frame_shift(model),
+        shortest=shortest_input(model),
+        frame_ratio=model.kd_config.ratio if is_student else Fraction(1),
+        needs_dense=is_student and model.kd_config.target == "occupancies",
+        needs_labels=model.kd_config.needs_labels if is_student else True,
+        labels=labels,
+        unknown=tokens.index("<unk>") if "<unk>" in tokens else None,
+    )
+    return student, model if is_student else None, args.max_epoch
