@@ -1,6 +1,7 @@
 """Kaldi files and audio, read with errors that name the line or the file."""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import math
@@ -90,17 +91,20 @@ def read_lines(path: Pathlike, what: str) -> List[str]:
     """Read the lines of a text file; only a line feed ends one, as in ESPnet.
 
     Args:
-        path: the file.
+        path: the file; a name that ends in .gz is of a gzipped one.
         what: it is, for the error.
 
     Raises:
         InputError: it is missing, or not text.
     """
+    opened = gzip.open if str(path).endswith(".gz") else open
     try:
-        with open(path, encoding="utf-8") as f:
+        with opened(path, "rt", encoding="utf-8") as f:
             lines = [line.rstrip("\n") for line in f]
     except FileNotFoundError:
         raise InputError(f"there is no {what} {path}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"the {what} {path} is a damaged gzip file: {error}") from None
     except UnicodeDecodeError as error:
         raise InputError(f"the {what} {path} is not UTF-8 text: {error}") from None
     if lines and lines[0].startswith("\ufeff"):

@@ -3,18 +3,23 @@
 import csv
 import hashlib
 import json
+import logging
 import os
+import re
+import unicodedata
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import (
     Any,
     Callable,
     Dict,
+    Iterable,
     List,
     Mapping,
     NamedTuple,
     Optional,
     Sequence,
+    Set,
     Tuple,
 )
 
@@ -61,7 +66,9 @@ class Counts:
 
     @property
     def rate(self) -> float:
-        """Errors in percent of the units."""
+        """Errors in percent of the units; infinite where only insertions are."""
+        if not self.units:
+            return float("inf") if self.errors else 0.0
         return 100.0 * self.errors / self.units
 
 
@@ -69,36 +76,50 @@ class Counts:
 class Normalization:
     """What is done to references and hypotheses alike before they are compared.
 
+    White space of any kind, however much of it, is one separator of words.
+
     Attributes:
         case: ``keep``, ``upper`` or ``lower``.
-        remove: characters that do not count, as ``.,?!``.
+        remove: characters that do not count, as ``.,?!``; nothing stands in their
+            place, so that ``don't`` without ``'`` is one word.
+        unicode: form of Unicode: ``nfc`` composes accents, which changes nothing that
+            one sees; ``nfkc`` also makes full-width letters and ligatures plain ones;
+            ``keep`` does neither.
     """
 
     case: str = "keep"
     remove: str = ""
+    unicode: str = "nfc"
 
     def __call__(self, text: str) -> str:
         """Normalize a transcript."""
-        if self.remove:
-            spaced = text.translate({ord(character): " " for character in self.remove})
-            text = " ".join(filter(None, spaced.split(" ")))
+        if self.unicode == "nfc":
+            text = unicodedata.normalize("NFC", text)
+        elif self.unicode == "nfkc":
+            text = unicodedata.normalize("NFKC", text)
+        text = text.translate({ord(character): None for character in self.remove})
+        text = " ".join(text.split())
         return text if self.case == "keep" else str(getattr(text, self.case)())
 
     def __str__(self) -> str:
         removed = f", without {self.remove!r}" if self.remove else ""
-        return f"case {self.case}{removed}"
+        form = f", unicode {self.unicode}" if self.unicode != "nfc" else ""
+        return f"case {self.case}{removed}{form}"
 
 
 def count_errors(references: Sequence[str], hypothesis: Sequence[str]) -> Counts:
     """Align one hypothesis with its reference.
 
     Args:
-        references: units of the reference, at least one.
+        references: units of the reference; of none, all of the hypothesis is inserted.
         hypothesis: units that were recognised.
 
     Returns:
         The counts of a minimal alignment.
     """
+    if not references:
+        extra = len(hypothesis)
+        return Counts(sentences=1, wrong=int(extra > 0), insertions=extra)
     # jiwer splits at spaces of any kind, which may be units themselves: number them.
     numbers: Dict[str, int] = {}
     ref, hyp = (
@@ -125,16 +146,54 @@ def read_references(path: Pathlike, normalization: Normalization) -> Dict[str, s
         normalization: of the transcripts.
 
     Raises:
-        InputError: an utterance is doubled, or has no words.
+        InputError: an utterance is doubled, or none has words.
     """
     references = {utt: normalization(text) for utt, text in read_scp(path).items()}
-    empty = [utt for utt, words in references.items() if not words.strip()]
-    if empty:
+    if not any(references.values()):
         raise InputError(
-            f"{path} has {len(empty)} empty transcripts: {shorten(empty)}; there is no "
-            "error rate without words: remove them"
+            f"none of the {len(references)} transcripts of {path} has words: there is "
+            "no error rate without"
         )
     return references
+
+
+def spelled_by(tokens: Iterable[str]) -> str:
+    """The characters that tokens can spell, sorted; empty where these are all.
+
+    Args:
+        tokens: of a model, or words of a lexicon; a byte-fallback token, as
+            ``<0xE4>``, spells any character.
+    """
+    characters: Set[str] = set()
+    for token in tokens:
+        if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
+            return ""
+        if not re.fullmatch(r"<[^<>]+>", token):
+            characters.update(token.replace("▁", ""))
+    return "".join(sorted(characters))
+
+
+def warn_unspelled(
+    references: Mapping[str, str], characters: str, normalization: Normalization
+) -> None:
+    """Warn of references with characters that the model cannot output.
+
+    Args:
+        references: utterance -> normalized transcript.
+        characters: of the model, from `spelled_by`.
+        normalization: with which they are compared.
+    """
+    known = {*normalization(characters), " "}
+    odd = {utt: {*words} - known for utt, words in references.items()}
+    odd = {utt: unknown for utt, unknown in odd.items() if unknown}
+    if characters and odd:
+        listed = sorted(set().union(*odd.values()))
+        logging.warning(
+            f"{len(odd)} of {len(references)} references have characters that the "
+            f"model cannot output ({shorten([repr(c) for c in listed])}), e.g. "
+            f"{next(iter(odd))}: are case, punctuation and Unicode form the model's? "
+            "(--case, --remove, --unicode)"
+        )
 
 
 def score(
@@ -155,8 +214,8 @@ def score(
         Utterance -> counts.
 
     Raises:
-        InputError: an utterance is missing, doubled, not in the reference, or has an
-            empty reference.
+        InputError: an utterance is missing, doubled or not in the reference, or no
+            reference has words.
     """
     references = read_references(reference, normalization)
     hypotheses = {u: normalization(text) for u, text in read_scp(hypothesis).items()}
@@ -438,7 +497,9 @@ def bootstrap_interval(
         units = np.array([counts.units for counts in counted.values()])
         size = (draws, len(counted))
         drawn = np.random.default_rng(0).integers(len(counted), size=size)
-        drawn_rates: np.ndarray = errors[drawn].sum(1) / units[drawn].sum(1)
+        # A draw of utterances without words counts as one of one word.
+        total = units[drawn].sum(1).clip(min=1)
+        drawn_rates: np.ndarray = errors[drawn].sum(1) / total
         return 100.0 * drawn_rates
 
     mean = np.mean([rates(path) for path in paths], axis=0)

@@ -209,6 +209,7 @@ def test_decoding_an_audio_file_of_another_rate(tmp_path, tiny_model, tiny_data)
     soundfile.write(path, tiny.sound(0.5, 0), 8000)
     data = tiny_data.copy(tmp_path / "data", {**wavs, "utt03": str(path)})
     flags = (*model_flags(tiny_model, tmp_path / "out"), "--wav_scp", data.wav_scp)
+    flags += ("--max_bad_share", 0)
     status, stderr = tiny.call(decode, *flags)
     assert status == 1
     assert f"utterance utt03: {path} has 8000 Hz" in tiny.the_error(stderr)
@@ -569,6 +570,7 @@ def test_decoding_audio_of_nan(tmp_path, tiny_model, tiny_data):
     soundfile.write(tmp_path / "nan.wav", samples, tiny.RATE, subtype="FLOAT")
     (tmp_path / "wav.scp").write_text(f"utt01 {tmp_path / 'nan.wav'}\n")
     given = ["--wav_scp", tmp_path / "wav.scp", *model_flags(tiny_model, tmp_path)]
+    given += ["--max_bad_share", 0]
     status, stderr = tiny.call(decode, *given)
     assert status == 1
     assert "samples that are no numbers" in tiny.the_error(stderr)

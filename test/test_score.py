@@ -22,6 +22,7 @@ from espnet_ctckd.score import (
     read_scores,
     results_table,
     score,
+    spelled_by,
     write_scores,
 )
 
@@ -116,10 +117,9 @@ def test_an_empty_hypothesis_is_all_deletions(tmp_path):
         ("u1 a\n", "u1 a\nu2 b\n", "/ref lacks 1 of 2 utterances of .*/hyp: u2"),
         ("u1 a\nu2 b\n", "u1 a\nu2 b\nu1 c\n", "/hyp:3 has the utterance 'u1' a sec"),
         ("u1 a\nu1 b\n", "u1 a\n", "/ref:2 has the utterance 'u1' a second time"),
-        ("u1 a\nu2\n", "u1 a\nu2 b\n", "/ref has 1 empty transcripts: u2;"),
-        ("u1 a\nu2  \n", "u1 a\nu2 b\n", "/ref has 1 empty transcripts: u2;"),
+        ("u1\nu2 \n", "u1 a\nu2 b\n", "none of the 2 transcripts of .*/ref has words"),
     ],
-    ids=["missing", "extra", "doubled", "doubled-reference", "empty", "blank"],
+    ids=["missing", "extra", "doubled", "doubled-reference", "empty"],
 )
 def test_utterances_that_do_not_pair_up_are_refused_by_name(
     tmp_path, reference, hypothesis, message
@@ -353,10 +353,89 @@ def test_what_is_normalized_is_so_in_both_texts_and_noted(scored, tmp_path, caps
 
 
 def test_a_text_of_which_nothing_is_left_is_refused(scored, tmp_path):
-    (tmp_path / "ref").write_text("u1 ab cd\nu2 ...\nu3 a b\n")
+    (tmp_path / "ref").write_text("u1 .\nu2 ...\nu3 ..\n")
     flags = ["--ref", str(tmp_path / "ref"), "--hyp", str(scored / "text")]
-    with pytest.raises(InputError, match="1 empty transcripts: u2"):
+    with pytest.raises(InputError, match=r"none of the 3 transcripts of .* has words"):
         score_command.main([*flags, "--remove", "."])
+
+
+@pytest.mark.parametrize("flags", [[], ["--case", "lower"], ["--unicode", "keep"]])
+def test_references_without_words_count_insertions_as_sclite_does(
+    tmp_path, capsys, flags
+):
+    (tmp_path / "ref").write_text("u1 a b\nu2\nu3 c\nu4\n")
+    (tmp_path / "text").write_text("u1 a b\nu2 x y\nu3\nu4\n")
+    given = ["--ref", str(tmp_path / "ref"), "--hyp", str(tmp_path / "text"), *flags]
+    score_command.main(given)
+    printed = capsys.readouterr().out
+    assert "WER 100.00 % (3 of 3: 0 sub, 1 del, 2 ins)" in printed
+    assert "of 4 utterances, 2 have no words in the reference, and 2 none" in printed
+    total = read_score(tmp_path).totals["wer"]
+    assert total == Counts(4, 2, 3, 2, 0, 1, 2)
+    low, high = bootstrap_interval([tmp_path / "wer.tsv"])
+    assert 0 <= low <= 100 <= high
+
+
+def words_alone(flags, reference, hypothesis, folder):
+    (folder / "ref").write_text(f"u1 {reference}\n", encoding="utf-8")
+    (folder / "hyp").write_text(f"u1 {hypothesis}\n", encoding="utf-8")
+    given = ["--ref", str(folder / "ref"), "--hyp", str(folder / "hyp"), *flags]
+    score_command.main(given)
+    totals = read_score(folder).totals
+    return totals["wer"].errors, totals["cer"].errors
+
+
+def test_what_is_removed_leaves_nothing_behind(tmp_path):
+    remove = ["--remove", "'-"]
+    assert words_alone(remove, "don't go", "dont go", tmp_path) == (0, 0)
+    assert words_alone(remove, "so - what", "so what", tmp_path) == (0, 0)
+    assert words_alone(remove, "e-mail", "e mail", tmp_path) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "space", ["  ", "\t", "\u00a0", "\u3000", " \u2009 ", "\u2028", "\x0b", "\u0085"]
+)
+def test_white_space_of_any_kind_is_one_separator(tmp_path, space):
+    texts = f"ab{space}cd{space}", "ab cd"
+    for reference, hypothesis in (texts, texts[::-1]):
+        assert words_alone([], reference, hypothesis, tmp_path) == (0, 0)
+
+
+def test_forms_of_unicode_are_brought_together(tmp_path):
+    composed, apart = "caf\u00e9 \u304c", "cafe\u0301 \u304b\u3099"
+    for reference, hypothesis in ((composed, apart), (apart, composed)):
+        assert words_alone([], reference, hypothesis, tmp_path) == (0, 0)
+        keep = words_alone(["--unicode", "keep"], reference, hypothesis, tmp_path)
+        assert keep[0] == 2
+    wide = "\uff41\uff42 \uff11", "ab 1"
+    assert words_alone([], *wide, tmp_path)[0] == 2
+    assert words_alone(["--unicode", "nfkc"], *wide, tmp_path) == (0, 0)
+    assert "unicode nfkc" in read_score(tmp_path).normalization
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reference", "warned"),
+    [
+        (["<blank>", "<space>", "a", "b"], "ab a", None),
+        (["<blank>", "<space>", "a", "b"], "aB a", "'B'"),
+        (["<blank>", "\u2581a", "b\u00e9"], "abe\u0301", None),
+        (["<blank>", "\u2581a", "b"], "ab\u00e9 1", "'1', '\u00e9'"),
+        (["<blank>", "<0x41>", "a"], "\u00e9", None),
+    ],
+)
+def test_references_that_the_model_cannot_spell_are_named(
+    tmp_path, tokens, reference, warned, caplog
+):
+    told = {"characters": spelled_by(tokens)}
+    (tmp_path / "decode.json").write_text(json.dumps(told))
+    words_alone([], reference, "a", tmp_path)
+    if warned is None:
+        assert not caplog.records
+        return
+    (record,) = caplog.records
+    assert "1 of 1 references have characters that the model" in record.getMessage()
+    assert warned in record.getMessage()
+    assert "e.g. u1" in record.getMessage()
 
 
 def test_speakers_are_summed(scored, tmp_path):

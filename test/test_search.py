@@ -1,5 +1,6 @@
 """Searches, timings and blank collapse, against slow references and other libraries."""
 
+import gzip
 import itertools
 import json
 import multiprocessing
@@ -275,11 +276,69 @@ def test_words_that_the_language_model_lacks_are_told(lexicon, tmp_path, caplog)
         with_lm(lexicon, tmp_path / "lm.arpa")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x00\xff\x13" * 50, b"no model\n"])
-def test_a_file_that_is_no_language_model_is_refused(lexicon, tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is no language model that KenLM reads"),
+        (b"\x00\xff\x13" * 50, "is no language model that KenLM reads"),
+        (b"no model\n", "is no language model that KenLM reads"),
+        (ARPA[:60].encode(), "KenLM cannot read the language model"),
+        (gzip.compress(ARPA.encode())[:-9], "is a damaged gzip file"),
+        (gzip.compress(b"no model"), "is no language model that KenLM reads"),
+        (b"mmap lm http://kheafield.com/code of another version", "KenLM cannot read"),
+    ],
+)
+def test_a_file_that_is_no_language_model_is_refused(
+    lexicon, tmp_path, content, message
+):
     (tmp_path / "bad").write_bytes(content)
-    with pytest.raises(InputError, match="KenLM cannot read the language model"):
+    with pytest.raises(InputError, match=message):
         with_lm(lexicon, tmp_path / "bad")
+
+
+def test_a_gzipped_language_model_is_read_as_it_is(lexicon, tmp_path, tiny_model):
+    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(ARPA.encode()))
+    log_probs = draw(40, 3)
+    found = [
+        with_lm(lexicon, tmp_path / name)([log_probs])[0][0][0].words
+        for name in ("lm.arpa", "lm.arpa.gz")
+    ]
+    assert found[0] == found[1]
+    out = tmp_path / "made"
+    flags = ["--asr_train_config", str(tiny_model.config), "--output", str(out)]
+    make_lexicon.main(["--words", str(tmp_path / "lm.arpa.gz"), *flags])
+    assert out.read_text() == "ab a b\ncd c d\n"
+    (tmp_path / "lm.bin").write_bytes(b"mmap lm http://kheafield.com/code\x00\xff")
+    with pytest.raises(InputError, match="whose words cannot be read: give the words"):
+        make_lexicon.main(["--words", str(tmp_path / "lm.bin"), *flags])
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(ARPA.encode())[:-9])
+    with pytest.raises(InputError, match="is a damaged gzip file"):
+        make_lexicon.main(["--words", str(tmp_path / "cut.gz"), *flags])
+
+
+def test_of_many_homophones_those_of_the_language_model_are_kept(
+    lexicon, tmp_path, caplog
+):
+    words = [f"w{i}" for i in range(9)]
+    lexicon.write_text("".join(f"{word} a b\n" for word in words) + "cd c d\n")
+    listed = "".join(f"-{3 - 0.1 * i:.1f}\t{w}\t0\n" for i, w in enumerate(words))
+    arpa = ARPA.replace("ngram 1=5", "ngram 1=13").replace("-0.7\tab\t-0.2\n", listed)
+    arpa = arpa.replace("-0.3\tcd ab\n-0.1\tab </s>\n", "").replace("2=3", "2=1")
+    (tmp_path / "many.arpa").write_text(arpa)
+    search = with_lm(lexicon, tmp_path / "many.arpa")
+    (record,) = caplog.records
+    assert "3 spellings are left out: w2, w1, w0" in record.getMessage()
+    path = [3, 3, 0, 4, 2, 2, 0, 5, 6, 0]
+    log_probs = np.log(np.full((10, 8), 0.01) + 0.92 * np.eye(8)[path])
+    (best, *_), _ = search([log_probs])[0]
+    assert [word for word, _, _ in best.words] == ["w8", "cd"]
+    # Without a language model those are kept that stand first.
+    caplog.clear()
+    config = SearchConfig(method="lexicon", lexicon=str(lexicon), nbest=20, beam=50)
+    hypotheses, _ = Search(config, TOKENS, 0, "char")([log_probs])[0]
+    assert "left out: w6, w7, w8" in caplog.records[0].getMessage()
+    said = {h.words[0][0] for h in hypotheses if len(h.words) == 2}
+    assert said <= set(words[:6])
 
 
 # The methods together

@@ -4,11 +4,12 @@ import json
 import math
 
 import pytest
+import soundfile
 import tiny
 import torch
 
 from espnet_ctckd.bin import decode, decode_stream
-from espnet_ctckd.data import read_audio
+from espnet_ctckd.data import read_audio, read_scp
 from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
 
 BLOCKS = {
@@ -58,6 +59,79 @@ def test_the_size_of_the_pieces_changes_when_but_not_what(streaming, data):
                 assert e.spoken <= e.heard <= seconds
                 pieces = e.heard * tiny.RATE / chunk
                 assert e.heard == seconds or pieces == pytest.approx(round(pieces))
+
+
+FRONTENDS = [
+    {},
+    {"n_fft": 1024},
+    {"n_fft": 1024, "win_length": 400},
+    {"n_fft": 512, "win_length": 400, "hop_length": 160, "center": False},
+    {"n_fft": 400, "hop_length": 320, "fs": "16k"},
+]
+
+
+@pytest.mark.parametrize("frontend", FRONTENDS, ids=str)
+def test_pieces_of_any_length_give_the_features_of_the_whole(tmp_path, data, frontend):
+    conf = {k: v for k, v in tiny.CONF["encoder_conf"].items() if k not in ONLY_WHOLE}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny.CONF, "encoder_conf", conf)
+        model = tiny.write_model(tmp_path / "tiny", **BLOCKS, frontend_conf=frontend)
+    decoder = StreamingDecoder(model.config, model.weights)
+    assert decoder.rate == tiny.RATE
+    whole = emissions_of(decoder, data, 10**9)
+    for utt, path in data.wavs().items():
+        speech = torch.from_numpy(read_audio(utt, path, tiny.RATE))
+        lengths = torch.tensor([len(speech)])
+        wanted, _ = decoder._model._extract_feats(speech.unsqueeze(0), lengths)
+        for chunk in (100, 160, 320, 480, 640, 1000, 5000):
+            ends = [*range(chunk, len(speech), chunk), len(speech)]
+            found = torch.cat([f for _, f in decoder._pieces(speech, ends)], 1)
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    for chunk in (160, 320, 640):
+        found = emissions_of(decoder, data, chunk)
+        for utt, emissions in whole.items():
+            assert [e[:2] for e in map(vars_of, found[utt])] == [
+                e[:2] for e in map(vars_of, emissions)
+            ]
+
+
+def vars_of(emission):
+    return emission.token, emission.spoken, emission.heard
+
+
+def test_what_needs_the_whole_utterance_does_not_stream(tmp_path, data):
+    conf = {k: v for k, v in tiny.CONF["encoder_conf"].items() if k not in ONLY_WHOLE}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny.CONF, "encoder_conf", conf)
+        changes = {**BLOCKS, "normalize": "utterance_mvn"}
+        model = tiny.write_model(tmp_path / "tiny", **changes)
+    flags = ["--asr_train_config", model.config, "--asr_model_file", model.weights]
+    flags += ["--wav_scp", data.wav_scp, "--output_dir", tmp_path / "out"]
+    status, stderr = tiny.call(decode_stream, *flags)
+    assert status == 1
+    assert "utterance_mvn, which needs all of an utterance" in tiny.the_error(stderr)
+
+
+def test_too_short_and_unreadable_audio_are_empty_hypotheses(streaming, data, tmp_path):
+    wavs = data.wavs()
+    soundfile.write(tmp_path / "short.wav", tiny.sound(0.03, 0), tiny.RATE)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF")
+    wavs |= {"a": tmp_path / "short.wav", "b": tmp_path / "broken.wav"}
+    more = data.copy(tmp_path / "data", wavs)
+    for module in (decode, decode_stream):
+        out = tmp_path / module.__name__.rpartition(".")[2]
+        flags = ["--asr_train_config", streaming.config, "--output_dir", out]
+        flags += ["--asr_model_file", streaming.weights, "--wav_scp", more.wav_scp]
+        status, stderr = tiny.call(module, *flags)
+        assert status == 0, stderr
+        for name in ("text", "token"):
+            texts = read_scp(out / name)
+            assert (texts["a"], texts["b"]) == ("", "")
+            assert len(texts) == 5
+        assert json.loads((out / "decode.json").read_text())["unusable"] == 1
+        status, stderr = tiny.call(module, *flags, "--max_bad_share", 0)
+        assert status == 1
+        assert "1 of 5 utterances" in tiny.the_error(stderr)
 
 
 def test_no_token_is_known_before_its_block_is_there(streaming, data):

@@ -10,13 +10,22 @@ in seconds, word and confidence.
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
-from espnet_ctckd.bin import add_compute, add_model, configured, device, parser, run
+from espnet_ctckd.bin import (
+    add_compute,
+    add_max_bad_share,
+    add_model,
+    configured,
+    device,
+    parser,
+    run,
+)
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import write_beside, write_scp
+from espnet_ctckd.data import read_lines, write_beside, write_scp
 from espnet_ctckd.decode.recognise import Recognised, Recogniser, recognise
 from espnet_ctckd.decode.search import METHODS, SearchConfig
+from espnet_ctckd.score import spelled_by
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -28,6 +37,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--search_processes", type=int, default=0, help="beside this one; 0: none"
     )
+    add_max_bad_share(p)
     add_search(p)
     add_compute(p)
     args = configured(p, cmd)
@@ -39,9 +49,16 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # or say so at once
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
     found = recognise(
-        model, args.wav_scp, args.batch_seconds, config, args.search_processes, args.ctm
+        model,
+        args.wav_scp,
+        args.batch_seconds,
+        config,
+        args.search_processes,
+        args.ctm,
+        args.max_bad_share,
     )
-    write(found, Path(args.output_dir), config)
+    output = model.tokens if config.lexicon is None else read_vocabulary(config.lexicon)
+    write(found, Path(args.output_dir), config, spelled_by(output))
     speed = found.speed
     print(
         f"{len(found.text)} utterances, RTF {speed.rtf:.4f} on {speed.device}, "
@@ -49,8 +66,15 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
 
 
-def write(found: Recognised, folder: Path, config: SearchConfig) -> None:
-    """Write the results of a set; the text last."""
+def read_vocabulary(lexicon: str) -> List[str]:
+    """The words of a lexicon."""
+    return [line.split()[0] for line in read_lines(lexicon, "lexicon")]
+
+
+def write(
+    found: Recognised, folder: Path, config: SearchConfig, characters: str
+) -> None:
+    """Write the results of a set, and which characters can be in it; the text last."""
     for name in ("nbest", "ctm"):  # of another search, which did more
         (folder / name).unlink(missing_ok=True)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in found.tokens.items()))
@@ -69,7 +93,8 @@ def write(found: Recognised, folder: Path, config: SearchConfig) -> None:
                     for w in words
                 )
     with write_beside(folder / "decode.json") as f:
-        json.dump({**found.summary(), "search": vars(config)}, f, indent=1)
+        told = {"search": vars(config), "characters": characters}
+        json.dump({**found.summary(), **told}, f, indent=1, ensure_ascii=False)
     write_scp(folder / "text", found.text.items())
 
 

@@ -13,9 +13,24 @@ from typing import Dict, List, Optional, Sequence
 import torch
 from espnet2.text.build_tokenizer import build_tokenizer
 
-from espnet_ctckd.bin import add_device, add_model, device, parser, positive, run
+from espnet_ctckd.bin import (
+    add_device,
+    add_max_bad_share,
+    add_model,
+    device,
+    parser,
+    positive,
+    run,
+)
+from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.checkpoint import load_config
-from espnet_ctckd.data import read_audio, read_wav_scp, write_beside, write_scp
+from espnet_ctckd.data import (
+    UnusableAudioError,
+    read_audio,
+    read_wav_scp,
+    write_beside,
+    write_scp,
+)
 from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
 
 _SAY_EVERY = 5.0  # seconds
@@ -29,6 +44,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--chunk_ms", type=positive, default=40, help="audio that comes in at a time"
     )
+    add_max_bad_share(p)
     add_device(p)
     args = p.parse_args(cmd)
     decoder = StreamingDecoder(args.asr_train_config, args.asr_model_file, device(args))
@@ -36,8 +52,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     found: Dict[str, List[Emission]] = {}
     seconds, samples, told = 0.0, 0, time.monotonic()
     wavs = read_wav_scp(args.wav_scp)
+    unheard = Unheard(args.max_bad_share)
     for utt, path in wavs.items():
-        speech = torch.from_numpy(read_audio(utt, path, decoder.rate))
+        try:
+            speech = torch.from_numpy(read_audio(utt, path, decoder.rate))
+        except UnusableAudioError as error:
+            unheard.note_bad(utt, str(error), args.wav_scp, len(wavs))
+            found[utt] = []
+            continue
         start = time.perf_counter()
         found[utt] = list(decoder.decode(speech, chunk))
         seconds += time.perf_counter() - start
@@ -48,12 +70,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             logging.info(f"{len(found)} of {len(wavs)} utterances, {left:.0f} s left")
     _write(Path(args.output_dir), found, decoder, args.asr_train_config)
     audio = samples / decoder.rate
+    rtf = seconds / audio if audio else 0.0
     wait = latency([emission for each in found.values() for emission in each])
     summary = {
         "audio_seconds": audio,
         "compute_seconds": seconds,
-        "rtf": seconds / audio,
-        "utterances": len(found),
+        "rtf": rtf,
+        "utterances": len(found) - len(unheard.bad),
+        "unusable": len(unheard.bad),
         "parameters": decoder.parameters,
         "chunk_ms": args.chunk_ms,
         "latency_seconds": wait,
@@ -61,7 +85,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     with write_beside(Path(args.output_dir) / "decode.json") as f:
         json.dump(summary, f, indent=1)
     print(
-        f"{len(found)} utterances, RTF {seconds / audio:.4f}, a token is known "
+        f"{len(found)} utterances, RTF {rtf:.4f}, a token is known "
         f"{1000 * wait:.0f} ms after its frame: {args.output_dir}/text"
     )
 

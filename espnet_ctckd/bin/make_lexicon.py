@@ -6,6 +6,7 @@ pronunciations instead, in the same format: the word, and its tokens.
 """
 
 import re
+from pathlib import Path
 from typing import List, Optional, Sequence
 
 from espnet2.text.build_tokenizer import build_tokenizer
@@ -14,7 +15,7 @@ from espnet_ctckd.bin import parser, run
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_lines, shorten, write_beside
-from espnet_ctckd.decode.lexicon import spell
+from espnet_ctckd.decode.lexicon import KENLM_BINARY, spell
 
 # A second pronunciation of a word, as CMU's dictionaries mark it.
 _VARIANT = re.compile(r"\(\d+\)$")
@@ -54,6 +55,13 @@ def read_words(path: str) -> List[str]:
     Raises:
         InputError: it is missing, or not text.
     """
+    if Path(path).is_file():
+        with open(path, "rb") as f:
+            if f.read(len(KENLM_BINARY)) == KENLM_BINARY:
+                raise InputError(
+                    f"{path} is a binary language model of KenLM, whose words cannot "
+                    "be read: give the words as a list, a dictionary or an ARPA file"
+                )
     lines, column = read_lines(path, "list of words"), 0
     if "\\1-grams:" in lines:
         begin = lines.index("\\1-grams:") + 1

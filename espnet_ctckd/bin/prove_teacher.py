@@ -16,12 +16,18 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.analysis import find_spikes
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.bin.score import add_normalization
+from espnet_ctckd.bin.score import add_normalization, normalization_of
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, read_token_list, write_beside, write_scp
-from espnet_ctckd.score import Normalization, score, write_scores
+from espnet_ctckd.score import (
+    read_references,
+    score,
+    spelled_by,
+    warn_unspelled,
+    write_scores,
+)
 
 
 @dataclass
@@ -74,7 +80,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     folder = Path(args.output_dir)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in named.items()))
     write_scp(folder / "text", text.items())
-    normalization = Normalization(args.case, args.remove)
+    normalization = normalization_of(args)
+    references = read_references(args.text, normalization)
+    warn_unspelled(references, spelled_by(tokens), normalization)
     splits: Dict[str, Callable[[str], Sequence[str]]] = {"wer": str.split, "cer": list}
     counted = {
         unit: score(args.text, folder / "text", split, normalization)

@@ -2,7 +2,8 @@
 
 Writes <output_dir>/score.json (totals), wer.tsv, cer.tsv, ter.tsv (utterances), and
 with --utt2spk wer.speakers.tsv and so on. What --case and --remove do is done to
-references and hypotheses alike, and noted with the scores.
+references and hypotheses alike, and noted with the scores. References without words and
+empty hypotheses count as sclite counts them: insertions, and deletions.
 """
 
 import argparse
@@ -10,7 +11,14 @@ from pathlib import Path
 from typing import Callable, Dict, Optional, Sequence
 
 from espnet_ctckd.bin import parser, run
-from espnet_ctckd.score import Normalization, score, write_scores
+from espnet_ctckd.data import read_scp, read_told
+from espnet_ctckd.score import (
+    Normalization,
+    read_references,
+    score,
+    warn_unspelled,
+    write_scores,
+)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -30,7 +38,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
         model = sentencepiece.SentencePieceProcessor(model_file=args.bpemodel)
         splits["ter"] = lambda text: model.encode(text, out_type=str)
-    normalization = Normalization(args.case, args.remove)
+    normalization = normalization_of(args)
+    references = read_references(args.ref, normalization)
+    told = read_told(Path(args.hyp).parent / "decode.json")
+    warn_unspelled(references, told.get("characters", ""), normalization)
     counted = {
         unit: score(args.ref, args.hyp, split, normalization)
         for unit, split in splits.items()
@@ -42,6 +53,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"{unit.upper()} {c.rate:.2f} % ({c.errors} of {c.units}: "
             f"{c.substitutions} sub, {c.deletions} del, {c.insertions} ins)"
         )
+    wordless = sum(not words for words in references.values())
+    empty = sum(not text.split() for text in read_scp(args.hyp).values())
+    if wordless or empty:
+        print(
+            f"of {len(references)} utterances, {wordless} have no words in the "
+            f"reference, and {empty} none in the hypothesis"
+        )
 
 
 def add_normalization(p: argparse.ArgumentParser) -> None:
@@ -50,6 +68,17 @@ def add_normalization(p: argparse.ArgumentParser) -> None:
         "--case", choices=("keep", "upper", "lower"), default="keep", help="of letters"
     )
     p.add_argument("--remove", default="", help='characters that do not count: ".,?!"')
+    p.add_argument(
+        "--unicode",
+        choices=("keep", "nfc", "nfkc"),
+        default="nfc",
+        help="form of accents; nfkc also makes full-width letters plain ones",
+    )
+
+
+def normalization_of(args: argparse.Namespace) -> Normalization:
+    """What the flags of `add_normalization` ask for."""
+    return Normalization(args.case, args.remove, args.unicode)
 
 
 if __name__ == "__main__":

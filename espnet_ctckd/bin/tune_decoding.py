@@ -15,7 +15,7 @@ import yaml
 
 from espnet_ctckd.bin import add_compute, add_model, configured, device, parser, run
 from espnet_ctckd.bin.decode import add_search, search_of
-from espnet_ctckd.bin.score import add_normalization
+from espnet_ctckd.bin.score import add_normalization, normalization_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_wav_scp, shorten, write_beside
 from espnet_ctckd.decode.recognise import Heard, Recogniser
@@ -23,7 +23,6 @@ from espnet_ctckd.decode.search import SearchConfig
 from espnet_ctckd.decode.searching import Asked, Searching
 from espnet_ctckd.score import (
     Counts,
-    Normalization,
     count_errors,
     read_references,
 )
@@ -57,7 +56,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     base = search_of(args)
     points = [dict(zip(grid, point)) for point in itertools.product(*grid.values())]
     configs = [at(base, point) for point in points]
-    normalization = Normalization(args.case, args.remove)
+    normalization = normalization_of(args)
     references = read_references(args.text, normalization)
     apart = sorted(set(read_wav_scp(args.wav_scp)) ^ set(references))
     if apart:

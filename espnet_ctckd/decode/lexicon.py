@@ -1,8 +1,10 @@
 """Beam search over the words of a lexicon, with an n-gram language model."""
 
+import gzip
 import importlib
 import itertools
 import logging
+import zlib
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -11,6 +13,12 @@ import numpy as np
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_lines, shorten
 
+# flashlight-text keeps no more words of one spelling.
+_MOST_HOMOPHONES = 6
+
+# What a binary language model of KenLM begins with.
+KENLM_BINARY = b"mmap lm http://kheafield.com/code"
+_HEAD = 1024  # bytes that show what a file is
 SPACE = "<space>"
 UNKNOWN = "<unk>"
 
@@ -90,8 +98,7 @@ class Lexicon:
         if lm is None:
             self.lm: Any = text.ZeroLM()
         else:
-            if not Path(lm).is_file():
-                raise InputError(f"there is no language model {lm}")
+            check_lm(lm)
             kenlm = _library("flashlight.lib.text.decoder.kenlm")
             try:
                 self.lm = kenlm.KenLM(str(lm), self.words)
@@ -107,19 +114,69 @@ class Lexicon:
         ends = [] if self.space is None else [self.space]
         _, unknown_score = self.lm.score(start, self.unknown)
         strange = []
+        alike: Dict[Tuple[int, ...], List[Tuple[float, int]]] = {}
         for word, ways in spellings.items():
             number = self.words.get_index(word)
             _, score = self.lm.score(start, number)
             if lm is not None and score == unknown_score and word != UNKNOWN:
                 strange.append(word)
             for way in ways:
-                self.trie.insert([index[token] for token in way] + ends, number, score)
+                spelling = tuple(index[token] for token in way)
+                alike.setdefault(spelling, []).append((score, number))
+        dropped = []
+        for spelling, scored in alike.items():
+            # Of words that are equally likely, those that stand first.
+            scored.sort(key=lambda pair: -pair[0])
+            for score, number in scored[:_MOST_HOMOPHONES]:
+                self.trie.insert([*spelling, *ends], number, score)
+            dropped += scored[_MOST_HOMOPHONES:]
+        if dropped:
+            names = [self.words.get_entry(number) for _, number in dropped]
+            logging.warning(
+                f"{lexicon} spells more than {_MOST_HOMOPHONES} words alike, and the "
+                "search keeps as many, the likeliest by the language model: "
+                f"{len(names)} spellings are left out: {shorten(names)}"
+            )
         if strange:
             # Of a model that holds many words to be as likely as <unk>, by their names.
             known = _library("kenlm").Model(str(lm))
             strange = [word for word in strange if word not in known]
         _tell_strange(strange, len(spellings), str(lexicon), str(lm))
         self.trie.smear(text.SmearingMode.MAX)
+
+
+def check_lm(path: Pathlike) -> None:
+    """Refuse a language model that KenLM would end at, without reading all of it.
+
+    Args:
+        path: ARPA, perhaps gzipped, or a binary of KenLM.
+
+    Raises:
+        InputError: it is missing, unreadable, cut short, or something else.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"there is no language model {path}")
+    with open(path, "rb") as f:
+        begin = f.read(_HEAD)
+    if begin.startswith(KENLM_BINARY):
+        return
+    if begin.startswith(b"\x1f\x8b"):
+        try:
+            with gzip.open(path) as unpacked:
+                begin = unpacked.read(_HEAD)
+                while unpacked.read(2**20):
+                    pass
+        except (OSError, EOFError, zlib.error) as error:
+            raise InputError(
+                f"the language model {path} is a damaged gzip file ({error}): restore "
+                "it"
+            ) from None
+    if not begin.lstrip().startswith(b"\\data\\"):
+        raise InputError(
+            f"{path} is no language model that KenLM reads: it begins with "
+            f"{begin[:20]!r}; give an ARPA file (which begins with \\data\\), "
+            "perhaps gzipped, or a binary of KenLM"
+        )
 
 
 class LexiconSearch:

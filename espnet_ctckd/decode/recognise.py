@@ -5,16 +5,16 @@ import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Deque, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.text.build_tokenizer import build_tokenizer
 
-from espnet_ctckd.cache.plan import Plan, Utterance, make_plan
+from espnet_ctckd.cache.plan import Plan, Unheard, Utterance, make_plan
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, read_audio
+from espnet_ctckd.data import Pathlike, UnusableAudioError, read_audio
 from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
 from espnet_ctckd.decode.searching import Asked, Searching
@@ -37,7 +37,9 @@ class Speed:
             before and written after.
         rtf: compute_seconds / audio_seconds.
         encoder_seconds: of it, front-end and encoder.
-        utterances: how many.
+        utterances: how many were recognised.
+        too_short: others that make no frame, whose hypotheses are empty.
+        unusable: others whose audio cannot be read, likewise.
         frames: of the model, in all.
         frames_searched: of them, what Blank Collapse has left.
         parameters: of the model, as far as CTC decoding uses it.
@@ -51,6 +53,8 @@ class Speed:
     rtf: float
     encoder_seconds: float
     utterances: int
+    too_short: int
+    unusable: int
     frames: int
     frames_searched: int
     parameters: int
@@ -175,12 +179,16 @@ class Recogniser:
         """A search in the tokens of this model."""
         return Search(config, self.tokens, self.blank, self.token_type)
 
-    def hear(self, wav_scp: str, batch_seconds: float) -> Iterator[Heard]:
+    def hear(
+        self, wav_scp: str, batch_seconds: float, unheard: Optional[Unheard] = None
+    ) -> Iterator[Heard]:
         """Posteriors of a set, batch by batch, by length; logs how far it is.
 
         Args:
             wav_scp: Kaldi's list of audio files.
             batch_seconds: audio of a batch, padding included.
+            unheard: gets the utterances that cannot be used; without it they are
+                refused.
 
         Yields:
             Each batch, with what it took.
@@ -188,10 +196,10 @@ class Recogniser:
         Raises:
             InputError: audio cannot be used.
         """
-        plan = self._plan(wav_scp, batch_seconds)
+        plan = self._plan(wav_scp, batch_seconds, unheard)
         total = sum(u.samples for u in plan.utterances)
         begun, done, samples = time.monotonic(), 0, 0
-        for batch, audio in self._read(plan):
+        for batch, audio in self._read(plan, wav_scp, unheard):
             start = time.perf_counter()
             log_probs, lengths = self.say(audio)
             yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
@@ -203,21 +211,32 @@ class Recogniser:
 
     def read(self, wav_scp: str, batch_seconds: float) -> Iterator[Read]:
         """The audio of a set (S,) each, batch by batch, by length; as `hear`."""
-        return self._read(self._plan(wav_scp, batch_seconds))
+        return self._read(self._plan(wav_scp, batch_seconds), wav_scp)
 
-    def _plan(self, wav_scp: str, batch_seconds: float) -> Plan:
+    def _plan(
+        self, wav_scp: str, batch_seconds: float, unheard: Optional[Unheard] = None
+    ) -> Plan:
         least = shortest_input(self.model)
-        return make_plan(wav_scp, self.rate, least, batch_seconds)
+        return make_plan(wav_scp, self.rate, least, batch_seconds, unheard=unheard)
 
-    def _read(self, plan: Plan) -> Iterator[Read]:
+    def _read(
+        self, plan: Plan, wav_scp: str, unheard: Optional[Unheard] = None
+    ) -> Iterator[Read]:
         for batch in (batch for shard in plan.shards for batch in shard):
-            yield (
-                batch,
-                [
-                    torch.from_numpy(read_audio(u.name, u.path, self.rate))
-                    for u in batch
-                ],
-            )
+            usable, audio = [], []
+            for utterance in batch:
+                try:
+                    read = read_audio(utterance.name, utterance.path, self.rate)
+                except UnusableAudioError as error:  # damaged behind its header
+                    if unheard is None:
+                        raise
+                    total = len(plan.utterances)
+                    unheard.note_bad(utterance.name, str(error), wav_scp, total)
+                    continue
+                usable.append(utterance)
+                audio.append(torch.from_numpy(read))
+            if usable:
+                yield usable, audio
 
     @torch.inference_mode()
     def say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
@@ -233,6 +252,7 @@ def recognise(
     config: SearchConfig,
     processes: int = 0,
     times: bool = False,
+    max_bad_share: float = 0.0,
 ) -> Recognised:
     """Decode, in batches by length.
 
@@ -243,9 +263,10 @@ def recognise(
         config: of the search.
         processes: that search beside the model; 0 searches in this one.
         times: whether to say when each word was said.
+        max_bad_share: percent of the utterances whose audio may be unusable.
 
     Returns:
-        Tokens, text and speed.
+        Tokens, text and speed; of what is too short or unusable an empty hypothesis.
 
     Raises:
         InputError: audio or a file of the search cannot be used.
@@ -278,7 +299,8 @@ def recognise(
                         said, hypotheses[0], model.blank, shift, seconds
                     )
 
-    for heard in model.hear(wav_scp, batch_seconds):
+    unheard = Unheard(max_bad_share)
+    for heard in model.hear(wav_scp, batch_seconds, unheard):
         start = time.perf_counter()
         awaited = searching.ask(heard.log_probs, heard.lengths)
         search += time.perf_counter() - start
@@ -289,13 +311,20 @@ def recognise(
         finish(_AHEAD)
     finish(0)
     searching.close()
+    heard_of = len(found)
+    for utt in (*unheard.short, *unheard.bad):
+        found[utt] = [Hypothesis((), (), 0.0)]
+        if times:
+            words[utt] = []
     duration = samples / model.rate
     speed = Speed(
         audio_seconds=duration,
         compute_seconds=encoder + search,
-        rtf=(encoder + search) / duration,
+        rtf=(encoder + search) / duration if duration else 0.0,
         encoder_seconds=encoder,
-        utterances=len(found),
+        utterances=heard_of,
+        too_short=len(unheard.short),
+        unusable=len(unheard.bad),
         frames=frames,
         frames_searched=searched,
         parameters=model.parameters,

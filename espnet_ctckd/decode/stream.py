@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Iterator, List
+from typing import Any, Iterator, List, Sequence, Tuple
 
 import torch
 from espnet2.asr.encoder.contextual_block_conformer_encoder import (
@@ -11,14 +11,19 @@ from espnet2.asr.encoder.contextual_block_conformer_encoder import (
 from espnet2.asr.encoder.contextual_block_transformer_encoder import (
     ContextualBlockTransformerEncoder,
 )
-from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
+from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.layers.utterance_mvn import UtteranceMVN
 from torch import Tensor
 
-from espnet_ctckd.checkpoint import load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike
 from espnet_ctckd.decode.recognise import count_parameters
-from espnet_ctckd.espnet_model import load_espnet_model, measure_frame_shift
+from espnet_ctckd.espnet_model import (
+    load_espnet_model,
+    measure_frame_shift,
+    sample_rate,
+    shortest_input,
+)
 
 
 @dataclass(frozen=True)
@@ -68,14 +73,17 @@ class StreamingDecoder:
                 "an utterance: only contextual_block_conformer and "
                 "contextual_block_transformer decode a stream"
             )
-        # ESPnet's own cuts the features of the pieces; its search is not used.
-        self._stock = Speech2TextStreaming(
-            str(config_file), device=device, ctc_weight=1.0
-        )
-        self._stock.asr_model.load_state_dict(load_weights(model_file, device))
+        if isinstance(model.normalize, UtteranceMVN):
+            raise InputError(
+                f"{config_file} has normalize: utterance_mvn, which needs all of an "
+                "utterance: train a student that streams with global_mvn"
+            )
+        self._model = model
+        self._pieces = _FeaturePieces(model, str(config_file))
+        self._shortest = shortest_input(model)
         self._blank = model.blank_id
         self.token_list: List[str] = list(model.token_list)
-        self.rate = int(args.frontend_conf.get("fs", 16000))
+        self.rate = sample_rate(args)
         self.parameters = count_parameters(model)
         self._shift = float(measure_frame_shift(model)) / self.rate
 
@@ -88,21 +96,19 @@ class StreamingDecoder:
             chunk: samples that come in at a time; the last time, the rest comes, too.
 
         Yields:
-            The tokens, as soon as they are known.
+            The tokens, as soon as they are known; none of audio too short for a frame.
         """
-        stock, model = self._stock, self._stock.asr_model
-        cut: Any = None
-        states: Any = None
+        model, states = self._model, None
+        if len(speech) < self._shortest:
+            return
         last, frame = self._blank, 0
         pieces = max(len(speech) // chunk, 1)
-        for i in range(pieces):
-            final = i == pieces - 1
-            end = len(speech) if final else (i + 1) * chunk
-            feats, lengths, cut = stock.apply_frontend(
-                speech[i * chunk : end], cut, is_final=final
-            )
-            if feats is None:
+        ends = [*((i + 1) * chunk for i in range(pieces - 1)), len(speech)]
+        for end, feats in self._pieces(speech, ends):
+            final = end == len(speech)
+            if feats.size(1) == 0 and not final:
                 continue
+            lengths = torch.tensor([feats.size(1)], device=feats.device)
             hidden, _, states = model.encoder(
                 feats, lengths, states, is_final=final, infer_mode=True
             )  # (1, T', dim)
@@ -110,6 +116,60 @@ class StreamingDecoder:
                 if token not in (last, self._blank):
                     yield Emission(token, frame * self._shift, end / self.rate)
                 last, frame = token, frame + 1
+
+
+class _FeaturePieces:
+    """The normalised features of audio that comes in piece by piece.
+
+    Those of all pieces together are those of the whole utterance: a frame is computed
+    when all samples under its window have come in.
+    """
+
+    def __init__(self, model: Any, where: str) -> None:
+        frontend = model.frontend
+        if not isinstance(frontend, DefaultFrontend) or model.preencoder is not None:
+            raise InputError(
+                f"{where} has another front-end than `default`, or a preencoder: "
+                "streams are decoded of models with frontend: default"
+            )
+        self._model, stft = model, frontend.stft
+        self._hop, self._size = int(stft.hop_length), int(stft.n_fft)
+        self._center = bool(stft.center)
+        # Samples behind the start of a frame's hop that its window reaches to.
+        self._reach = -(-int(stft.win_length) // 2) if self._center else self._size
+
+    def __call__(
+        self, speech: Tensor, ends: Sequence[int]
+    ) -> Iterator[Tuple[int, Tensor]]:
+        """For each number of samples that are there, the new features (1, F, dim)."""
+        device = next(self._model.parameters()).device
+        done = 0
+        for end in ends:
+            frames = self._frames(end, final=end == len(speech))
+            # Far enough back for what stands before the segment not to matter.
+            first = max(0, done - -(-self._size // self._hop))
+            segment = speech[first * self._hop : end].unsqueeze(0).to(device)
+            if frames > done:
+                lengths = torch.tensor([segment.size(1)], device=device)
+                feats, lengths = self._model._extract_feats(segment, lengths)
+                feats = feats[:, done - first : frames - first]
+                if self._model.normalize is not None:
+                    lengths = torch.tensor([feats.size(1)], device=device)
+                    feats, _ = self._model.normalize(feats, lengths)
+            else:
+                size = self._model.frontend.output_size()
+                feats = torch.zeros(1, 0, size, device=device)
+            yield end, feats
+            done = max(done, frames)
+
+    def _frames(self, samples: int, final: bool) -> int:
+        """Frames of the first samples that do not depend on what follows."""
+        if final and self._center:
+            return samples // self._hop + 1
+        # The transform reflects half of its size at the end of a segment.
+        if samples <= self._size // 2 or samples < self._reach:
+            return 0
+        return (samples - self._reach) // self._hop + 1
 
 
 def latency(emissions: List[Emission]) -> float:

@@ -130,7 +130,8 @@ Data
     --max_bad_share         # Percent of a set that may be unusable: audio that cannot be
                             # read, transcripts that the tokens do not spell or that do
                             # not fit their frames. It is left out of training and dev
-                            # sets, and listed (default="${max_bad_share}").
+                            # sets, and listed; in test sets it counts as an empty
+                            # hypothesis (default="${max_bad_share}").
     --train_set, --valid_set, --test_sets
                             # Names of folders below data/.
     --unlabeled_set         # Folder of audio files, or name below data/, without
@@ -345,6 +346,13 @@ fit=fit/$(cksum <<<"$(grep -e "^shift=" -e "^shortest=" -e "^text=" <<<"${descri
 asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${feats_type}_${train}_${frontend}_${fit#fit/}}
 [ -z "${lm}" ] || [ "${inference_tool}" = ctckd ] || refuse "--lm is for --inference_tool ctckd"
 [ -z "${lm}" ] || [ -f "${lm}" ] || [ "${stage}" -lt 12 ] || refuse "there is no language model ${lm}"
+if [ -f "${lm}" ]; then
+    # Not after hours of training.
+    if [ -z "${lexicon}" ] && [ "$(head -c 11 "${lm}" | tr -d '\0')" = "mmap lm htt" ]; then
+        refuse "--lm ${lm} is a binary of KenLM, whose words cannot be read: give --lexicon"
+    fi
+    [[ ${lm} != *.gz ]] || gzip -t "${lm}" || refuse "--lm ${lm} is a damaged gzip file"
+fi
 [ -z "${lm}" ] || inference_tag=${inference_tag:-decode_$(basename "${lm}" | sed 's/\.gz$//; s/\.arpa$//; s/\.bin$//')}
 inference_tag=${inference_tag:-decode_${inference_tool}${inference_config:+_$(basename "${inference_config}" .yaml)}}
 if [ -n "${download_model}" ]; then
@@ -466,7 +474,7 @@ decode() {
         [ "${tool}" = decode_stream ] || tool="decode ${config:+--config ${config}}"
         ${decode_cmd} --gpu "${gpu}" "$3/decode.log" ${bin}.${tool} \
             --ngpu "${gpu}" --asr_train_config "$4" --asr_model_file "$5" \
-            --wav_scp "$2" --output_dir "$3" ${inference_args}
+            --wav_scp "$2" --output_dir "$3" --max_bad_share "${max_bad_share}" ${inference_args}
     fi
 }
 
