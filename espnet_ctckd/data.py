@@ -32,6 +32,8 @@ Pathlike = Union[str, Path]
 
 # The list of the utterances of a data folder whose audio cannot be used.
 UNUSABLE = "unusable"
+# The list of the speeds of utterances, for those folders that have copies of others.
+SPEEDS = "utt2speed"
 
 # A RIFF header that was written to a pipe does not know its size.
 _UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)

@@ -1,9 +1,9 @@
 """Check the audio of a data folder, and write anew what is not as training needs it.
 
-Files that are mono, of the wanted rate and whole are named as they are; copies are
-written of perturbed speed only. What cannot be used is listed in <output_dir>/unusable,
-an utterance a line, and stays in wav.scp. Start it N times with --job 1 to N to share
-the work; give it again without --job to join the parts.
+All of it is read. Files that are mono, of the wanted rate and whole are named as they
+are; copies are written of perturbed speed only. What cannot be used is listed in
+<output_dir>/unusable, an utterance a line, and stays in wav.scp. Start it N times with
+--job 1 to N to share the work; give it again without --job to join the parts.
 """
 
 from pathlib import Path
@@ -15,9 +15,9 @@ import soundfile
 from espnet_ctckd.bin import add_max_bad_share, parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
+    SPEEDS,
     UNUSABLE,
     UnusableAudioError,
-    audio_info,
     beside,
     limit_bad,
     read_audio,
@@ -26,7 +26,7 @@ from espnet_ctckd.data import (
     write_scp,
 )
 
-COPIED = ("text", "utt2spk", "spk2utt")
+COPIED = ("text", "utt2spk", "spk2utt", SPEEDS)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -49,7 +49,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
     wavs = read_wav_scp(source / "wav.scp")
-    path = source / "utt2speed"
+    path = source / SPEEDS
     speeds = read_scp(path) if path.exists() else {}
     lines: List[Tuple[str, str]] = []
     lengths: List[Tuple[str, int]] = []
@@ -57,10 +57,10 @@ def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
     for utt in list(wavs)[args.job - 1 :: args.num_jobs]:
         speed, name = float(speeds.get(utt, 1.0)), wavs[utt]
         try:
-            if speed == 1.0:
-                samples = audio_info(utt, name, args.fs)
-            else:
-                audio = read_audio(utt, name, args.fs)
+            # To its end: a header does not say what is missing or damaged behind it.
+            audio = read_audio(utt, name, args.fs)
+            samples = len(audio)
+            if speed != 1.0:
                 name = str(target / "audio" / f"{utt}.{args.audio_format}")
                 samples = write_perturbed(audio, name, speed, args.fs)
         except UnusableAudioError as error:

@@ -2,13 +2,16 @@
 
 import logging
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
+    UNUSABLE,
     UnusableAudioError,
     audio_info,
     limit_bad,
+    read_scp,
     read_wav_scp,
     shorten,
 )
@@ -48,7 +51,7 @@ class Unheard:
         max_bad_share: percent of the set whose audio may be unusable; one always may,
             unless it is 0.
         short: utterance -> why it is too short for the model.
-        bad: utterance -> why its audio cannot be used.
+        bad: utterance -> why its audio cannot be used, or is too long for the model.
     """
 
     max_bad_share: float
@@ -57,13 +60,22 @@ class Unheard:
 
     def note_bad(self, utt: str, why: str, wav_scp: str, total: int) -> None:
         """Note unusable audio, or refuse the set."""
-        self.bad[utt] = why
-        logging.warning(f"{why}; it counts as an empty hypothesis")
+        self.note_all_bad({utt: why}, wav_scp, total)
+
+    def note_all_bad(self, bad: Mapping[str, str], wav_scp: str, total: int) -> None:
+        """Note several, all of them before the set is refused."""
+        self.bad.update(bad)
+        for why in bad.values():
+            logging.warning(f"{why}; it counts as an empty hypothesis")
         limit_bad(self.bad, total, self.max_bad_share, wav_scp, "the log")
 
 
 def list_audio(
-    wav_scp: str, rate: int, shortest: int, unheard: Optional[Unheard] = None
+    wav_scp: str,
+    rate: int,
+    shortest: int,
+    unheard: Optional[Unheard] = None,
+    longest: Optional[int] = None,
 ) -> List[Utterance]:
     """The utterances of a set, by length.
 
@@ -72,36 +84,41 @@ def list_audio(
         rate: samples per second that they must have.
         shortest: samples that an utterance must have.
         unheard: gets those that cannot be used; without it they are refused.
+        longest: samples that an utterance may have, None for any number.
 
     Returns:
         The others, the shortest first.
 
     Raises:
-        InputError: a file is missing, damaged, too short, or of another format.
+        InputError: files are missing, damaged, too short, too long, or of another
+            format.
     """
     wavs = read_wav_scp(wav_scp)
     utterances: List[Utterance] = []
     short: Dict[str, str] = {}
+    bad = {} if unheard is None else _found_unusable(wav_scp, wavs)
     for name, path in wavs.items():
+        if name in bad:
+            continue
         try:
             samples = audio_info(name, path, rate)
         except UnusableAudioError as error:
-            if unheard is None:
-                raise
-            unheard.note_bad(name, str(error), wav_scp, len(wavs))
+            bad[name] = str(error)
             continue
         if samples < shortest:
             short[name] = f"{path} has {samples} samples"
+        elif longest is not None and samples > longest:
+            bad[name] = (
+                f"utterance {name}: {path} has {samples / rate:g} s, and the model "
+                f"hears {longest / rate:g} s at most: segment it, or remove it from "
+                f"{wav_scp} (--max_wav_duration)"
+            )
         else:
             utterances.append(Utterance(name, path, samples))
-    if short and unheard is None:
-        listed = [f"utterance {name}: {why}" for name, why in short.items()]
-        raise InputError(
-            f"{'; '.join(listed[:3])}{f'; {len(listed)} in all' if listed[3:] else ''}:"
-            f" too few for the model, which needs {shortest}: remove them from "
-            f"{wav_scp}"
-        )
-    if unheard is not None:
+    if unheard is None:
+        _refuse(bad, short, shortest, wav_scp)
+    else:
+        unheard.note_all_bad(bad, wav_scp, len(wavs))
         unheard.short.update(short)
         if short:
             logging.warning(
@@ -111,6 +128,31 @@ def list_audio(
             )
     utterances.sort(key=lambda u: (u.samples, u.name))
     return utterances
+
+
+def _refuse(
+    bad: Mapping[str, str], short: Mapping[str, str], shortest: int, wav_scp: str
+) -> None:
+    """Refuse a set with utterances that cannot be used, naming the first few."""
+    if bad:
+        whys = list(bad.values())
+        more = f"; {len(whys)} such utterances in all" if whys[1:] else ""
+        raise InputError(f"{'; '.join(whys[:3])}{more}")
+    if short:
+        whys = [f"utterance {name}: {why}" for name, why in short.items()]
+        more = f"; {len(whys)} in all" if whys[3:] else ""
+        raise InputError(
+            f"{'; '.join(whys[:3])}{more}, too few for the model, which needs "
+            f"{shortest}: remove them from {wav_scp}"
+        )
+
+
+def _found_unusable(wav_scp: str, wavs: Mapping[str, str]) -> Dict[str, str]:
+    """Utterances that format_audio has listed beside a wav.scp, and why."""
+    path = Path(wav_scp).with_name(UNUSABLE)
+    if not path.exists() or path.stat().st_size == 0:
+        return {}
+    return {utt: why for utt, why in read_scp(path).items() if utt in wavs}
 
 
 def make_plan(
@@ -136,16 +178,9 @@ def make_plan(
         The division.
 
     Raises:
-        InputError: as of `list_audio`, or a file is too long.
+        InputError: as of `list_audio`.
     """
-    utterances = list_audio(wav_scp, rate, shortest, unheard)
-    most = utterances[-1].samples if utterances else 0
-    if longest is not None and most > longest:
-        raise InputError(
-            f"utterance {utterances[-1].name}: {utterances[-1].path} has "
-            f"{most / rate:g} s, and the model hears {longest / rate:g} s at most: "
-            f"segment it, or remove it from {wav_scp} (--max_wav_duration)"
-        )
+    utterances = list_audio(wav_scp, rate, shortest, unheard, longest)
     batches: List[List[Utterance]] = []
     for utterance in utterances:
         padded = (len(batches[-1]) + 1) * utterance.samples if batches else 0
