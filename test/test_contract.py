@@ -455,6 +455,29 @@ def test_an_utterance_without_frames_leaves_the_others_as_they_are(case):
     assert float(scale) == pytest.approx(expected.get(case.reduction, 1.0))
 
 
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [(f, n) for f in ("selector", "reduction") for n in FAMILIES[f]],
+)
+def test_what_does_not_depend_on_the_blank_frames_says_so(family, name):
+    choice = FAMILIES[family][name]
+    for options in EXAMPLES.get((family, name), [{}]):
+        found = []
+        for seed in (3, 4):
+            batch = make_batch((40, 31), tokens=TOKENS, blank=BLANK)
+            best = make_batch((40, 31), tokens=TOKENS, blank=BLANK, seed=seed)
+            teacher = replace(batch.teacher, best=best.teacher.argmax())
+            teacher = blank_padding(teacher)
+            if family == "selector":
+                found.append(choice.fn(teacher, 3, **options))
+                continue
+            weights = length_mask(batch.lengths, teacher.log_probs.size(1)).double()
+            nonblank = teacher.nonblank()
+            totals = count(weights, nonblank, batch.lengths, batch.labels)
+            found.append(choice.fn(weights, nonblank, totals, **options))
+        assert choice.reads_blank == (not torch.equal(*found)), options
+
+
 @pytest.mark.parametrize("name", SELECTOR_CHOICES)
 def test_a_selector_that_varies_from_epoch_to_epoch_says_so(name):
     choice = SELECTOR_CHOICES[name]

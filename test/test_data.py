@@ -415,6 +415,37 @@ def test_all_bad_files_of_a_set_are_listed_at_once(tmp_path, capsys):
     assert "empty file" in read_scp(tmp_path / "f/removed")["utt1"]
 
 
+def test_audio_is_read_to_its_end_before_anything_is_computed_of_it(tmp_path):
+    source = data_folder(tmp_path / "in", [3000] * 3)
+    cut = tmp_path / "cut.flac"
+    soundfile.write(cut, noise(16000), RATE)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    wavs = {**read_scp(source / "wav.scp"), "utt1": str(cut)}
+    write_scp(source / "wav.scp", wavs.items())
+    format_in_jobs(source, tmp_path / "out", 1)
+    assert list(read_scp(tmp_path / "out/unusable")) == ["utt1"]
+    samples = read_scp(tmp_path / "out/utt2num_samples")
+    assert samples == {"utt0": "3000", "utt1": "0", "utt2": "3000"}
+
+
+def test_copies_of_another_speed_are_one_bad_utterance(tmp_path):
+    source = data_folder(tmp_path / "in", [3000] * 3)
+    texts = read_scp(source / "text")
+    write_scp(source / "text", {**texts, "utt1": ""}.items())
+    perturb(source, tmp_path / "sp", "0.9 1.0 1.1")
+    format_in_jobs(tmp_path / "sp", tmp_path / "out", 1)
+    flags = ["--input_dir", str(tmp_path / "out"), "--output_dir", str(tmp_path / "f")]
+    filter_data.main(flags)
+    removed = read_scp(tmp_path / "f/removed")
+    assert set(removed) == {"utt1", "sp0.9-utt1", "sp1.1-utt1"}
+    assert len(read_scp(tmp_path / "f/wav.scp")) == 6
+    # And in a second pass, where it is of two utterances that two are bad.
+    write_scp(tmp_path / "f/text", [("utt0", ""), ("utt2", "a"), ("sp0.9-utt2", "")])
+    flags = ["--input_dir", str(tmp_path / "f"), "--output_dir", str(tmp_path / "g")]
+    with pytest.raises(InputError, match=r"2 of 2 utterances of .* cannot be used"):
+        filter_data.main(flags)
+
+
 def test_segments_are_refused_by_whatever_reads_their_recordings(tmp_path):
     source = data_folder(tmp_path / "in", [16000, 16000])
     with_lengths(source, {0: 16000, 1: 16000})

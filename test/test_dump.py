@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
-from espnet_ctckd.bin import dump_teacher
+from espnet_ctckd.bin import dump_teacher, filter_data, prove_teacher
 from espnet_ctckd.cache.check import check_cache as check
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_scp
 
 TOP_K = 3
 
@@ -174,6 +176,76 @@ def test_an_utterance_too_short_for_the_teacher_is_refused_by_name(
     with pytest.raises(InputError, match=r"utt01: .* has 800 samples, too few"):
         dump_teacher.main(tiny.dump_args(tiny_model, data, tmp_path / "cache"))
     assert not (tmp_path / "cache" / "meta.json").exists()
+
+
+@pytest.fixture
+def partly_usable(tmp_path):
+    """Data with one utterance that is too short, one cut and one missing."""
+    data = tiny.write_data(tmp_path / "data", (0.5, 0.05, 0.8, 1.0, 0.7))
+    wavs = data.wavs()
+    with open(wavs["utt02"], "r+b") as f:
+        f.truncate(9000)
+    Path(wavs["utt04"]).unlink()
+    (tmp_path / "data/utt2num_samples").write_text(
+        "".join(f"{utt} 16000\n" for utt in wavs)
+    )
+    return data
+
+
+def test_what_a_teacher_cannot_use_is_named_in_one_go(
+    tmp_path, tiny_model, partly_usable
+):
+    flags = tiny.dump_args(tiny_model, partly_usable, tmp_path / "cache")
+    with pytest.raises(InputError, match=r"utt02.*utt04.*; 2 such utterances in all"):
+        dump_teacher.main(flags)
+    with pytest.raises(InputError, match=r"3 of 5 utterances .* --max_bad_share 40 %"):
+        dump_teacher.main([*flags, "--max_bad_share", "40"])
+    listed = read_scp(tmp_path / "cache/unheard")
+    assert list(listed) == ["utt01", "utt02", "utt04"]
+
+
+def test_what_a_teacher_cannot_use_is_left_out_and_is_an_empty_hypothesis(
+    tmp_path, tiny_model, partly_usable, capsys
+):
+    cache = tmp_path / "cache"
+    flags = tiny.dump_args(tiny_model, partly_usable, cache, "--max_bad_share", 60)
+    dump_teacher.main(flags)
+    assert "left out utt01: too short" in capsys.readouterr().out
+    assert list(tiny.read_cache(cache)) == ["utt00", "utt03"]
+    assert dump_teacher.main(flags) is None  # finished, and left as it is
+    # In training and dev sets it is left out with its reason.
+    given = ["--input_dir", partly_usable.folder, "--output_dir", tmp_path / "fit"]
+    given += ["--cache", cache, "--max_bad_share", 60]
+    filter_data.main([str(g) for g in given])
+    assert list(read_scp(tmp_path / "fit/wav.scp")) == ["utt00", "utt03"]
+    removed = read_scp(tmp_path / "fit/removed")
+    assert removed["utt01"].startswith("the teacher: too short: ")
+    check(cache, tmp_path / "fit/wav.scp", tmp_path / "fit/text")
+    # What was never given to the teacher is another matter.
+    with open(partly_usable.wav_scp, "a") as f:
+        f.write(f"utt99 {partly_usable.wavs()['utt00']}\n")
+    with open(partly_usable.text, "a") as f:
+        f.write("utt99 a\n")
+    with pytest.raises(InputError, match=f"{cache} lacks 1 of 6 utterances: utt99"):
+        filter_data.main([str(g) for g in given])
+
+
+def test_an_utterance_that_a_teacher_cannot_use_counts_in_its_error_rate(
+    tmp_path, tiny_model, partly_usable
+):
+    cache = tmp_path / "cache"
+    flags = tiny.dump_args(tiny_model, partly_usable, cache, "--max_bad_share", 100)
+    dump_teacher.main(flags)
+    given = ["--cache", cache, "--text", partly_usable.text]
+    given += ["--token_list", cache / "tokens.txt", "--output_dir", tmp_path / "proof"]
+    prove_teacher.main([str(g) for g in given])
+    hypotheses = read_scp(tmp_path / "proof/text")
+    assert list(hypotheses) == [f"utt0{i}" for i in range(5)]
+    assert {u for u, words in hypotheses.items() if not words} >= {
+        "utt01",
+        "utt02",
+        "utt04",
+    }
 
 
 def test_a_teacher_that_says_nan_is_refused_by_utterance(

@@ -119,6 +119,13 @@ def test_a_configuration_that_makes_no_sense_is_refused(changes, message):
         KDConfig.from_dict({**PLAIN, **changes})
 
 
+def test_a_prior_may_change_what_a_reduction_takes_for_blank():
+    mixed = {"reduction": "blank_mix", "reduction_conf": {"nonblank_share": 0.5}}
+    every = {"selector": "all", "selector_conf": {}}
+    prior = {"prior_file": "p", "prior_scale": 1}
+    KDConfig.from_dict({**PLAIN, **every, **mixed, **prior})
+
+
 @pytest.mark.parametrize("key", ["weight", "selector", "loss", "reduction"])
 def test_a_missing_key_is_named(key):
     conf = {k: v for k, v in PLAIN.items() if k != key}

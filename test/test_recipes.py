@@ -211,14 +211,63 @@ def test_one_bad_file_of_a_set_leaves_the_training_and_stays_in_the_test(short_r
         (["--skip_train", "true"], ["train_sp", "valid", "test"]),
         (["--skip_train", "true", "--skip_teacher", "true"], ["valid", "test"]),
         (["--download_model", "x/y", "--teacher_config", ""], ["valid", "test"]),
+        (
+            [
+                *("--skip_train", "true", "--skip_teacher", "true"),
+                *("--unlabeled_set", "more", "--asr_args", "--model_conf kd.weight=1"),
+            ],
+            ["valid", "test"],
+        ),
+        (["--skip_data_prep", "true", "--stop_stage", "4"], []),
     ],
 )
 def test_what_is_skipped_needs_no_data_of_what_is_not_made(short_recipe, flags, sets):
     folder, run = short_recipe
+    if "--skip_data_prep" in flags:
+        shutil.rmtree(folder / "data")  # as where dump/ alone was brought here
     done = run("--speed_perturb_factors", "1.0 1.1", *flags)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = {path.name for path in (folder / "dump/raw/org").iterdir()}
+    found = {path.name for path in folder.glob("dump/raw/org/*")}
     assert found == set(sets)
+
+
+@pytest.mark.parametrize(
+    ("stage", "flags", "lacks"),
+    [
+        (5, [], "there is no dump/raw/train/text: run stage 4"),
+        (6, [], "there is no dump/raw/train/wav.scp: run stage 4"),
+        (7, [], "there is no dump/raw/train/wav.scp: run stage 4"),
+        (9, ["--skip_teacher", "true"], "dump/raw/train/wav.scp: run stage 4"),
+        (10, ["--skip_teacher", "true"], "train_char/tokens.txt: run stage 5"),
+        (12, ["--skip_teacher", "true"], "there is no model to decode with: neither"),
+    ],
+)
+def test_a_stage_names_what_an_earlier_one_should_have_made(
+    short_recipe, stage, flags, lacks
+):
+    _, run = short_recipe
+    done = run("--stage", str(stage), "--stop_stage", str(stage), *flags)
+    assert done.returncode == 2
+    assert lacks in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_what_a_student_cannot_be_trained_on_leaves_its_statistics(short_recipe):
+    folder, run = short_recipe
+    text = read_scp(folder / "data/train/text")
+    write_scp(folder / "data/train/text", {**text, "train-utt01": "ab " * 30}.items())
+    plain = ["--asr_config", "../../../conf/train_student_ctc_small.yaml"]
+    plain += ["--skip_teacher", "true", "--stop_stage", "9"]
+    done = run(*plain)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "removed train-utt01: 89 labels need 89 frames, and it has" in done.stdout
+    (stats,) = folder.glob("exp/asr_stats_*")
+    assert list(read_scp(stats / "train/speech_shape")) == [
+        "train-utt00",
+        "train-utt02",
+    ]
+    assert "Stage 9: already finished" in run(*plain).stdout
 
 
 @pytest.mark.slow
