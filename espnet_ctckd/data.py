@@ -17,6 +17,7 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    Optional,
     Sequence,
     TextIO,
     Tuple,
@@ -251,13 +252,13 @@ class UnusableAudioError(InputError):
     """An audio file cannot be used."""
 
 
-def audio_info(utt: str, path: str, rate: int) -> int:
+def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
     """The length of an audio file, from its header.
 
     Args:
         utt: utterance, for the error.
         path: a file that libsndfile reads: wav, flac, ogg, sph, …
-        rate: the sample rate that it must have, in Hz.
+        rate: the sample rate that it must have, in Hz; None for any.
 
     Returns:
         Samples, S.
@@ -287,7 +288,7 @@ def audio_info(utt: str, path: str, rate: int) -> int:
             f"{where} has {info.channels} channels; expected 1. Mix it down or pick "
             "one channel"
         )
-    if info.samplerate != rate:
+    if rate is not None and info.samplerate != rate:
         raise UnusableAudioError(
             f"{where} has {info.samplerate} Hz; expected {rate} Hz. Resample it, or "
             "set the rate (fs) of the recipe"

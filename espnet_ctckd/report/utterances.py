@@ -48,7 +48,7 @@ def diff(reference: str, hypothesis: str) -> List[Tuple[str, str]]:
     """What a hypothesis has of its reference, word by word.
 
     Args:
-        reference: words, at least one.
+        reference: words.
         hypothesis: words.
 
     Returns:
@@ -59,6 +59,8 @@ def diff(reference: str, hypothesis: str) -> List[Tuple[str, str]]:
         >>> diff("a b c", "a x c d")
         [('equal', 'a'), ('substitute', 'b → x'), ('equal', 'c'), ('insert', 'd')]
     """
+    if not reference.split():
+        return [("insert", hypothesis)] if hypothesis.split() else []
     out = jiwer.process_words(reference, hypothesis)
     words, said = out.references[0], out.hypotheses[0]
     pairs = []
@@ -227,7 +229,7 @@ def list_utterances(
         right = references[utt]
         said = {n: diff(right, t[utt]) for n, t in texts.items() if utt in t}
         errors_of_all = sum(of_one.get(utt, 0) for of_one in errors)
-        wrong = 100 * errors_of_all / (len(errors) * len(right.split()))
+        wrong = 100 * errors_of_all / (len(errors) * max(len(right.split()), 1))
         found.append(
             {
                 "set": subset,
