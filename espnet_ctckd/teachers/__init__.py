@@ -23,6 +23,8 @@ class Teacher(Protocol):
         frame_shift: samples from one frame to the next, exact.
         shortest: the fewest samples that it makes a frame of.
         longest: the most samples that it hears at once, or None.
+        batching: ``single`` where each utterance is computed as if it were alone, or
+            ``padded`` where its posteriors depend on what it is batched with.
     """
 
     token_list: List[str]
@@ -32,6 +34,7 @@ class Teacher(Protocol):
     frame_shift: Fraction
     shortest: int
     longest: Optional[int]
+    batching: str
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
         """Posteriors (B, U, V), and states, of audio (B, S) with lengths (B,)."""

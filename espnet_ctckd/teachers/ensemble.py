@@ -71,6 +71,8 @@ class EnsembleTeacher:
         self.shortest = max(teacher.shortest for teacher in self._teachers)
         limits = [t.longest for t in self._teachers if t.longest is not None]
         self.longest: Optional[int] = min(limits, default=None)
+        padded = any(teacher.batching == "padded" for teacher in self._teachers)
+        self.batching = "padded" if padded else "single"
 
     def _place(self, teacher: Any) -> Optional[List[int]]:
         """Where a teacher's tokens stand in the first one's list."""

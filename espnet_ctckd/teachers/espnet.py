@@ -66,6 +66,7 @@ class EspnetTeacher:
             of audio.
     """
 
+    batching = "single"
     _task: Type[AbsTask] = ASRTask
 
     def __init__(

@@ -55,6 +55,7 @@ class PythonTeacher:
 
     state_size = 0
     longest: Optional[int] = None
+    batching = "single"
 
     def __init__(self, source: str, *, device: str = "cpu", **options: Any) -> None:
         module, _, name = source.partition(":")
