@@ -118,15 +118,15 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
             counted = mask.sum(-1)
         else:
             raise InputError(
-                f"the front-end {type(self.encoder).__name__} takes features, and its "
-                "feature extractor gives no mask of them: the frames of an utterance "
-                "are not known"
+                f"frontend_conf.model is a {type(self.encoder).__name__}, which takes "
+                "features, and its feature extractor gives no mask of them: the frames "
+                "of an utterance are not known"
             )
         lengths = output_lengths(self.encoder, counted)
         if lengths is None:
             raise InputError(
-                f"the front-end {type(self.encoder).__name__} does not tell how many "
-                "frames an utterance has: give HuBERT, wav2vec 2.0, WavLM or alike"
+                f"frontend_conf.model is a {type(self.encoder).__name__}, which does "
+                "not take audio: give HuBERT, wav2vec 2.0, WavLM, W2V-BERT or alike"
             )
         states = self.encoder(**given).last_hidden_state  # (B, T, dim)
         return states, lengths.to(states.device)

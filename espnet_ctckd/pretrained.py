@@ -1,4 +1,4 @@
-"""Models of Hugging Face's transformers, loaded with all their weights or not at all."""
+"""Models of Hugging Face, loaded with all of their weights or not at all."""
 
 import importlib
 import re
@@ -124,4 +124,3 @@ def output_lengths(model: Any, lengths: Tensor) -> Optional[Tensor]:
             counted: Tensor = getattr(model, name)(lengths)
             return counted.to(torch.long).clamp(min=0)
     return None
-

@@ -17,7 +17,7 @@ from espnet_ctckd.bin import parser, run
 from espnet_ctckd.cache.check import Student, check_cache, match_student
 from espnet_ctckd.cache.reader import CacheMeta
 from espnet_ctckd.cache.said import Cached
-from espnet_ctckd.checks import check_frames, check_states
+from espnet_ctckd.checks import check_frames, check_labels, check_states
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data import read_token_list
 from espnet_ctckd.espnet_model import measure_frame_shift
@@ -120,6 +120,8 @@ def build_student(flags: List[str]) -> Tuple[Student, Optional[KDConfig]]:
     """
     args = CTCKDTask.get_parser().parse_args(flags)
     model = CTCKDTask.build_model(args).eval()
+    if isinstance(model, ESPnetCTCKDModel):
+        check_labels(args, model.kd_config)
     preprocess = CTCKDTask.build_preprocess_fn(args, train=False)
 
     def labels(text: str) -> List[int]:

@@ -25,6 +25,7 @@ from espnet_ctckd.probe import (
     least_samples,
     together,
 )
+from espnet_ctckd.spelling import model_of_tokenizer
 
 
 class HuggingFaceTeacher:
@@ -109,6 +110,7 @@ class HuggingFaceTeacher:
                 "vocabulary of its tokenizer"
             )
         self.blank = self._find_blank(tokenizer, blank)
+        self.bpemodel = model_of_tokenizer(tokenizer)
         self.state_size = 0 if hidden is None else hidden.size(1)
         if batched:
             self._check_batched()
@@ -277,9 +279,7 @@ def _tokens(tokenizer: Any, size: int) -> List[str]:
     named = {index: token for token, index in tokenizer.get_vocab().items()}
     space = getattr(tokenizer, "word_delimiter_token", None)
     # A token list has a token a line.
-    return [
-        _name(named.get(index, f"<unused{index}>"), space) for index in range(size)
-    ]
+    return [_name(named.get(index, f"<unused{index}>"), space) for index in range(size)]
 
 
 def _name(token: str, space: Optional[str]) -> str:

@@ -46,6 +46,7 @@ class TorchaudioTeacher:
     state_size = 0
     longest: Optional[int] = None
     batching = "single"
+    bpemodel: Optional[bytes] = None
 
     def __init__(self, source: str, *, device: str = "cpu") -> None:
         pipelines = importlib.import_module("torchaudio.pipelines")
