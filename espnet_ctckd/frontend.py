@@ -179,4 +179,7 @@ def _open(model: str, download_dir: Optional[str], pretrained: bool) -> Tuple[An
             "one on the hub (and check the network), or a folder that save_pretrained "
             "has written"
         ) from None
+    # Of some kinds the library's model without a head is the one with CTC's.
+    if hasattr(encoder, "ctc_head"):
+        encoder = encoder.encoder
     return encoder, processor
