@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.pieces import piece_names
+from espnet_ctckd.pieces import has_pieces, piece_names
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors, blank_padding
 
 
@@ -157,6 +157,22 @@ def plain_name(token: str) -> str:
     if token.lower() in ("[unk]", "unk"):
         return "<unk>"
     return token.replace("’", "'").replace("`", "'")
+
+
+def espnet_names(tokens: Sequence[str]) -> List[str]:
+    """The names that ESPnet has for a teacher's tokens, of characters or word pieces.
+
+    Args:
+        tokens: V names.
+
+    Returns:
+        V names.
+    """
+    names = piece_names(tokens)
+    if not has_pieces(names):
+        return [plain_name(name) for name in names]
+    # Among word pieces, ▁ is a piece as others, and | a character.
+    return ["<unk>" if plain_name(name) == "<unk>" else name for name in names]
 
 
 def _folded(token: str) -> str:

@@ -15,12 +15,14 @@ from espnet_ctckd.bin import (
     check_cache,
     copy_tokens,
     decode,
+    dump_nbest,
     dump_teacher,
     make_lexicon,
     prove_teacher,
     train_bpe,
 )
-from espnet_ctckd.pieces import piece_names
+from espnet_ctckd.nbest import from_line
+from espnet_ctckd.pieces import join_pieces, piece_names
 from espnet_ctckd.spelling import (
     make_model,
     model_of_tokenizer,
@@ -139,6 +141,20 @@ def test_a_perfect_teacher_of_word_pieces_has_no_errors(
         call(prove_teacher, *flags, "--output_dir", tmp_path / "proof")
         assert (tmp_path / "proof/text").read_text() == data.text.read_text()
     assert "word error rate       0.0 %" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("style", ["sentencepiece", "bert", "continued"])
+def test_n_best_lists_have_the_names_of_the_student_s_pieces(teacher, tmp_path, style):
+    cached(teacher, tmp_path, style)
+    flags = ["--cache", tmp_path / "cache", "--nbest", 2]
+    call(dump_nbest, *flags, "--output_dir", tmp_path / "nbest")
+    student = (tmp_path / "tokens/tokens.txt").read_text().splitlines()
+    lines = (tmp_path / "nbest/nbest").read_text().splitlines()
+    for line, text in zip(lines, TEXTS):
+        _, hypotheses = from_line(line.split(maxsplit=1)[1], line.split()[0])
+        best = hypotheses[0][0]
+        assert set(best) <= set(student)
+        assert join_pieces(best) == text
 
 
 def train(tmp_path, teacher, student, kd, name, text=True):

@@ -11,14 +11,14 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_ctckd.align import plain_name
+from espnet_ctckd.align import espnet_names
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, beside, write_beside
 from espnet_ctckd.espnet_model import task_of
 from espnet_ctckd.model_zoo import find_model
-from espnet_ctckd.pieces import SPECIAL, has_pieces, piece_names
+from espnet_ctckd.pieces import SPECIAL, has_pieces
 from espnet_ctckd.spelling import check_model, make_model
 from espnet_ctckd.teachers import TEACHER_CHOICES, Teacher, open_teacher
 from espnet_ctckd.teachers.espnet import spoken_tokens
@@ -94,11 +94,7 @@ def student_tokens(teacher: Teacher) -> List[str]:
         Blank, unknown, the teacher's own tokens, and the end. Word pieces have
         sentencepiece's names.
     """
-    names = piece_names(teacher.token_list)
-    if has_pieces(names):
-        names = ["<unk>" if plain_name(n) == "<unk>" else n for n in names]
-    else:
-        names = [plain_name(name) for name in names]
+    names = espnet_names(teacher.token_list)
     del names[teacher.blank]
     own = [n for n in names if n == "<space>" or not SPECIAL.fullmatch(n)]
     return ["<blank>", "<unk>", *dict.fromkeys(own), "<sos/eos>"]
