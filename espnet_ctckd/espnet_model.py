@@ -62,7 +62,7 @@ def load_espnet_model(
             f"cannot build the model of {config_file}, which needs a library that is "
             f"not installed ({error}): install that"
         ) from error
-    except (FileNotFoundError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"cannot build the model of {config_file} ({error}): is it of this ESPnet?"
         ) from error

@@ -240,6 +240,38 @@ def test_what_only_training_or_another_head_reads_may_differ(save):
     assert torch.equal(found[0], found[2])
 
 
+def old_names(model):
+    """Saves the names of weights that checkpoints of before 2024 have."""
+    write = model.save_pretrained
+
+    def save_pretrained(folder):
+        write(folder)
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
+        new = "conv.parametrizations.weight.original"
+        states = {
+            name.replace(f"{new}0", "conv.weight_g").replace(
+                f"{new}1", "conv.weight_v"
+            ): v
+            for name, v in model.state_dict().items()
+        }
+        assert states.keys() != model.state_dict().keys()
+        torch.save(states, folder / "pytorch_model.bin")
+
+    model.save_pretrained = save_pretrained
+    return model
+
+
+@pytest.mark.parametrize("kind", ["Wav2Vec2", "Hubert", "WavLM"])
+def test_checkpoints_of_old_names_are_whole(save, kind):
+    found = []
+    for change in (lambda model: model, old_names):
+        folder = save(kind, change=change)
+        found += computed(hf(folder), noise(16000))
+        CTCKDHuggingFaceFrontend(str(folder))
+    assert torch.allclose(found[0], found[1], atol=1e-5)
+
+
 def leftover(model):
     """Saves the quantizer of the pretraining, too."""
     write = model.save_pretrained

@@ -133,6 +133,11 @@ class HuggingFaceTeacher:
     def _probe(self) -> Tuple[Tensor, Optional[Tensor]]:
         """Log-probabilities (U, V), and states (U, D) if they are kept, of noise."""
         found = self._single(_noise(SHORT))
+        if not bool(found.log_probs.isfinite().all()):
+            raise InputError(
+                f"the teacher {self._source} outputs NaN or infinity for noise: its "
+                "weights are damaged"
+            )
         if found.states is None:
             return found.log_probs[0], None
         if found.states.size(1) != found.log_probs.size(1):

@@ -63,7 +63,7 @@ class TorchaudioTeacher:
             )
         try:
             self._model, labels = _open(bundle)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise InputError(
                 f"the bundle {source} cannot be downloaded: {error}. Check the network"
             ) from None
