@@ -18,6 +18,7 @@ from espnet_ctckd.nbest import NBEST, read_nbest_meta
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.preprocess import TEACHER, PosteriorReader
+from espnet_ctckd.spelling import check_splits
 
 # Utterances that are read to find which share of the frames a selector takes.
 _SELECTED_SAMPLE = 200
@@ -40,6 +41,7 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             utterances or tokens.
     """
     _check_epochs(args.max_epoch, config)
+    check_labels(args, config)
     metas = []
     for part in ("train", "valid"):
         data = getattr(args, f"{part}_data_path_and_name_and_type")
@@ -73,6 +75,27 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             )
     if len(metas) == 2:
         _check_alike(*metas)
+
+
+def check_labels(args: argparse.Namespace, config: KDConfig) -> None:
+    """Refuse transcripts that would not become the teacher's word pieces.
+
+    Args:
+        args: the training arguments.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: labels are read, and there is no model that splits words into the
+            pieces that the tokens are.
+    """
+    if config.needs_labels:
+        check_splits(
+            token_list_of(args),
+            args.token_type,
+            args.bpemodel,
+            str(config.label_reader),
+            config.without_labels,
+        )
 
 
 def _check_types(data: List[Tuple[str, str, str]], flag: str) -> None:

@@ -17,6 +17,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
 from espnet_ctckd import MODEL_NAME, register
+from espnet_ctckd.align import espnet_names
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.checks import (
     check_data,
@@ -134,7 +135,9 @@ class CTCKDTask(ASRTask):
         kd = args.model_conf["kd"] if args.model == MODEL_NAME else {}
         if lists is not None and kd.get("nbest") is not None:
             tokens = token_list_of(args)
-            index = {token: i for i, token in enumerate(tokens)}
+            # As dump_nbest names them, or as the student's own list does.
+            index = {name: i for i, name in enumerate(espnet_names(tokens))}
+            index |= {token: i for i, token in enumerate(tokens)}
             nbest = NBestReader(NBestConfig.from_dict(kd["nbest"]), index)
         return TeacherDecoder(stock, posteriors, nbest)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 import torch
-from espnet2.text.build_tokenizer import build_tokenizer
 
 from espnet_ctckd.bin import (
     add_device,
@@ -32,6 +31,7 @@ from espnet_ctckd.data import (
     write_scp,
 )
 from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
+from espnet_ctckd.spelling import text_maker
 
 _SAY_EVERY = 5.0  # seconds
 
@@ -97,7 +97,7 @@ def _write(
     config_file: str,
 ) -> None:
     conf = load_config(config_file)
-    tokenizer = build_tokenizer(conf["token_type"], bpemodel=conf.get("bpemodel"))
+    text = text_maker(conf["token_type"], conf.get("bpemodel"), decoder.token_list)
     said = {u: [decoder.token_list[e.token] for e in each] for u, each in found.items()}
     times = {
         utt: json.dumps(
@@ -111,7 +111,7 @@ def _write(
     }
     write_scp(folder / "token", ((u, " ".join(tokens)) for u, tokens in said.items()))
     write_scp(folder / "emissions", times.items())
-    write_scp(folder / "text", ((u, tokenizer.tokens2text(t)) for u, t in said.items()))
+    write_scp(folder / "text", ((u, text(t)) for u, t in said.items()))
 
 
 if __name__ == "__main__":

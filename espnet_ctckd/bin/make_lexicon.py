@@ -16,6 +16,7 @@ from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_lines, shorten, write_beside
 from espnet_ctckd.decode.lexicon import KENLM_BINARY, spell
+from espnet_ctckd.spelling import check_splits
 
 # A second pronunciation of a word, as CMU's dictionaries mark it.
 _VARIANT = re.compile(r"\(\d+\)$")
@@ -29,6 +30,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--output", required=True, help="lexicon to write")
     args = p.parse_args(cmd)
     conf = load_config(args.asr_train_config)
+    check_splits(
+        conf["token_list"],
+        conf["token_type"],
+        conf.get("bpemodel"),
+        f"words are spelled in the tokens of {args.asr_train_config}",
+        "; or decode without a lexicon",
+    )
     tokenizer = build_tokenizer(conf["token_type"], bpemodel=conf.get("bpemodel"))
     words = read_words(args.words)
     lines = spell(words, tokenizer.text2tokens, conf["token_list"])

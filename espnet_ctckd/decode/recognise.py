@@ -10,7 +10,6 @@ from typing import Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, 
 import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.text.build_tokenizer import build_tokenizer
 
 from espnet_ctckd.cache.plan import Plan, Unheard, Utterance, make_plan
 from espnet_ctckd.choices import InputError
@@ -25,6 +24,8 @@ from espnet_ctckd.espnet_model import (
     sample_rate,
     shortest_input,
 )
+from espnet_ctckd.pieces import type_of_words
+from espnet_ctckd.spelling import text_maker
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,10 @@ class Recogniser:
                 f"there is no {args.bpemodel}, which {config_file} names as bpemodel: "
                 "restore it, or export the model again"
             )
-        self._tokenizer = build_tokenizer(args.token_type, bpemodel=args.bpemodel)
         self.tokens: List[str] = list(self.model.token_list)
+        self._text = text_maker(args.token_type, args.bpemodel, self.tokens)
         self.blank: int = self.model.blank_id
-        self.token_type: str = args.token_type
+        self.token_type = type_of_words(args.token_type, self.tokens)
         self.rate = sample_rate(args)
         self.parameters = count_parameters(self.model)
 
@@ -173,7 +174,7 @@ class Recogniser:
             return " ".join(word for word, _, _ in hypothesis.words)
         named = [self.tokens[token] for token in hypothesis.tokens]
         # Spaces that were said before, after or twice are no part of a text.
-        return " ".join(self._tokenizer.tokens2text(named).split())
+        return " ".join(self._text(named).split())
 
     def search(self, config: SearchConfig) -> Search:
         """A search in the tokens of this model."""

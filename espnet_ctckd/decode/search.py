@@ -243,6 +243,8 @@ def words_of(tokens: Sequence[str], token_type: str) -> Tuple[Word, ...]:
         (('ab', 0, 2), ('c', 3, 4))
         >>> words_of(["▁he", "ll", "▁o"], "bpe")
         (('hell', 0, 2), ('o', 2, 3))
+        >>> words_of(["he", "ll▁", "o▁"], "bpe")
+        (('hell', 0, 2), ('o', 2, 3))
     """
     words: List[Word] = []
     begun = False
@@ -252,12 +254,17 @@ def words_of(tokens: Sequence[str], token_type: str) -> Tuple[Word, ...]:
             continue
         single = token_type in ("word", "phn")
         piece = token
+        ends = token_type == "bpe" and len(token) > 1 and token.endswith(_BEGIN)
         if token_type == "bpe" and token.startswith(_BEGIN):
             begun, piece = False, token[len(_BEGIN) :]
+        if ends:
+            piece = piece[: -len(_BEGIN)]
         if begun and not single:
             name, first, _ = words[-1]
             words[-1] = (name + piece, first, place + 1)
         else:
             words.append((piece, place, place + 1))
             begun = True
+        if ends:
+            begun = False
     return tuple(word for word in words if word[0])

@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Type
 
 import torch
@@ -69,6 +70,7 @@ class EspnetTeacher:
             of audio.
     """
 
+    batching = "single"
     _task: Type[AbsTask] = ASRTask
     batching = "single"
 
@@ -95,6 +97,9 @@ class EspnetTeacher:
         self.token_list: List[str] = list(self._model.token_list)
         self.blank: int = self._model.blank_id
         self.state_size: int = self._model.encoder.output_size()
+        path = self._args.bpemodel and Path(self._args.bpemodel)
+        known = path and path.is_file()
+        self.bpemodel: Optional[bytes] = path.read_bytes() if known else None
         self.rate = sample_rate(self._args)
         self._measure()
 
