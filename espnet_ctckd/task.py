@@ -15,6 +15,7 @@ import torch.distributed as dist
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
+from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ctckd import MODEL_NAME, register
 from espnet_ctckd.align import espnet_names
@@ -69,7 +70,19 @@ class CTCKDTask(ASRTask):
     def get_parser(cls) -> argparse.ArgumentParser:
         """The parser of the stock task, which takes ``--model ctckd``, too."""
         register()
-        return super().get_parser()  # type: ignore[no-any-return]
+        parser: argparse.ArgumentParser = super().get_parser()
+        stock = next(a for a in parser._actions if a.dest == "model_conf")
+        group = stock.container  # type: ignore[attr-defined]
+        group.conflict_handler = "resolve"
+        group.add_argument(
+            "--model_conf",
+            action=_ModelConf,
+            default={},
+            help="options of the model; kd=<file> is the base of kd, and "
+            "kd.<key>=<value> wins over it, in whatever order they are given",
+        )
+        group.conflict_handler = "error"
+        return parser
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
@@ -140,6 +153,36 @@ class CTCKDTask(ASRTask):
             index |= {token: i for i, token in enumerate(tokens)}
             nbest = NBestReader(NBestConfig.from_dict(kd["nbest"]), index)
         return TeacherDecoder(stock, posteriors, nbest)
+
+
+class _ModelConf(NestedDictAction):  # type: ignore[misc]
+    """ESPnet's action, with which single keys of ``kd`` win over the file it names."""
+
+    _seen: Optional[argparse.Namespace] = None
+    _single: List[str]
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str,
+        option_strings: Optional[str] = None,
+    ) -> None:
+        """Take one flag."""
+        if namespace is not self._seen:  # ESPnet parses twice, for --config
+            self._seen, self._single = namespace, []
+        key = values.partition("=")[0].strip()
+        if "=" in values and key.startswith("kd."):
+            self._single.append(values)
+            conf = getattr(namespace, self.dest, None) or {}
+            if isinstance(conf.get("kd"), str):
+                setattr(namespace, self.dest, {**conf, "kd": {"base": conf["kd"]}})
+        super().__call__(parser, namespace, values, option_strings)
+        whole = "kd" in getattr(namespace, self.dest) and "=" not in values
+        if key == "kd" or whole:
+            again, self._single = self._single, []
+            for flag in again:
+                self(parser, namespace, flag, option_strings)
 
 
 def _is_rank0() -> bool:

@@ -28,7 +28,7 @@ from espnet_ctckd.config import KDConfig
 from espnet_ctckd.espnet_model import load_espnet_model
 from espnet_ctckd.export import export
 from espnet_ctckd.model import ESPnetCTCKDModel
-from espnet_ctckd.task import CTCKDTask, read_kd_file
+from espnet_ctckd.task import CTCKDTask, read_kd_config, read_kd_file
 from espnet_ctckd.teachers.espnet import EspnetTeacher
 from espnet_ctckd.trainer import read_checkpoint, restore_checkpoint
 
@@ -257,6 +257,28 @@ def test_a_method_s_file_is_changed_key_by_key(tmp_path, own, expected):
     found = read_kd_file({"base": str(path), **own})
     wanted = {**base, **expected}
     assert found == {key: value for key, value in wanted.items() if value is not None}
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["file first", "keys first"])
+@pytest.mark.parametrize("yaml_kd", ["none", "mapping", "file"])
+def test_single_keys_win_over_the_file_in_whatever_order(tmp_path, order, yaml_kd):
+    path, other = tmp_path / "method.yaml", tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump({**tiny.KD, "weight": 0.9, "selector": "trim"}))
+    other.write_text(yaml.safe_dump({**tiny.KD, "weight": 0.1}))
+    given = {"none": None, "mapping": {**tiny.KD, "weight": 0.7}, "file": str(other)}
+    conf = tiny.write_conf(tmp_path / "train.yaml", given[yaml_kd], model="ctckd")
+    changes = [f"kd={path}", "kd.weight=0.3", "kd.loss_conf.temperature=2.0"][::order]
+    flags = [f for change in changes for f in ("--model_conf", change)]
+    args = CTCKDTask.get_parser().parse_args(["--config", str(conf), *flags])
+    found = read_kd_config(args)
+    assert (found.weight, found.selector) == (0.3, "trim")
+    assert found.loss_conf == {"temperature": 2.0}
+    # Without a file on the command line they win over the one of the YAML.
+    if yaml_kd != "none":
+        more = ["--model_conf", "kd.weight=0.3"]
+        args = CTCKDTask.get_parser().parse_args(["--config", str(conf), *more])
+        found = read_kd_config(args)
+        assert (found.weight, found.selector) == (0.3, "all")
 
 
 def test_a_method_s_file_and_what_wins_over_it(tmp_path, tiny_data, tiny_cache):
