@@ -23,8 +23,8 @@ from espnet_ctckd.bin import (
 )
 from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.checkpoint import load_config
+from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
-    UnusableAudioError,
     read_audio,
     read_wav_scp,
     write_beside,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
-    UnusableAudioError,
     audio_info,
     limit_bad,
     read_wav_scp,

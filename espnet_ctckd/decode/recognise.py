@@ -13,7 +13,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ctckd.cache.plan import Plan, Unheard, Utterance, make_plan
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, UnusableAudioError, read_audio
+from espnet_ctckd.containers import UnusableAudioError
+from espnet_ctckd.data import Pathlike, read_audio
 from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
 from espnet_ctckd.decode.searching import Asked, Searching
