@@ -74,7 +74,7 @@ class Unheard:
         """
         for utt, why in bad.items():
             self.bad[utt] = why
-            logging.warning(f"{why}. It counts as an empty hypothesis")
+            logging.warning(f"{why.rstrip('.')}. It counts as an empty hypothesis")
         limit_bad(self.bad, self.total, self.max_bad_share, self.wav_scp, "the log")
 
     def note_short(self, short: Mapping[str, str]) -> None:
@@ -160,7 +160,7 @@ def list_audio(
         first = next(iter(wrong.values()))
         more = f". So it is with {len(wrong)} of {len(wavs)} utterances of {wav_scp}: "
         named = more + shorten(list(wrong), _NAMED) if len(wrong) > 1 else ""
-        raise InputError(first + named)
+        raise InputError(first.rstrip(".") + named)
     utterances.sort(key=lambda u: (u.samples, u.name))
     return utterances
 

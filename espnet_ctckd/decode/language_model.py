@@ -125,8 +125,8 @@ def _unigrams(path: Pathlike, errors: str = "strict") -> Iterator[str]:
                 raise _unreadable(
                     path,
                     f"line {number} of its {wanted} unigrams is no number, tab and "
-                    "word: it is cut short, damaged, or has blanks for tabs. It wants ARPA "
-                    "with tabs after probabilities",
+                    "word: it is cut short, damaged, or has blanks for tabs. It "
+                    "wants ARPA with tabs after probabilities",
                 )
             yield word
         if not wanted:
