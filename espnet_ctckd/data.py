@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import math
 import os
@@ -33,6 +34,9 @@ Pathlike = Union[str, Path]
 
 # The list of the utterances of a data folder whose audio cannot be used.
 UNUSABLE = "unusable"
+
+# What a gzip file begins with.
+_GZIP = b"\x1f\x8b"
 
 
 def shorten(names: Sequence[str], most: int = 5) -> str:
@@ -85,26 +89,57 @@ def folder_size(path: Pathlike) -> int:
     return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
 
 
+@contextlib.contextmanager
+def open_text(path: Pathlike, what: str, errors: str = "strict") -> Iterator[TextIO]:
+    """Open UTF-8 text, gzipped or not, for reading.
+
+    Args:
+        path: the file; gzip is told by its first bytes, whatever its name.
+        what: it is, for the error.
+        errors: of the encoding, as `open` takes them.
+
+    Yields:
+        The open file.
+
+    Raises:
+        InputError: it is missing, a folder, not to be read, a damaged gzip file, or not
+            text; while it is read, too.
+    """
+    try:
+        with open(path, "rb") as plain:
+            zipped = plain.peek(2)[:2] == _GZIP
+            source: Any = gzip.GzipFile(fileobj=plain) if zipped else plain
+            with io.TextIOWrapper(source, "utf-8", errors) as f:
+                yield f
+    except FileNotFoundError:
+        raise InputError(f"there is no {what} {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"the {what} {path} is a folder; give a file") from None
+    except PermissionError:
+        raise InputError(
+            f"the {what} {path} cannot be read: you have no permission to"
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(
+            f"the {what} {path} is a gzip file that is damaged or cut short ({error}): "
+            "fetch or write it again"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the {what} {path} is not UTF-8 text: {error}") from None
+
+
 def read_lines(path: Pathlike, what: str) -> List[str]:
     """Read the lines of a text file; only a line feed ends one, as in ESPnet.
 
     Args:
-        path: the file; a name that ends in .gz is of a gzipped one.
+        path: the file, gzipped or not.
         what: it is, for the error.
 
     Raises:
-        InputError: it is missing, or not text.
+        InputError: as `open_text`, or it begins with a byte order mark.
     """
-    opened = gzip.open if str(path).endswith(".gz") else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as f:
-            lines = [line.rstrip("\n") for line in f]
-    except FileNotFoundError:
-        raise InputError(f"there is no {what} {path}") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"the {what} {path} is a damaged gzip file: {error}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"the {what} {path} is not UTF-8 text: {error}") from None
+    with open_text(path, what) as f:
+        lines = [line.rstrip("\n") for line in f]
     if lines and lines[0].startswith("\ufeff"):
         raise InputError(
             f"the {what} {path} begins with a byte order mark, which would be taken "
@@ -249,6 +284,10 @@ class UnknownLengthError(UnusableAudioError):
     """Audio that ESPnet cannot read whole: its header does not know its length."""
 
 
+class EmptyAudioError(UnusableAudioError):
+    """An audio file is whole, and holds no samples."""
+
+
 def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
     """The length of an audio file, as ESPnet reads it.
 
@@ -312,7 +351,7 @@ def _open_info(where: str, path: str, rate: Optional[int]) -> Tuple[Any, bool]:
         )
     known = check_whole(where, path, info)
     if info.frames == 0:
-        raise UnusableAudioError(
+        raise EmptyAudioError(
             f"{where} holds no samples by its header, and {size} bytes; restore or "
             "remove it, or write its header anew if it came through a pipe"
         )

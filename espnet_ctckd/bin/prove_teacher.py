@@ -76,13 +76,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     for utt, ids in said.items():
         kept = [index[i] for i in ids if index[i] != DROPPED]
         named[utt] = [tokens[i] for i in kept]
-        text[utt] = make_text(named[utt])
+        text[utt] = " ".join(make_text(named[utt]).split())
     folder = Path(args.output_dir)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in named.items()))
     write_scp(folder / "text", text.items())
     normalization = normalization_of(args)
     references = read_references(args.text, normalization)
-    warn_unspelled(references, spelled_by(tokens), normalization)
+    warn_unspelled(references, spelled_by(tokens, args.token_type), normalization)
     splits: Dict[str, Callable[[str], Sequence[str]]] = {"wer": str.split, "cer": list}
     counted = {
         unit: score(args.text, folder / "text", split, normalization)

@@ -10,7 +10,7 @@ import datetime
 import logging
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from espnet_ctckd import __version__
 from espnet_ctckd.bin import parser, positive, run
@@ -134,7 +134,7 @@ def _look_at_data(
         if lacks:
             content.note(f"{folder} has no {lacks[0]}: only scores of {subset}")
             continue
-        wavs = _usable(folder / "wav.scp", content)
+        wavs, samples = _usable(folder / "wav.scp", content)
         text = read_scp(folder / "text")
         _compare_transcripts(folder, text, systems, content)
         utterances = list_utterances(systems, subset, text)
@@ -147,6 +147,7 @@ def _look_at_data(
                 wavs = {u: p for u, p in wavs.items() if u in learned.source}
         voices = [learned] if learned else []
         voices += _students(content, exported, learned, wavs)
+        _drop_short(wavs, samples, voices, subset, content)
         if teacher is not None and learned:
             some = spread(wavs, args.spike_utterances)
             known = KnownSpikes(learned.source, some)
@@ -171,13 +172,12 @@ def _look_at_data(
         )
 
 
-def _usable(wav_scp: Path, content: Content) -> Dict[str, str]:
-    """The files of a set that can be heard; the others are noted."""
-    wavs, usable, missing = read_wav_scp(wav_scp), {}, []
+def _usable(wav_scp: Path, content: Content) -> Tuple[Dict[str, str], Dict[str, int]]:
+    """The files of a set that can be heard, and their samples; the others are noted."""
+    wavs, samples, missing = read_wav_scp(wav_scp), {}, []
     for utt, path in wavs.items():
         try:
-            audio_info(utt, path, rate=None)
-            usable[utt] = path
+            samples[utt] = audio_info(utt, path, rate=None)
         except UnusableAudioError as error:
             missing.append(utt)
             logging.warning(f"left out of the page's audio: {error}")
@@ -186,7 +186,26 @@ def _usable(wav_scp: Path, content: Content) -> Dict[str, str]:
             f"The audio of {len(missing)} of {len(wavs)} utterances of {wav_scp} "
             f"cannot be used, so these are not drawn: {shorten(missing)}."
         )
-    return usable
+    return {utt: path for utt, path in wavs.items() if utt in samples}, samples
+
+
+def _drop_short(
+    wavs: Dict[str, str],
+    samples: Mapping[str, int],
+    voices: Sequence[Voice],
+    subset: str,
+    content: Content,
+) -> None:
+    """Take out of a set the files that some model has no frame of, and note them."""
+    least = max((voice.source.shortest for voice in voices), default=0)
+    short = [utt for utt in wavs if samples[utt] < least]
+    for utt in short:
+        del wavs[utt]
+    if short:
+        content.note(
+            f"{len(short)} utterances of {subset} are too short for a frame, so these "
+            f"are not drawn: {shorten(short)}."
+        )
 
 
 def _compare_transcripts(

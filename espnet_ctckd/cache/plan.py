@@ -1,12 +1,14 @@
 """Division of the data of a cache into shards of batches, from their lengths alone."""
 
 import logging
+import math
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
+    EmptyAudioError,
     audio_info,
     limit_bad,
     read_wav_scp,
@@ -16,6 +18,8 @@ from espnet_ctckd.data import (
 # A shard is what a kill can cost: a 64th of the data, but 20 s to an hour of audio.
 _SHARD_SECONDS = (20.0, 3600.0)
 _SHARDS_WANTED = 64
+# Utterances that an error or a warning names.
+_NAMED = 50
 
 
 @dataclass(frozen=True)
@@ -42,28 +46,62 @@ class Plan:
 
 @dataclass
 class Unheard:
-    """Utterances of a set that a model outputs nothing for.
+    """Utterances that a model has no frame of, so that their hypotheses are empty.
 
     Attributes:
         max_bad_share: percent of the set whose audio may be unusable; one always may,
             unless it is 0.
+        wav_scp: Kaldi's list of audio files.
+        total: utterances of the set.
         short: utterance -> why it is too short for the model.
         bad: utterance -> why its audio cannot be used.
     """
 
     max_bad_share: float
+    wav_scp: str
+    total: int = 0
     short: Dict[str, str] = field(default_factory=dict)
     bad: Dict[str, str] = field(default_factory=dict)
 
-    def note_bad(self, utt: str, why: str, wav_scp: str, total: int) -> None:
-        """Note unusable audio, or refuse the set."""
-        self.bad[utt] = why
-        logging.warning(f"{why}; it counts as an empty hypothesis")
-        limit_bad(self.bad, total, self.max_bad_share, wav_scp, "the log")
+    def note_bad(self, bad: Mapping[str, str]) -> None:
+        """Note unusable audio, each with a warning.
+
+        Args:
+            bad: utterance -> why its audio cannot be used.
+
+        Raises:
+            InputError: it is more than may be.
+        """
+        for utt, why in bad.items():
+            self.bad[utt] = why
+            logging.warning(f"{why.rstrip('.')}. It counts as an empty hypothesis")
+        limit_bad(self.bad, self.total, self.max_bad_share, self.wav_scp, "the log")
+
+    def note_short(self, short: Mapping[str, str]) -> None:
+        """Note what is too short.
+
+        Args:
+            short: utterance -> why it is too short.
+        """
+        self.short.update(short)
+        if short:
+            logging.warning(
+                f"{len(short)} of {self.total} utterances are too short for the model, "
+                f"and count as empty hypotheses: {shorten(list(short), _NAMED)}"
+            )
+
+    @property
+    def names(self) -> List[str]:
+        """All of them."""
+        return [*self.short, *self.bad]
 
 
 def list_audio(
-    wav_scp: str, rate: int, shortest: int, unheard: Optional[Unheard] = None
+    wav_scp: str,
+    rate: int,
+    shortest: int,
+    longest: Optional[int] = None,
+    unheard: Optional[Unheard] = None,
 ) -> List[Utterance]:
     """The utterances of a set, by length.
 
@@ -71,44 +109,58 @@ def list_audio(
         wav_scp: Kaldi's list of audio files.
         rate: samples per second that they must have.
         shortest: samples that an utterance must have.
-        unheard: gets those that cannot be used; without it they are refused.
+        longest: samples that an utterance may have, None for any number.
+        unheard: gets those that are too short or unusable; without it they are refused.
 
     Returns:
         The others, the shortest first.
 
     Raises:
-        InputError: a file is missing, damaged, too short, or of another format.
+        InputError: files are missing, damaged, too short or long, or of another format;
+            it names all of their utterances.
     """
     wavs = read_wav_scp(wav_scp)
     utterances: List[Utterance] = []
+    bad: Dict[str, str] = {}
     short: Dict[str, str] = {}
     for name, path in wavs.items():
         try:
             samples = audio_info(name, path, rate)
+        except EmptyAudioError:
+            samples = 0
         except UnusableAudioError as error:
-            if unheard is None:
-                raise
-            unheard.note_bad(name, str(error), wav_scp, len(wavs))
+            bad[name] = str(error)
             continue
+        where = f"utterance {name}: {path} has"
         if samples < shortest:
-            short[name] = f"{path} has {samples} samples"
-        else:
-            utterances.append(Utterance(name, path, samples))
-    if short and unheard is None:
-        listed = [f"utterance {name}: {why}" for name, why in short.items()]
-        raise InputError(
-            f"{'; '.join(listed[:3])}{f'; {len(listed)} in all' if listed[3:] else ''}:"
-            f" too few for the model, which needs {shortest}: remove them from "
-            f"{wav_scp}"
-        )
-    if unheard is not None:
-        unheard.short.update(short)
-        if short:
-            logging.warning(
-                f"{len(short)} of {len(wavs)} utterances are too short for the model, "
-                f"which needs {shortest} samples, and count as empty hypotheses: "
-                f"{shorten(list(short))}"
+            short[name] = (
+                f"{where} {samples} samples, too few for the model, which needs "
+                f"{shortest}: remove it from {wav_scp}"
             )
+            continue
+        utterances.append(Utterance(name, path, samples))
+    if unheard is not None:
+        unheard.total = len(wavs)
+        unheard.note_short(short)
+        unheard.note_bad(bad)
+        bad, short = {}, {}
+    most = longest or math.inf
+    wrong = {**bad, **short}
+    wrong.update(
+        (
+            u.name,
+            f"utterance {u.name}: {u.path} has {u.samples / rate:g} s, and the model "
+            f"hears {most / rate:g} s at most: segment it, or remove it from {wav_scp} "
+            "(--max_wav_duration)",
+        )
+        for u in utterances
+        if u.samples > most
+    )
+    if wrong:
+        first = next(iter(wrong.values()))
+        more = f". So it is with {len(wrong)} of {len(wavs)} utterances of {wav_scp}: "
+        named = more + shorten(list(wrong), _NAMED) if len(wrong) > 1 else ""
+        raise InputError(first.rstrip(".") + named)
     utterances.sort(key=lambda u: (u.samples, u.name))
     return utterances
 
@@ -136,16 +188,9 @@ def make_plan(
         The division.
 
     Raises:
-        InputError: as of `list_audio`, or a file is too long.
+        InputError: as of `list_audio`.
     """
-    utterances = list_audio(wav_scp, rate, shortest, unheard)
-    most = utterances[-1].samples if utterances else 0
-    if longest is not None and most > longest:
-        raise InputError(
-            f"utterance {utterances[-1].name}: {utterances[-1].path} has "
-            f"{most / rate:g} s, and the model hears {longest / rate:g} s at most: "
-            f"segment it, or remove it from {wav_scp} (--max_wav_duration)"
-        )
+    utterances = list_audio(wav_scp, rate, shortest, longest, unheard)
     batches: List[List[Utterance]] = []
     for utterance in utterances:
         padded = (len(batches[-1]) + 1) * utterance.samples if batches else 0

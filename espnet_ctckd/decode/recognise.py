@@ -66,6 +66,15 @@ class Speed:
     threads: int
     processes: int
 
+    def unheard(self) -> str:
+        """How many hypotheses are empty since there was nothing to recognise."""
+        if not self.too_short + self.unusable:
+            return ""
+        return (
+            f" and {self.too_short + self.unusable} with an empty hypothesis "
+            f"({self.too_short} too short, {self.unusable} unusable)"
+        )
+
 
 class TimedWord(NamedTuple):
     """A word, when it is said, and how sure of it the model is.
@@ -204,7 +213,7 @@ class Recogniser:
         plan = self._plan(wav_scp, batch_seconds, unheard)
         total = sum(u.samples for u in plan.utterances)
         begun, done, samples = time.monotonic(), 0, 0
-        for batch, audio in self._read(plan, wav_scp, unheard):
+        for batch, audio in self._read(plan, unheard):
             start = time.perf_counter()
             log_probs, lengths = self.say(audio)
             yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
@@ -216,7 +225,7 @@ class Recogniser:
 
     def read(self, wav_scp: str, batch_seconds: float) -> Iterator[Read]:
         """The audio of a set (S,) each, batch by batch, by length; as `hear`."""
-        return self._read(self._plan(wav_scp, batch_seconds), wav_scp)
+        return self._read(self._plan(wav_scp, batch_seconds))
 
     def _plan(
         self, wav_scp: str, batch_seconds: float, unheard: Optional[Unheard] = None
@@ -224,9 +233,7 @@ class Recogniser:
         least = shortest_input(self.model)
         return make_plan(wav_scp, self.rate, least, batch_seconds, unheard=unheard)
 
-    def _read(
-        self, plan: Plan, wav_scp: str, unheard: Optional[Unheard] = None
-    ) -> Iterator[Read]:
+    def _read(self, plan: Plan, unheard: Optional[Unheard] = None) -> Iterator[Read]:
         for batch in (batch for shard in plan.shards for batch in shard):
             usable, audio = [], []
             for utterance in batch:
@@ -235,8 +242,7 @@ class Recogniser:
                 except UnusableAudioError as error:  # damaged behind its header
                     if unheard is None:
                         raise
-                    total = len(plan.utterances)
-                    unheard.note_bad(utterance.name, str(error), wav_scp, total)
+                    unheard.note_bad({utterance.name: str(error)})
                     continue
                 usable.append(utterance)
                 audio.append(torch.from_numpy(read))
@@ -305,7 +311,7 @@ def recognise(
                         said, hypotheses[0], model.blank, shift, seconds
                     )
 
-    unheard = Unheard(max_bad_share)
+    unheard = Unheard(max_bad_share, wav_scp)
     for heard in model.hear(wav_scp, batch_seconds, unheard):
         start = time.perf_counter()
         awaited = searching.ask(heard.log_probs, heard.lengths)
@@ -318,7 +324,7 @@ def recognise(
     finish(0)
     searching.close()
     heard_of = len(found)
-    for utt in (*unheard.short, *unheard.bad):
+    for utt in unheard.names:
         found[utt] = [Hypothesis((), (), 0.0)]
         if times:
             words[utt] = []

@@ -194,21 +194,25 @@ class Search:
             if self._prior is not None:
                 each = each - config.prior_scale * self._prior
             said.append(each)
+        # Of what has no frames, nothing is searched, and the hypothesis is empty.
+        there = [each for each in said if len(each)]
         if self._lexicon is not None:
-            found = [self._by_words(self._lexicon, each) for each in said]
+            found = [self._by_words(self._lexicon, each) for each in there]
         elif config.method == "prefix_beam":
             lists = prefix_beam_searches(
-                said, self.blank, config.beam, config.tokens_per_frame
+                there, self.blank, config.beam, config.tokens_per_frame
             )
             found = [
                 [self._hypothesis(*each) for each in hypotheses[: config.nbest]]
                 for hypotheses in lists
             ]
         else:
-            found = [[self._greedy(each)] for each in said]
+            found = [[self._greedy(each)] for each in there]
+        answers = iter(found)
+        nothing = Hypothesis((), (), 0.0)
         return [
-            (hypotheses or [Hypothesis((), (), 0.0)], len(each))
-            for hypotheses, each in zip(found, said)
+            ((next(answers) if len(each) else []) or [nothing], len(each))
+            for each in said
         ]
 
     def _by_words(self, lexicon: LexiconSearch, said: np.ndarray) -> List[Hypothesis]:

@@ -54,6 +54,7 @@ class StreamingDecoder:
         token_list: V tokens.
         rate: samples per second.
         parameters: of the model, as far as CTC decoding uses it.
+        shortest: samples that it makes a frame of.
 
     Raises:
         InputError: the model is no such one.
@@ -86,7 +87,7 @@ class StreamingDecoder:
             )
         self._model = model
         self._pieces = _FeaturePieces(model, str(config_file))
-        self._shortest = shortest_input(model)
+        self.shortest = shortest_input(model)
         self._blank = model.blank_id
         self.token_list: List[str] = list(model.token_list)
         self.rate = sample_rate(args)
@@ -105,7 +106,7 @@ class StreamingDecoder:
             The tokens, as soon as they are known; none of audio too short for a frame.
         """
         model, states = self._model, None
-        if len(speech) < self._shortest:
+        if len(speech) < self.shortest:
             return
         last, frame = self._blank, 0
         pieces = max(len(speech) // chunk, 1)
