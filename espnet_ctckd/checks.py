@@ -116,11 +116,12 @@ def _check_types(data: List[Tuple[str, str, str]], flag: str) -> None:
 
 
 def _check_epochs(last: int, config: KDConfig) -> None:
-    if config.from_epoch > last:
-        raise InputError(
-            f"kd.from_epoch is {config.from_epoch}, after the last epoch (max_epoch "
-            f"{last}): the selector would never choose"
-        )
+    for part in (config, config.inter, config.views, config.feature):
+        if part is not None and part.from_epoch > last:
+            raise InputError(
+                f"{part.place}.from_epoch is {part.from_epoch}, after the last epoch "
+                f"(max_epoch {last}): the selector would never choose"
+            )
     if config.feature is not None and config.feature.alone_epochs >= last:
         raise InputError(
             f"kd.feature.alone_epochs is {config.feature.alone_epochs}, and max_epoch "
@@ -252,7 +253,8 @@ def check_selected(
         InputError: it takes no frame of the sample.
     """
     places, config = read_scp(meta.folder / SCP), objective.config
-    epoch, objective.epoch = objective.epoch, config.until_epoch or last_epoch
+    last_epoch = min(config.until_epoch or last_epoch, last_epoch)
+    epoch, objective.epoch = objective.epoch, last_epoch
     utterances = list(places)[:: max(1, len(places) // sample)]
     frames, selected, empty = 0, 0.0, []
     for utt in utterances:

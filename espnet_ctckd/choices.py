@@ -28,12 +28,15 @@ class Choice:
         needs: what must be there before training starts: ``dense``, ``labels``.
         varies: of a selector, whether it takes other frames in each epoch; or the
             option with which it does.
+        reads_blank: of a selector or a reduction, whether its result depends on which
+            frames are blank.
     """
 
     fn: Callable[..., Any]
     reference: str
     needs: Tuple[str, ...] = ()
     varies: Union[bool, str] = False
+    reads_blank: bool = True
 
     def varies_with(self, options: Mapping[str, Any]) -> bool:
         """Whether it takes other frames in each epoch, given its options."""

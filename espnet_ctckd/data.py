@@ -34,6 +34,8 @@ Pathlike = Union[str, Path]
 
 # The list of the utterances of a data folder whose audio cannot be used.
 UNUSABLE = "unusable"
+# The list of the speeds of utterances, for those folders that have copies of others.
+SPEEDS = "utt2speed"
 
 # What a gzip file begins with.
 _GZIP = b"\x1f\x8b"

@@ -152,9 +152,9 @@ class FrameConfig(Checked):
             )
         if self.delay_softness == 0:
             raise InputError(f"{self.place}.delay_softness is 0; give one above 0")
-        self._check_prior()
         self._check_ratio()
         self._check_choices()
+        self._check_prior()
 
     def _check_schedule(self) -> None:
         until = self.until_epoch
@@ -180,11 +180,13 @@ class FrameConfig(Checked):
         if self.prior_scale is None:
             return
         self.check_number("prior_scale", self.prior_scale)
-        if self.selector == "all":
+        selector = SELECTOR_CHOICES[self.selector]
+        reduction = REDUCTION_CHOICES[self.reduction]
+        if not (selector.reads_blank or reduction.reads_blank):
             raise InputError(
                 f"{self.place}.prior_file changes which frames are blank, but selector "
-                f"'all' takes all frames: remove {self.place}.prior_file, or choose "
-                "another selector"
+                f"{self.selector!r} takes all frames: remove {self.place}.prior_file, "
+                "or choose another selector"
             )
 
     def _check_ratio(self) -> None:

@@ -185,9 +185,9 @@ def blank_mix(
 
 
 REDUCTION_CHOICES: Dict[str, Choice] = {
-    "utt_sum": Choice(utt_sum, _HILMES),
-    "selected_mean": Choice(selected_mean, _HILMES),
-    "frame_mean": Choice(frame_mean, "baseline"),
-    "authors_full": Choice(authors_full, _HILMES, needs=("labels",)),
+    "utt_sum": Choice(utt_sum, _HILMES, reads_blank=False),
+    "selected_mean": Choice(selected_mean, _HILMES, reads_blank=False),
+    "frame_mean": Choice(frame_mean, "baseline", reads_blank=False),
+    "authors_full": Choice(authors_full, _HILMES, needs=("labels",), reads_blank=False),
     "blank_mix": Choice(blank_mix, _HILMES),
 }

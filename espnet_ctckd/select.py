@@ -234,7 +234,7 @@ def _scramble(x: Tensor) -> Tensor:
 
 
 SELECTOR_CHOICES: Dict[str, Choice] = {
-    "all": Choice(select_all, "baseline"),
+    "all": Choice(select_all, "baseline", reads_blank=False),
     "blank_elimination": Choice(blank_elimination, _HILMES),
     "symmetric": Choice(symmetric, _HILMES, varies="grow_every"),
     "window": Choice(window, _HILMES, varies="grow_every"),

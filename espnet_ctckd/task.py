@@ -205,10 +205,15 @@ def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
         return
     if shift is not None:
         check_rate(cache, model.kd_config, shift)
-    meta = read_meta(cache)
-    reader = PosteriorReader(meta.records, *match_tokens(meta, args))
-    for objective in selecting(model.kd_config, model.objectives):
-        logging.info(check_selected(meta, reader, objective, args.max_epoch))
+    for part in ("train", "valid"):
+        path = path_of(getattr(args, f"{part}_data_path_and_name_and_type"), TEACHER)
+        if path is None:
+            continue
+        meta = read_meta(path)
+        reader = PosteriorReader(meta.records, *match_tokens(meta, args))
+        for objective in selecting(model.kd_config, model.objectives):
+            line = check_selected(meta, reader, objective, args.max_epoch)
+            logging.info(f"{part}: {line}")
 
 
 def read_kd_config(args: argparse.Namespace) -> KDConfig:

@@ -165,12 +165,12 @@ def student_flags(
     return flags + (["--bpemodel", args.bpemodel] if args.bpemodel else [])
 
 
-def add_max_bad_share(p: argparse.ArgumentParser) -> None:
+def add_max_bad_share(p: argparse.ArgumentParser, default: float = 1.0) -> None:
     """Add the flag that says how much of the data may be bad."""
     p.add_argument(
         "--max_bad_share",
         type=float,
-        default=1.0,
+        default=default,
         help="percent of the utterances that may be unusable; one may always be, "
         "unless it is 0",
     )

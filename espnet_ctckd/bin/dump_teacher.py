@@ -3,6 +3,9 @@
 Give the same command again to go on after it was stopped. To share the work, start
 it N times with --job 1 to N and --num_jobs N, on as many machines as see the folder;
 the last to end finishes the cache. The result is the same, bit for bit.
+
+Audio that cannot be used, or is too short or too long for the teacher, is refused; with
+--max_bad_share it is left out and listed in <output_dir>/unheard.
 """
 
 import shutil
@@ -12,13 +15,21 @@ from typing import Optional, Sequence
 import yaml
 
 from espnet_ctckd.align import describe_match, map_tokens
-from espnet_ctckd.bin import add_compute, device, parser, positive, run
+from espnet_ctckd.bin import (
+    add_compute,
+    add_max_bad_share,
+    device,
+    parser,
+    positive,
+    run,
+)
 from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.plan import Plan, make_plan
+from espnet_ctckd.cache.plan import Plan, Unheard, make_plan
+from espnet_ctckd.cache.reader import UNHEARD
 from espnet_ctckd.cache.writer import dump, forecast
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_token_list
+from espnet_ctckd.data import limit_bad, read_token_list, write_scp
 from espnet_ctckd.teachers import Teacher
 from espnet_ctckd.teachers.half import DTYPES
 
@@ -69,6 +80,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--job", type=positive, default=1, help="which job this is")
     p.add_argument("--num_jobs", type=positive, default=1, help="of how many")
     add_compute(p)
+    add_max_bad_share(p, 0.0)
     args = p.parse_args(cmd)
     if not 1 <= args.job <= args.num_jobs:
         raise InputError(f"--job is {args.job}; give one from 1 to {args.num_jobs}")
@@ -86,14 +98,20 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         selector=args.selector,
         selector_conf=yaml.safe_load(args.selector_conf) or {},
     )
+    unheard = None
+    if args.max_bad_share:
+        unheard = Unheard(args.max_bad_share, args.wav_scp)
     plan = make_plan(
         args.wav_scp,
         teacher.rate,
         teacher.shortest,
         args.batch_seconds,
         teacher.longest,
+        unheard,
     )
     if args.job == 1:
+        if unheard is not None:
+            _list_unheard(unheard, Path(args.output_dir))
         _say_size(teacher, plan, codec, Path(args.output_dir))
     finished = dump(
         teacher,
@@ -106,6 +124,18 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     if finished:
         print(f"finished: {args.output_dir}")
+
+
+def _list_unheard(unheard: Unheard, folder: Path) -> None:
+    """List what is left out, or refuse the data where it is too much."""
+    left_out = {**unheard.short, **unheard.bad}
+    write_scp(folder / UNHEARD, left_out.items())
+    for why in left_out.values():
+        print(f"  left out: {why}")
+    wav_scp, total = unheard.wav_scp, unheard.total
+    limit_bad(left_out, total, unheard.max_bad_share, wav_scp, folder / UNHEARD)
+    if len(left_out) == total:
+        raise InputError(f"the teacher can use no utterance of {wav_scp}")
 
 
 def _say_match(teacher: Teacher, where: str, token_list: str) -> None:

@@ -4,17 +4,21 @@ Prints how many, and writes which and why to <output_dir>/removed. What has no w
 counts as bad, and more of it than --max_bad_share is refused. With
 --asr_config, transcripts are left out, too, that need more frames than that student
 has, or that its tokens do not spell; flags of asr_train may follow, as they will for
-the training. Give several --input_dir to join them; text is written if all of them have
-it.
+the training. With --cache, utterances that the teacher has left out are, too. Give
+several --input_dir to join them; text is written if all of them have it.
 """
 
+from __future__ import annotations
+
+import re
 from pathlib import Path
-from typing import Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
 from espnet_ctckd.bin import add_max_bad_share, add_student, parser, run, student_flags
-from espnet_ctckd.cache.check import Student
+from espnet_ctckd.cache.reader import SCP, read_meta, read_unheard
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
+    SPEEDS,
     UNUSABLE,
     limit_bad,
     read_scp,
@@ -22,12 +26,14 @@ from espnet_ctckd.data import (
     shorten,
     write_scp,
 )
-from espnet_ctckd.student import build_student
+
+if TYPE_CHECKING:
+    from espnet_ctckd.cache.check import Student
 
 Files = Dict[str, Dict[str, str]]
 
 REQUIRED = ("wav.scp", "utt2num_samples")
-FILES = (*REQUIRED, "utt2spk", "text")
+FILES = (*REQUIRED, "utt2spk", "text", SPEEDS)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -39,6 +45,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
     p.add_argument("--max_wav_duration", type=float, default=20.0, help="seconds")
     add_max_bad_share(p)
+    p.add_argument("--cache", help="of the teacher's posteriors of these utterances")
     add_student(p)
     args, theirs = p.parse_known_args(cmd)
     folders = [Path(folder) for folder in args.input_dir]
@@ -48,8 +55,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     bad = _wordless(files)
     flags = student_flags(p, args, theirs)
     if flags:
+        # Here, because it takes seconds to import, and most filtering does without.
+        from espnet_ctckd.student import build_student
+
         student, _, _ = build_student(flags)
         bad = {**_unfit(files, student), **bad}
+    if args.cache:
+        bad = {**_unheard(files, Path(args.cache)), **bad}
     bad = {utt: why for utt, why in bad.items() if utt not in removed}
     removed.update(bad)
     total = len(files["wav.scp"])
@@ -61,7 +73,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         )
     write_scp(target / "removed", removed.items())
     where = ", ".join(args.input_dir)
-    limit_bad(bad, total, args.max_bad_share, where, target / "removed")
+    # Copies of another speed are of one utterance.
+    sources = _sources(files)
+    few = {sources.get(utt, utt): why for utt, why in bad.items()}
+    spoken = len({sources.get(utt, utt) for utt in files["wav.scp"]})
+    limit_bad(few, spoken, args.max_bad_share, where, target / "removed")
     for name, entries in files.items():
         kept = [(utt, rest) for utt, rest in entries.items() if utt not in removed]
         write_scp(target / name, kept)
@@ -73,12 +89,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 
 def _read(folders: Sequence[Path]) -> Files:
-    """Join the files that all folders have, or must have."""
-    names = [
-        name
-        for name in FILES
-        if name in REQUIRED or all((folder / name).exists() for folder in folders)
-    ]
+    """Join the files that all folders have, or must have; and the speeds of any."""
+    having = {name: [f for f in folders if (f / name).exists()] for name in FILES}
+    names = [n for n in FILES if n in REQUIRED or len(having[n]) == len(folders)]
     files: Files = {name: {} for name in names}
     for folder in folders:
         refuse_segments(folder / "wav.scp")
@@ -91,6 +104,9 @@ def _read(folders: Sequence[Path]) -> Files:
                     f"{shorten(twice)}; give them other ids"
                 )
             files[name].update(entries)
+    speeds = [read_scp(folder / SPEEDS) for folder in having[SPEEDS]]
+    if speeds:
+        files[SPEEDS] = {utt: speed for part in speeds for utt, speed in part.items()}
     return files
 
 
@@ -134,6 +150,28 @@ def _unfit(files: Files, student: Student) -> Dict[str, str]:
         for utt, samples in files["utt2num_samples"].items()
     }
     return {utt: why for utt, why in found.items() if why is not None}
+
+
+def _unheard(files: Files, cache: Path) -> Dict[str, str]:
+    """Utterances that a teacher has left out, and why."""
+    found = {utt: f"the teacher: {why}" for utt, why in read_unheard(cache).items()}
+    cached = read_scp(read_meta(cache).folder / SCP)
+    lacks = [utt for utt in files["wav.scp"] if utt not in cached and utt not in found]
+    if lacks:
+        raise InputError(
+            f"the cache {cache} lacks {len(lacks)} of {len(files['wav.scp'])} "
+            f"utterances: {shorten(lacks)}. Dump the teacher for this data"
+        )
+    return {utt: found[utt] for utt in files["wav.scp"] if utt not in cached}
+
+
+def _sources(files: Files) -> Dict[str, str]:
+    """Copies of another speed, and the utterance that each is a copy of."""
+    return {
+        utt: re.sub("^sp[^-]+-", "", utt)
+        for utt, speed in files.get(SPEEDS, {}).items()
+        if float(speed) != 1.0
+    }
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Check the audio of a data folder, and write anew what is not as training needs it.
 
-Files that are mono, of the wanted rate and whole are named as they are; copies are
-written of perturbed speed, and of files whose headers do not know their length. What
-cannot be used is listed in <output_dir>/unusable, an utterance a line, and stays in
-wav.scp. Start it N times with --job 1 to N to share the work; give it again without
---job to join the parts.
+All of it is read. Files that are mono, of the wanted rate and whole are named as they
+are; copies are written of perturbed speed, and of files whose headers do not know their
+length. What cannot be used is listed in <output_dir>/unusable, an utterance a line, and
+stays in wav.scp. Start it N times with --job 1 to N to share the work; give it again
+without --job to join the parts.
 """
 
-import contextlib
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
@@ -18,18 +17,19 @@ from espnet_ctckd.bin import add_max_bad_share, parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
+    SPEEDS,
     UNUSABLE,
     UnknownLengthError,
-    audio_info,
     beside,
     decode_audio,
     limit_bad,
+    read_audio,
     read_scp,
     read_wav_scp,
     write_scp,
 )
 
-COPIED = ("text", "utt2spk", "spk2utt")
+COPIED = ("text", "utt2spk", "spk2utt", SPEEDS)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -52,7 +52,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
     wavs = read_wav_scp(source / "wav.scp")
-    path = source / "utt2speed"
+    path = source / SPEEDS
     speeds = read_scp(path) if path.exists() else {}
     lines: List[Tuple[str, str]] = []
     lengths: List[Tuple[str, int]] = []
@@ -60,11 +60,15 @@ def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
     for utt in list(wavs)[args.job - 1 :: args.num_jobs]:
         speed, name, samples = float(speeds.get(utt, 1.0)), wavs[utt], 0
         try:
-            # Without a known length, ESPnet reads a part of the file.
-            with contextlib.suppress(UnknownLengthError):
-                samples = audio_info(utt, name, args.fs) if speed == 1.0 else 0
-            if not samples:
-                audio = decode_audio(utt, name, args.fs)
+            # To its end: a header does not know what is damaged behind it; and without
+            # a known length, ESPnet reads a part of the file.
+            known = True
+            try:
+                audio = read_audio(utt, name, args.fs)
+            except UnknownLengthError:
+                audio, known = decode_audio(utt, name, args.fs), False
+            samples = len(audio)
+            if speed != 1.0 or not known:
                 name = str(target / "audio" / f"{utt}.{args.audio_format}")
                 samples = write_copy(audio, name, speed, args.fs)
         except UnusableAudioError as error:

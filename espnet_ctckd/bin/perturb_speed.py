@@ -10,7 +10,7 @@ from typing import Dict, Optional, Sequence
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, read_wav_scp, write_scp
+from espnet_ctckd.data import SPEEDS, read_scp, read_wav_scp, write_scp
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -41,7 +41,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         )
     utts = read_wav_scp(source / "wav.scp")
     write_scp(
-        target / "utt2speed", ((pre + u, s) for pre, s in speeds.items() for u in utts)
+        target / SPEEDS, ((pre + u, s) for pre, s in speeds.items() for u in utts)
     )
     print(f"{target}: {len(utts) * len(speeds)} utterances, speeds {args.factors}")
 

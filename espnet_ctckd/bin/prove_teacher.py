@@ -16,7 +16,7 @@ from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.analysis import find_spikes
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.bin.score import add_normalization, normalization_of
-from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
+from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta, read_unheard
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, read_token_list, write_beside, write_scp
@@ -77,6 +77,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         kept = [index[i] for i in ids if index[i] != DROPPED]
         named[utt] = [tokens[i] for i in kept]
         text[utt] = " ".join(make_text(named[utt]).split())
+    for utt in read_unheard(meta.folder):
+        text.setdefault(utt, "")  # an empty hypothesis
     folder = Path(args.output_dir)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in named.items()))
     write_scp(folder / "text", text.items())

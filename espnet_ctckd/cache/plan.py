@@ -1,16 +1,18 @@
 """Division of the data of a cache into shards of batches, from their lengths alone."""
 
 import logging
-import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
+    UNUSABLE,
     EmptyAudioError,
     audio_info,
     limit_bad,
+    read_scp,
     read_wav_scp,
     shorten,
 )
@@ -54,7 +56,7 @@ class Unheard:
         wav_scp: Kaldi's list of audio files.
         total: utterances of the set.
         short: utterance -> why it is too short for the model.
-        bad: utterance -> why its audio cannot be used.
+        bad: utterance -> why its audio cannot be used, or is too long for the model.
     """
 
     max_bad_share: float
@@ -121,9 +123,11 @@ def list_audio(
     """
     wavs = read_wav_scp(wav_scp)
     utterances: List[Utterance] = []
-    bad: Dict[str, str] = {}
     short: Dict[str, str] = {}
+    bad = {} if unheard is None else _found_unusable(wav_scp, wavs)
     for name, path in wavs.items():
+        if name in bad:
+            continue
         try:
             samples = audio_info(name, path, rate)
         except EmptyAudioError:
@@ -137,32 +141,34 @@ def list_audio(
                 f"{where} {samples} samples, too few for the model, which needs "
                 f"{shortest}: remove it from {wav_scp}"
             )
-            continue
-        utterances.append(Utterance(name, path, samples))
+        elif longest is not None and samples > longest:
+            bad[name] = (
+                f"{where} {samples / rate:g} s, and the model hears "
+                f"{longest / rate:g} s at most: segment it, or remove it from "
+                f"{wav_scp} (--max_wav_duration)"
+            )
+        else:
+            utterances.append(Utterance(name, path, samples))
+    wrong = {**bad, **short}
     if unheard is not None:
         unheard.total = len(wavs)
         unheard.note_short(short)
         unheard.note_bad(bad)
-        bad, short = {}, {}
-    most = longest or math.inf
-    wrong = {**bad, **short}
-    wrong.update(
-        (
-            u.name,
-            f"utterance {u.name}: {u.path} has {u.samples / rate:g} s, and the model "
-            f"hears {most / rate:g} s at most: segment it, or remove it from {wav_scp} "
-            "(--max_wav_duration)",
-        )
-        for u in utterances
-        if u.samples > most
-    )
-    if wrong:
+    elif wrong:
         first = next(iter(wrong.values()))
         more = f". So it is with {len(wrong)} of {len(wavs)} utterances of {wav_scp}: "
         named = more + shorten(list(wrong), _NAMED) if len(wrong) > 1 else ""
         raise InputError(first.rstrip(".") + named)
     utterances.sort(key=lambda u: (u.samples, u.name))
     return utterances
+
+
+def _found_unusable(wav_scp: str, wavs: Mapping[str, str]) -> Dict[str, str]:
+    """Utterances that format_audio has listed beside a wav.scp, and why."""
+    path = Path(wav_scp).with_name(UNUSABLE)
+    if not path.exists() or path.stat().st_size == 0:
+        return {}
+    return {utt: why for utt, why in read_scp(path).items() if utt in wavs}
 
 
 def make_plan(

@@ -26,6 +26,9 @@ UNRECORDED = "unrecorded"
 _VECTOR = b"\0BFV "
 META = "meta.json"
 SCP = "teacher.scp"
+# Utterances of the data that the teacher outputs nothing for, and why; not part of the
+# cache.
+UNHEARD = "unheard"
 TOKENS = "tokens.txt"
 UTT2AUDIO = "utt2audio"
 UTT2FRAMES = "utt2num_frames"
@@ -295,3 +298,15 @@ class RecordVectors(Mapping[str, np.ndarray]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
+
+
+def read_unheard(folder: Path) -> Dict[str, str]:
+    """Utterances of the data that the teacher of a cache outputs nothing for, and why.
+
+    Args:
+        folder: of the cache.
+    """
+    path = folder / UNHEARD
+    if not path.exists() or path.stat().st_size == 0:
+        return {}
+    return read_scp(path)

@@ -104,7 +104,7 @@ A finished stage is not done again; what it would need for that is said.
 
 General
     --stage, --stop_stage   # First and last stage (default="${stage}", "${stop_stage}").
-    --skip_data_prep        # Skip stages 0-5, but 2 and 5 (default="${skip_data_prep}").
+    --skip_data_prep        # Skip stages 0-4 (default="${skip_data_prep}").
     --skip_teacher          # Skip stages 6-8 (default="${skip_teacher}").
     --skip_train            # Skip stages 9-11; with --skip_teacher also 2 and 5, and the
                             # training set in 3 and 4 (default="${skip_train}").
@@ -276,6 +276,10 @@ guard() { # <folder> <options>
     printf '%s' "$2" >"$1/.options"
 }
 
+needs() { # <file> <stage that makes it>
+    [ -s "$1" ] || refuse "there is no $1: run stage $2"
+}
+
 lines() { # jobs that are worth starting for a list: min($1, its lines)
     local n
     n=$(wc -l <"$2")
@@ -303,6 +307,7 @@ if [ "${stage}" -le 11 ] && [ -z "${download_model}" ]; then
 fi
 reads() { grep -q "^$1=true$" <<<"${described}"; }
 says() { sed -n "s/^$1=//p" <<<"${described}"; }
+learns_from_cache() { reads teacher || [ "${nbest:-0}" -gt 0 ]; }
 frontend=$(says frontend)
 nbest=$(says nbest)
 
@@ -343,7 +348,10 @@ if [ -z "${asr_tag}" ]; then
     [ -z "${speed_perturb_factors}" ] || asr_tag+=_sp
 fi
 asr_exp=${asr_exp:-${expdir}/asr_${asr_tag}}
-fit=fit/$(cksum <<<"$(grep -e "^shift=" -e "^shortest=" -e "^text=" <<<"${described}") ${token_dir}" | cut -d' ' -f1)
+# What can be trained on depends on these.
+fit="$(grep -e "^shift=" -e "^shortest=" -e "^text=" <<<"${described}" || true) ${token_dir}"
+! learns_from_cache || fit+=" ${cache}"
+fit=fit/$(cksum <<<"${fit}" | cut -d' ' -f1)
 asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${feats_type}_${train}_${frontend}_${fit#fit/}}
 [ -z "${lm}" ] || [ "${inference_tool}" = ctckd ] || refuse "--lm is for --inference_tool ctckd"
 # A language model that cannot be read is found before a training, once it is there.
@@ -379,16 +387,28 @@ token_opts() {
     echo "--token_type ${type} --token_list ${token_list} ${model:+--bpemodel ${model}}"
 }
 
-# What can be trained on, of training and dev set: fit <folder> <configuration> <train set> <flags>
+# What can be trained on, of training and dev set:
+#   fit_data <folder> <cache or nothing> <configuration> <train set> <flags>
 fit_data() ( # in a subshell, so that the marker of the stage around it stays
-    dir=$1 conf=$2
-    for set in "$3" "${valid_set}"; do
-        begin 4 "${data}/${dir}/${set}" "${filter_opts} $(cat "${data}/${set}"/{wav.scp,text} "${token_list}" 2>/dev/null | cksum)" >/dev/null || continue
-        log "Leave out what cannot be trained on: ${data}/${set} -> ${data}/${dir}/${set}"
+    dir=${data}/$1 cached=$2 conf=$3
+    mkdir -p "${dir}"
+    for set in "$4" "${valid_set}"; do
+        needs "${data}/${set}/wav.scp" 4
+        needs "${token_list}" "$([ -z "${teacher}" ] && echo 5 || echo 6)"
+        files=("${data}/${set}/wav.scp" "${token_list}")
+        [ ! -f "${data}/${set}/text" ] || files+=("${data}/${set}/text")
+        listed=()
+        if [ -n "${cached}" ]; then
+            needs "${cached}/${set}/meta.json" 7
+            listed=(--cache "${cached}/${set}")
+            files+=("${cached}/${set}/meta.json")
+        fi
+        begin 4 "${dir}/${set}" "${filter_opts} $(cat "${files[@]}" | cksum)" >/dev/null || continue
+        log "Leave out what cannot be trained on: ${data}/${set} -> ${dir}/${set}"
         # shellcheck disable=SC2086
-        ${bin}.filter_data --input_dir "${data}/${set}" --output_dir "${data}/${dir}/${set}" \
-            ${filter_opts} --asr_config "${conf}" $(token_opts) "${@:4}" 2>"${data}/${dir}/.${set}.log" ||
-            { tail -n 5 "${data}/${dir}/.${set}.log" >&2; exit 1; }
+        ${bin}.filter_data --input_dir "${data}/${set}" --output_dir "${dir}/${set}" "${listed[@]}" \
+            ${filter_opts} --asr_config "${conf}" $(token_opts) "${@:5}" 2>"${dir}/.${set}.log" ||
+            { tail -n 5 "${dir}/.${set}.log" >&2; exit 1; }
         finish
     done
 )
@@ -519,13 +539,14 @@ fi
 if [ -n "${unlabeled_set}" ] && [ -d "${unlabeled_set}" ]; then
     # A folder of audio becomes a data folder; a finished one is left as it is.
     if runs 1 && ! ${skip_data_prep} && begin 1 data/unlabeled "${unlabeled_set}"; then
-        ${python} utils/prepare_unlabeled.py --audio_dir "${unlabeled_set}" --output_dir data/unlabeled --fs "${fs}"
+        ${python} utils/prepare_unlabeled.py --audio_dir "${unlabeled_set}" --output_dir data/unlabeled
         finish
     fi
     unlabeled_set=unlabeled
 fi
+${needs_train} || unlabeled_set= # nobody learns from it
 
-if runs 2 && ${needs_train} && [ -n "${speed_perturb_factors}" ] \
+if runs 2 && ! ${skip_data_prep} && ${needs_train} && [ -n "${speed_perturb_factors}" ] \
     && begin 2 "data/${labeled}" "${speed_perturb_factors} ${local_data_opts}"; then
     log "Stage 2: Speed perturbation: ${speed_perturb_factors}"
     ${bin}.perturb_speed --input_dir "data/${train_set}" --output_dir "data/${labeled}" \
@@ -537,7 +558,7 @@ if runs 3 && ! ${skip_data_prep}; then
     for set in ${sets} ${test_sets} ${unlabeled_set}; do
         begin 3 "${data}/org/${set}" "${fs} ${audio_format} ${speed_perturb_factors} ${local_data_opts} ${max_bad_share}" || continue
         log "Stage 3: Format audio: data/${set} -> ${data}/org/${set}"
-        [ -r "data/${set}/wav.scp" ] || refuse "there is no data/${set}/wav.scp: run stage 1"
+        needs "data/${set}/wav.scp" 1
         jobs=$(lines "${nj}" "data/${set}/wav.scp")
         opts="--input_dir data/${set} --output_dir ${data}/org/${set} --fs ${fs} --audio_format ${audio_format} --num_jobs ${jobs} --max_bad_share ${max_bad_share}"
         ${train_cmd} JOB=1:"${jobs}" "${data}/org/${set}/logs/format.JOB.log" \
@@ -563,6 +584,7 @@ if runs 5 && ${needs_train} && [ -z "${teacher}" ] && begin 5 "${token_dir}" "${
     log "Stage 5: Token list -> ${token_list}"
     mkdir -p "${token_dir}"
     text=${bpe_train_text:-${data}/${labeled}/text}
+    needs "${text}" 4
     if [ "${token_type}" = bpe ]; then
         ${bin}.train_bpe --text "${text}" --output_dir "${token_dir}" --vocab_size "${nbpe}" --model_type "${bpemode}"
     else
@@ -603,7 +625,7 @@ if runs 6 && ! ${skip_teacher}; then
         guard "${teacher_exp}" "${options}"
         stats=${teacher_exp}/stats
         fitting=fit/teacher_${teacher_tag}
-        fit_data "${fitting}" "${teacher_config}" "${labeled}" ${teacher_args}
+        fit_data "${fitting}" "" "${teacher_config}" "${labeled}" ${teacher_args}
         text_flags=$(text_data "${fitting}" "${labeled}")
         collect "${stats}" "${teacher_config}" "${fitting}" "${labeled}" ${teacher_args} ${text_flags}
         train_espnet "${teacher_exp}" "${teacher_config}" "${teacher_num_threads}" "${fitting}" "${labeled}" ${teacher_args} ${text_flags}
@@ -620,20 +642,23 @@ if runs 7 && ! ${skip_teacher}; then
     for set in ${sets}; do
         begin 7 "${cache}/${set}" "${filter_opts} ${speed_perturb_factors} $(cat "${teacher_exp}/.done.stage6" 2>/dev/null || true)" || continue
         log "Stage 7: Teacher inference: ${set} -> ${cache}/${set}"
+        needs "${data}/${set}/wav.scp" 4
+        needs "${token_list}" "$([ -z "${teacher}" ] && echo 5 || echo 6)"
         jobs=$(lines "${teacher_nj}" "${data}/${set}/wav.scp")
         gpu=0
         ! ${gpu_teacher} || gpu=1
         ${train_cmd} --gpu "${gpu}" JOB=1:"${jobs}" "${cache}/${set}/logs/dump.JOB.log" \
             ${bin}.dump_teacher "${teacher_opts[@]}" --ngpu "${gpu}" \
             --wav_scp "${data}/${set}/wav.scp" --output_dir "${cache}/${set}" --token_list "${token_list}" \
+            --max_bad_share "${max_bad_share}" \
             --top_k "${teacher_top_k}" ${teacher_dump_args} $(! reads states || echo --states) --job JOB --num_jobs "${jobs}"
         grep -h "the cache will take\|^all .* tokens are\|of the teacher's" "${cache}/${set}/logs/dump.1.log"
         finish
     done
 fi
 
-if (runs 8 && ! ${skip_teacher}) || (runs 9 && ! ${skip_train}); then
-    fit_data "${fit}" "${asr_config}" "${train}" ${asr_args}
+if { runs 8 && ! ${skip_teacher} && reads teacher; } || { runs 9 && ! ${skip_train}; }; then
+    fit_data "${fit}" "$(! learns_from_cache || echo "${cache}")" "${asr_config}" "${train}" ${asr_args}
 fi
 
 if runs 8 && ! ${skip_teacher}; then
@@ -641,7 +666,7 @@ if runs 8 && ! ${skip_teacher}; then
         # Not again for a student that reads the same, while no file has changed.
         files=("${data}/${fit}/${set}/wav.scp" "${cache}/${set}/meta.json" "${token_list}")
         ! reads text || files+=("${data}/${fit}/${set}/text")
-        [ -f "${cache}/${set}/meta.json" ] || refuse "there is no cache ${cache}/${set}: run stage 7"
+        needs "${cache}/${set}/meta.json" 7
         audio=$(cut -d' ' -f2- "${data}/${fit}/${set}/wav.scp" | tr '\n' '\0' | xargs -0 stat -L -c '%n %s %Y' | cksum)
         begin 8 "${cache}/${set}/checked/$(cksum <<<"${described}" | cut -d' ' -f1)" \
             "${described} ${audio} $(cat "${files[@]}" | cksum)" >/dev/null || continue
@@ -662,6 +687,7 @@ if runs 8 && ! ${skip_teacher}; then
     fi
     if begin 8 "${teacher_exp}" "${score_opts} ${valid_set} ${teacher_max_wer} $(cksum <"${cache}/${valid_set}/meta.json")"; then
         log "Stage 8: Prove the teacher by what it says of ${valid_set}"
+        needs "${cache}/${valid_set}/meta.json" 7
         ${bin}.prove_teacher --cache "${cache}/${valid_set}" --text "${data}/${valid_set}/text" \
             --output_dir "${teacher_exp}/${inference_tag}/${valid_set}" \
             --max_wer "${teacher_max_wer}" $(token_opts) ${score_opts}
@@ -672,7 +698,8 @@ fi
 stats=${asr_stats_dir}
 text_flags=
 [ -n "${unlabeled_set}" ] || text_flags=$(text_data "${fit}" "${train}")
-if runs 9 && ! ${skip_train} && begin 9 "${stats}" "${filter_opts} ${local_data_opts}"; then
+if runs 9 && ! ${skip_train} && begin 9 "${stats}" \
+    "${filter_opts} ${local_data_opts} $(cat "${data}/${fit}"/{"${train}","${valid_set}"}/wav.scp | cksum)"; then
     log "Stage 9: Collect statistics -> ${stats}"
     collect "${stats}" "${asr_config}" "${fit}" "${train}" ${asr_args} ${text_flags}
     finish
@@ -684,6 +711,8 @@ if runs 10 && ! ${skip_train}; then
     options="$(sha256sum <"${asr_config}") ${asr_args} ${train} ${token_dir} ${cache} ${feats_normalize} ${pretrained_model}"
     if begin 10 "${asr_exp}" "${options}"; then
         guard "${asr_exp}" "${options}"
+        needs "${token_list}" "$([ -z "${teacher}" ] && echo 5 || echo 6)"
+        needs "${stats}/train/speech_shape" 9
         log "Stage 10: Train the student with ${asr_config} ${asr_args} -> ${asr_exp}/train.log"
         flags="${asr_args}"
         ! reads text || flags+=" $(text_data "${fit}" "${train}")"
@@ -725,15 +754,19 @@ if runs 12 && ! ${skip_eval}; then
     if [ -n "${download_model}" ]; then
         ${bin}.fetch_model --model "${download_model}" --output_dir "${asr_exp}/export"
     fi
+    [ -f "${asr_exp}/export/model.pth" ] || [ -f "${teacher_exp}/.done.stage6" ] || [ -f "${teacher_model[1]}" ] \
+        || refuse "there is no model to decode with: neither ${asr_exp}/export (stages 10 and 11) nor ${teacher_exp} (stage 6)"
     for set in ${test_sets}; do
+        needs "${data}/org/${set}/wav.scp" 3
         for model in "${asr_exp}" "${teacher_exp}"; do
             dir=${model}/${inference_tag}/${set}
             if [ "${model}" = "${teacher_exp}" ] && ! teacher_is_asr; then
+                [ -f "${teacher_exp}/.done.stage6" ] || continue # it was not taken
                 begin 12 "${dir}" "$(cat "${teacher_exp}/.done.stage6") ${local_data_opts}" || continue
                 log "Stage 12: Decode ${set} with the teacher ${teacher} -> ${dir}"
                 ${decode_cmd} "${dir}/decode.log" ${bin}.dump_teacher "${teacher_opts[@]}" \
                     --wav_scp "${data}/org/${set}/wav.scp" --output_dir "${cache}/${set}" \
-                    --top_k "${teacher_top_k}" ${teacher_dump_args}
+                    --max_bad_share 100 --top_k "${teacher_top_k}" ${teacher_dump_args}
                 ${bin}.prove_teacher --cache "${cache}/${set}" --text "${data}/org/${set}/text" \
                     --output_dir "${dir}" $(token_opts)
                 finish
@@ -789,9 +822,9 @@ packed=${asr_exp}/packed.zip
 if runs 15 && ! ${skip_packing}; then
     log "Stage 15: Pack -> ${packed}"
     report=()
-    [ ! -f "${expdir}/report.html" ] || report=(--report "${expdir}/report.html")
-    ${bin}.pack --experiment "${asr_exp}" --output "${packed}" \
-        --results "${expdir}/RESULTS.md" "${report[@]}" ${pack_args}
+    [ ! -f "${expdir}/RESULTS.md" ] || report=(--results "${expdir}/RESULTS.md")
+    [ ! -f "${expdir}/report.html" ] || report+=(--report "${expdir}/report.html")
+    ${bin}.pack --experiment "${asr_exp}" --output "${packed}" "${report[@]}" ${pack_args}
 fi
 
 if runs 16 && ! ${skip_upload_hf}; then

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Makes a data directory without transcripts from a folder of audio files."""
+"""Makes a data directory without transcripts from a folder of audio files.
+
+Whether they can be used is for format_audio to find, as with every other set.
+"""
 
 import argparse
 import hashlib
@@ -9,8 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import soundfile
-from kaldi_dir import DataError, Utterance, name_some, run_main, write_kaldi_dirs
+from kaldi_dir import DataError, Utterance, run_main, write_kaldi_dirs
 
 SUFFIXES = {".flac", ".wav", ".ogg", ".opus", ".mp3"}
 
@@ -28,28 +30,6 @@ def find_audio(audio_dir: Path) -> Iterator[Path]:
         for name in sorted(names):
             if name[0] != "." and Path(name).suffix.lower() in SUFFIXES:
                 yield Path(folder, name)
-
-
-def check_audio(paths: list[Path], fs: int) -> None:
-    """Checks that all files are readable, mono and of the rate `fs`.
-
-    Raises:
-        DataError: Some are not.
-    """
-    wrong = []
-    for path in paths:
-        try:
-            info = soundfile.info(str(path))
-        except soundfile.SoundFileError:
-            wrong.append(f"{path}: unreadable")
-            continue
-        if (info.samplerate, info.channels) != (fs, 1):
-            wrong.append(f"{path}: {info.samplerate} Hz, {info.channels} channel(s)")
-    if wrong:
-        raise DataError(
-            f"got unsuitable audio files: {name_some(wrong)}, expected {fs} Hz and "
-            "1 channel, convert them (sox or ffmpeg) or take them out of the folder"
-        )
 
 
 def make_utterances(paths: list[Path], audio_dir: Path) -> list[Utterance]:
@@ -93,9 +73,6 @@ def get_parser() -> argparse.ArgumentParser:
         default=Path("data/unlabeled"),
         help="data directory to write: wav.scp, utt2spk, spk2utt and no text",
     )
-    parser.add_argument(
-        "--fs", type=int, default=16000, help="sampling rate the files must have, Hz"
-    )
     return parser
 
 
@@ -109,7 +86,6 @@ def main() -> None:
             f"got no audio file below {audio_dir}, expected a folder of "
             f"{' '.join(sorted(SUFFIXES))} files, check --audio_dir"
         )
-    check_audio(paths, args.fs)
     write_kaldi_dirs({args.output_dir: make_utterances(paths, audio_dir)})
 
 

@@ -56,6 +56,10 @@ distil() {
         phase 0 9 "${entry}"
     done
     for entry in "${students[@]}"; do
+        # What each can be trained on, one after the other: some share it.
+        phase 9 9 "${entry}"
+    done
+    for entry in "${students[@]}"; do
         [ "${from}" -le "${last}" ] && [ "${to}" -ge 10 ] || break
         while [ "$(jobs -rp | wc -l)" -ge "${at_once}" ]; do
             wait -n || break
