@@ -7,7 +7,6 @@ import io
 import json
 import math
 import os
-import struct
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -29,16 +28,17 @@ import numpy as np
 import soundfile
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.containers import UnusableAudioError, check_whole, decode
 
 Pathlike = Union[str, Path]
 
 # The list of the utterances of a data folder whose audio cannot be used.
 UNUSABLE = "unusable"
 
-# A RIFF header that was written to a pipe does not know its size.
-_UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)
 # What a gzip file begins with.
 _GZIP = b"\x1f\x8b"
+# Bytes of a file that holds a header and no samples, at most.
+_BARE_HEADER = 200
 
 
 def shorten(names: Sequence[str], most: int = 5) -> str:
@@ -282,8 +282,8 @@ def write_scp(path: Pathlike, entries: Iterable[Tuple[str, object]]) -> None:
         f.writelines(line.decode() for line in lines)
 
 
-class UnusableAudioError(InputError):
-    """An audio file cannot be used."""
+class UnknownLengthError(UnusableAudioError):
+    """Audio that ESPnet cannot read whole: its header does not know its length."""
 
 
 class EmptyAudioError(UnusableAudioError):
@@ -291,7 +291,9 @@ class EmptyAudioError(UnusableAudioError):
 
 
 def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
-    """The length of an audio file, from its header.
+    """The length of an audio file, as ESPnet reads it.
+
+    It is taken from the header, or counted where the header does not know it.
 
     Args:
         utt: utterance, for the error.
@@ -302,10 +304,27 @@ def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
         Samples, S.
 
     Raises:
+        UnknownLengthError: ESPnet reads a part of it, or none.
         UnusableAudioError: the file is missing, empty, cut short, not audio, not mono
             or not of that rate.
     """
     where = f"utterance {utt}: {path}"
+    info, known = _open_info(where, path, rate)
+    if known:
+        return int(info.frames)
+    samples = sum(map(len, _decode(where, path, info.format)))
+    if info.frames < samples or info.format == "FLAC":
+        raise UnknownLengthError(
+            f"{where} has {samples} samples, which its header does not know: ESPnet "
+            f"would {'fail' if info.frames > samples else f'read {info.frames}'}. "
+            "Write it anew with `python -m espnet_ctckd.bin.format_audio` (stage 3 of "
+            "a recipe)"
+        )
+    return samples
+
+
+def _open_info(where: str, path: str, rate: Optional[int]) -> Tuple[Any, bool]:
+    """Libsndfile's header of a file, and whether it knows the length."""
     if path.endswith("|"):
         raise UnusableAudioError(
             f"{where} is a command, which is not run here: write its output to a "
@@ -315,7 +334,8 @@ def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
         raise UnusableAudioError(
             f"{where} is not there; mend or remove its line in wav.scp"
         )
-    if os.path.getsize(path) == 0:
+    size = os.path.getsize(path)
+    if size == 0:
         raise UnusableAudioError(f"{where} is an empty file; restore or remove it")
     try:
         info = soundfile.info(path)
@@ -331,24 +351,24 @@ def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
             f"{where} has {info.samplerate} Hz; expected {rate} Hz. Resample it, or "
             "set the rate (fs) of the recipe"
         )
+    known = check_whole(where, path, info)
     if info.frames == 0:
-        raise EmptyAudioError(f"{where} holds no samples; restore or remove it")
-    if info.format in ("WAV", "WAVEX"):
-        _check_riff_size(where, path)
-    return int(info.frames)
-
-
-def _check_riff_size(where: str, path: str) -> None:
-    """Refuse a wav that is shorter than its header says; libsndfile reads it."""
-    with open(path, "rb") as f:
-        head = f.read(8)
-    says = struct.unpack("<I", head[4:8])[0] if head[:4] == b"RIFF" else 0
-    has = os.path.getsize(path)
-    if says not in _UNKNOWN_RIFF_SIZES and says + 8 > has + 1:
-        raise UnusableAudioError(
-            f"{where} is cut short: its header says {says + 8} bytes, it has {has}. "
-            "Restore or remove it"
+        kind = EmptyAudioError if size <= _BARE_HEADER else UnusableAudioError
+        raise kind(
+            f"{where} holds no samples by its header, and {size} bytes; restore or "
+            "remove it, or write its header anew if it came through a pipe"
         )
+    return info, known
+
+
+def _decode(where: str, path: str, kind: str) -> Iterator[np.ndarray]:
+    """Decode a file to its end, some samples at a time."""
+    try:
+        yield from decode(path, kind)
+    except soundfile.LibsndfileError as error:
+        raise UnusableAudioError(
+            f"{where} cannot be read to its end: {error}"
+        ) from None
 
 
 def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
@@ -377,12 +397,27 @@ def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
             f"utterance {utt}: {path} is cut short: its header says {frames} samples, "
             f"it has {len(samples)}. Restore or remove it"
         )
+    return _finite(utt, path, samples)
+
+
+def decode_audio(utt: str, path: str, rate: int) -> np.ndarray:
+    """Read a mono audio file whose header may not know its length; as `read_audio`."""
+    try:
+        return read_audio(utt, path, rate)
+    except UnknownLengthError:
+        where = f"utterance {utt}: {path}"
+        info, _ = _open_info(where, path, rate)
+        parts = list(_decode(where, path, info.format))
+        return _finite(utt, path, np.concatenate(parts))
+
+
+def _finite(utt: str, path: str, samples: np.ndarray) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise UnusableAudioError(
             f"utterance {utt}: {path} has samples that are no numbers (NaN or "
             "infinite). Restore or remove it"
         )
-    return samples  # type: ignore[no-any-return]
+    return samples
 
 
 def read_token_list(path: Pathlike) -> List[str]:

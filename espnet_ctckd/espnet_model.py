@@ -6,7 +6,17 @@ import tempfile
 from argparse import Namespace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Tuple, Type
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+)
 
 import torch
 import yaml
@@ -187,6 +197,26 @@ def encode(model: ESPnetASRModel, audio: Sequence[Tensor]) -> Tuple[Tensor, Tens
             states[i] = hidden[:length]
     lengths = torch.tensor([len(hidden) for hidden in states], device=states[0].device)
     return torch.nn.utils.rnn.pad_sequence(states, batch_first=True), lengths
+
+
+def volume_of(args: Namespace) -> Optional[float]:
+    """The peak to which a model's preprocessor scales each utterance, or None.
+
+    ESPnet applies it at inference, too, unlike noise and reverberation.
+
+    Args:
+        args: of the training.
+    """
+    used = getattr(args, "use_preprocessor", True)
+    volume = getattr(args, "speech_volume_normalize", None) if used else None
+    return None if volume is None else float(volume)
+
+
+def scale_peak(speech: Tensor, volume: Optional[float]) -> Tensor:
+    """Scale a waveform (S,) to a peak, as ESPnet's preprocessor does; None keeps it."""
+    if volume is None or not bool(speech.any()):
+        return speech
+    return speech * volume / speech.abs().max()
 
 
 def _features(model: ESPnetASRModel, speech: Tensor) -> Tuple[Tensor, int]:

@@ -23,6 +23,7 @@ from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.checks import (
     check_data,
     check_layers,
+    check_lengths,
     check_rate,
     check_selected,
     match_tokens,
@@ -32,7 +33,7 @@ from espnet_ctckd.checks import (
 )
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
-from espnet_ctckd.espnet_model import measure_frame_shift
+from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
 from espnet_ctckd.loading import name_what_fails
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.nbest import NBEST, NBestReader
@@ -194,12 +195,15 @@ def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
     model.build_objectives()
     check_data(args, model.kd_config)
     cache = path_of(args.train_data_path_and_name_and_type, TEACHER)
-    if cache is None:
-        return
+    shift = None
     if args.frontend is not None:
         mode = model.training
-        shift = measure_frame_shift(model.eval())
+        shift, shortest = measure_frame_shift(model.eval()), shortest_input(model)
         model.train(mode)
+        check_lengths(args, shift, shortest)
+    if cache is None:
+        return
+    if shift is not None:
         check_rate(cache, model.kd_config, shift)
     meta = read_meta(cache)
     reader = PosteriorReader(meta.records, *match_tokens(meta, args))

@@ -1,5 +1,6 @@
 """Decoding, and a student on its way to an ESPnet without this package."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -14,10 +15,11 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 from espnet_ctckd import register
-from espnet_ctckd.bin import decode, export_student, fetch_model
+from espnet_ctckd.bin import decode, dump_teacher, export_student, fetch_model
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio, read_scp
 from espnet_ctckd.espnet_model import encode, load_espnet_model
+from espnet_ctckd.task import CTCKDTask
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +280,44 @@ def test_a_tag_without_the_model_zoo_is_refused_with_what_to_install(
         InputError, match=r"owner/name is no folder.*espnet_ctckd\[hf\]"
     ):
         fetch_model.main(flags)
+
+
+@pytest.mark.parametrize("volume", [None, 1.0, 0.25])
+def test_the_preprocessing_of_inference_is_that_of_espnet(
+    tmp_path, tiny_model, equal_data, volume
+):
+    conf = yaml.safe_load(tiny_model.config.read_text())
+    # A front-end to which the level matters.
+    conf["speech_volume_normalize"] = volume
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(conf))
+    model = tiny.Model(folder / "config.yaml", tiny_model.weights)
+    quiet = {}
+    for utt, path in equal_data.wavs().items():
+        samples = 0.05 * read_audio(utt, path, tiny.RATE)
+        quiet[utt] = str(tmp_path / f"{utt}.wav")
+        soundfile.write(quiet[utt], samples, tiny.RATE, "FLOAT")
+    data = equal_data.copy(tmp_path / "data", quiet)
+    ours, _ = decode_into(tmp_path / "ours", model, data)
+    args = CTCKDTask.build_model_from_file(model.config, None)[1]
+    stock = CTCKDTask.build_preprocess_fn(args, train=False)
+    built, _ = load_espnet_model(model.config, model.weights)
+    cache = tmp_path / "cache"
+    assert tiny.call(dump_teacher, *tiny.dump_args(model, data, cache))[0] == 0
+    dumped = tiny.read_cache(cache)
+    for utt, path in quiet.items():
+        speech = stock(utt, {"speech": read_audio(utt, path, tiny.RATE)})["speech"]
+        audio = torch.from_numpy(speech).float().unsqueeze(0)
+        with torch.no_grad():
+            states, _ = built.encode(audio, torch.tensor([audio.size(1)]))
+            wanted = built.ctc.ctc_lo(states)[0].log_softmax(-1)
+        best = [k for k, _ in itertools.groupby(wanted.argmax(-1).tolist())]
+        assert ours[utt].split() == [tiny.TOKENS[i] for i in best if i != 0]
+        found = torch.from_numpy(dumped[utt].log_probs)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    if volume is None:
+        return
+    # The level of the audio does not matter any more.
+    loud, _ = decode_into(tmp_path / "loud", model, equal_data)
+    assert loud == ours

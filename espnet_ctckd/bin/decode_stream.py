@@ -24,8 +24,8 @@ from espnet_ctckd.bin import (
 )
 from espnet_ctckd.cache.plan import Unheard, list_audio
 from espnet_ctckd.checkpoint import load_config
+from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
-    UnusableAudioError,
     read_audio,
     write_beside,
     write_scp,

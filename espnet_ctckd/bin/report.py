@@ -16,8 +16,8 @@ from espnet_ctckd import __version__
 from espnet_ctckd.bin import parser, positive, run
 from espnet_ctckd.cache.reader import META, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
-    UnusableAudioError,
     audio_info,
     read_scp,
     read_wav_scp,

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
     EmptyAudioError,
-    UnusableAudioError,
     audio_info,
     limit_bad,
     read_wav_scp,

@@ -13,7 +13,8 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ctckd.cache.plan import Plan, Unheard, Utterance, make_plan
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, UnusableAudioError, read_audio
+from espnet_ctckd.containers import UnusableAudioError
+from espnet_ctckd.data import Pathlike, read_audio
 from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
 from espnet_ctckd.decode.searching import Asked, Searching
@@ -22,7 +23,9 @@ from espnet_ctckd.espnet_model import (
     load_espnet_model,
     measure_frame_shift,
     sample_rate,
+    scale_peak,
     shortest_input,
+    volume_of,
 )
 from espnet_ctckd.pieces import type_of_words
 from espnet_ctckd.spelling import text_maker
@@ -141,6 +144,7 @@ class Recogniser:
         blank: index of the blank.
         token_type: of ESPnet.
         rate: samples per second.
+        volume: peak to which each utterance is scaled, or None.
         parameters: of the model, as far as CTC decoding uses it.
         device: ``cpu`` or ``cuda``.
         model: it.
@@ -170,7 +174,7 @@ class Recogniser:
         self._text = text_maker(args.token_type, args.bpemodel, self.tokens)
         self.blank: int = self.model.blank_id
         self.token_type = type_of_words(args.token_type, self.tokens)
-        self.rate = sample_rate(args)
+        self.rate, self.volume = sample_rate(args), volume_of(args)
         self.parameters = count_parameters(self.model)
 
     def frame_seconds(self) -> float:
@@ -248,7 +252,8 @@ class Recogniser:
     @torch.inference_mode()
     def say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (B, U, V) and lengths (B,) of audio, (S,) each."""
-        states, lengths = encode(self.model, [a.to(self.device) for a in audio])
+        scaled = [scale_peak(each, self.volume).to(self.device) for each in audio]
+        states, lengths = encode(self.model, scaled)
         return self.model.ctc.ctc_lo(states).float().log_softmax(-1), lengths
 
 

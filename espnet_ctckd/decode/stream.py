@@ -23,6 +23,7 @@ from espnet_ctckd.espnet_model import (
     measure_frame_shift,
     sample_rate,
     shortest_input,
+    volume_of,
 )
 
 
@@ -78,6 +79,11 @@ class StreamingDecoder:
             raise InputError(
                 f"{config_file} has normalize: utterance_mvn, which needs all of an "
                 "utterance: train a student that streams with global_mvn"
+            )
+        if volume_of(args) is not None:
+            raise InputError(
+                f"{config_file} has speech_volume_normalize, which needs all of an "
+                "utterance: train a student that streams without"
             )
         self._model = model
         self._pieces = _FeaturePieces(model, str(config_file))
