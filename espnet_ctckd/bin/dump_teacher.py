@@ -15,7 +15,7 @@ from espnet_ctckd.align import describe_match, map_tokens
 from espnet_ctckd.bin import add_compute, device, parser, positive, run
 from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.plan import Plan, make_plan
+from espnet_ctckd.cache.plan import Plan, Unheard, make_plan
 from espnet_ctckd.cache.writer import dump, forecast
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_token_list
@@ -66,6 +66,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         choices=DTYPES,
         help="the teacher computes in it",
     )
+    p.add_argument(
+        "--leave_out",
+        type=float,
+        help="of a test set: leave out what is too short, and unusable audio up to so "
+        "many percent; prove_teacher --test_set counts it as empty hypotheses. Without "
+        "it, both are refused",
+    )
     p.add_argument("--job", type=positive, default=1, help="which job this is")
     p.add_argument("--num_jobs", type=positive, default=1, help="of how many")
     add_compute(p)
@@ -86,13 +93,20 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         selector=args.selector,
         selector_conf=yaml.safe_load(args.selector_conf) or {},
     )
+    # A teacher has no posteriors of what it cannot hear: that is for a test set alone.
+    unheard = None
+    if args.leave_out is not None:
+        unheard = Unheard(args.leave_out, args.wav_scp)
     plan = make_plan(
         args.wav_scp,
         teacher.rate,
         teacher.shortest,
         args.batch_seconds,
         teacher.longest,
+        unheard,
     )
+    if not plan.utterances:
+        raise InputError(f"{args.wav_scp} has no audio that the teacher can hear")
     if args.job == 1:
         _say_size(teacher, plan, codec, Path(args.output_dir))
     finished = dump(

@@ -5,6 +5,7 @@ that is worse than --max_wer is refused, with the table.
 """
 
 import json
+import logging
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,13 @@ from espnet_ctckd.bin.score import add_normalization, normalization_of
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, read_token_list, write_beside, write_scp
+from espnet_ctckd.data import (
+    read_scp,
+    read_token_list,
+    shorten,
+    write_beside,
+    write_scp,
+)
 from espnet_ctckd.score import (
     read_references,
     score,
@@ -61,6 +68,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--max_wer", type=float, default=math.inf, help="percent that it may have"
     )
+    p.add_argument(
+        "--test_set",
+        action="store_true",
+        help="what dump_teacher --leave_out left out counts as an empty hypothesis",
+    )
     add_normalization(p)
     args = p.parse_args(cmd)
     meta = read_meta(args.cache)
@@ -77,11 +89,19 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         kept = [index[i] for i in ids if index[i] != DROPPED]
         named[utt] = [tokens[i] for i in kept]
         text[utt] = " ".join(make_text(named[utt]).split())
+    normalization = normalization_of(args)
+    references = read_references(args.text, normalization)
+    missing = [utt for utt in references if utt not in text]
+    if args.test_set and missing:
+        logging.warning(
+            f"{len(missing)} of {len(references)} utterances of {args.text} are not in "
+            f"the cache, and count as empty hypotheses: {shorten(missing, 50)}"
+        )
+        named.update((utt, []) for utt in missing)
+        text.update((utt, "") for utt in missing)
     folder = Path(args.output_dir)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in named.items()))
     write_scp(folder / "text", text.items())
-    normalization = normalization_of(args)
-    references = read_references(args.text, normalization)
     warn_unspelled(references, spelled_by(tokens, args.token_type), normalization)
     splits: Dict[str, Callable[[str], Sequence[str]]] = {"wer": str.split, "cer": list}
     counted = {

@@ -733,9 +733,9 @@ if runs 12 && ! ${skip_eval}; then
                 log "Stage 12: Decode ${set} with the teacher ${teacher} -> ${dir}"
                 ${decode_cmd} "${dir}/decode.log" ${bin}.dump_teacher "${teacher_opts[@]}" \
                     --wav_scp "${data}/org/${set}/wav.scp" --output_dir "${cache}/${set}" \
-                    --top_k "${teacher_top_k}" ${teacher_dump_args}
+                    --top_k "${teacher_top_k}" --leave_out "${max_bad_share}" ${teacher_dump_args}
                 ${bin}.prove_teacher --cache "${cache}/${set}" --text "${data}/org/${set}/text" \
-                    --output_dir "${dir}" $(token_opts)
+                    --output_dir "${dir}" --test_set $(token_opts) ${score_opts}
                 finish
                 continue
             fi
