@@ -39,6 +39,8 @@ SPEEDS = "utt2speed"
 
 # What a gzip file begins with.
 _GZIP = b"\x1f\x8b"
+# Bytes of a file that holds a header and no samples, at most.
+_BARE_HEADER = 200
 
 
 def shorten(names: Sequence[str], most: int = 5) -> str:
@@ -353,7 +355,8 @@ def _open_info(where: str, path: str, rate: Optional[int]) -> Tuple[Any, bool]:
         )
     known = check_whole(where, path, info)
     if info.frames == 0:
-        raise EmptyAudioError(
+        kind = EmptyAudioError if size <= _BARE_HEADER else UnusableAudioError
+        raise kind(
             f"{where} holds no samples by its header, and {size} bytes; restore or "
             "remove it, or write its header anew if it came through a pipe"
         )

@@ -14,6 +14,7 @@ from espnet_ctckd.bin import (
     compare_scores,
     decode,
     dump_teacher,
+    prove_teacher,
     report,
     results,
     score,
@@ -147,6 +148,29 @@ def test_a_teacher_names_all_that_it_cannot_hear(tmp_path, tiny_model, hard_data
         f"4 of 9 utterances of {hard_data.wav_scp}: gone, noise, short, none" in error
     )
     assert not (tmp_path / "cache/meta.json").exists()
+
+
+def test_a_test_set_is_held_against_a_teacher_with_what_it_cannot_hear(
+    tmp_path, tiny_model, hard_data
+):
+    # What is damaged behind its header is found when it is read, and refused then.
+    wavs = {u: p for u, p in hard_data.wavs().items() if u != "nan"}
+    data = hard_data.copy(tmp_path / "data", wavs)
+    text = {u: t for u, t in read_scp(data.text).items() if u != "nan"}
+    data.text.write_text("".join(f"{utt} {words}\n" for utt, words in text.items()))
+    flags = tiny.dump_args(tiny_model, data, tmp_path / "cache", "--max_bad_share", 50)
+    status, stderr = tiny.call(dump_teacher, *flags)
+    assert status == 0, stderr
+    flags = ["--cache", tmp_path / "cache", "--text", data.text]
+    flags += ["--token_list", tiny_model.config.parent / "tokens.txt"]
+    flags += ["--output_dir", tmp_path / "proof"]
+    status, stderr = tiny.call(prove_teacher, *flags)
+    assert status == 0, stderr
+    assert len(read_scp(tmp_path / "cache/unheard")) == 4
+    given = flags_of(tiny_model, data, "--output_dir", tmp_path / "out")
+    assert tiny.call(decode, *given, "--max_bad_share", 40)[0] == 0
+    assert read_scp(tmp_path / "proof/text") == read_scp(tmp_path / "out/text")
+    assert read_score(tmp_path / "proof").totals["wer"].sentences == 8
 
 
 def test_empty_references_and_hypotheses_are_counted(decoded, hard_data, capsys):

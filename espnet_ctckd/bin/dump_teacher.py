@@ -109,6 +109,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         teacher.longest,
         unheard,
     )
+    if not plan.utterances:
+        raise InputError(f"{args.wav_scp} has no audio that the teacher can hear")
     if args.job == 1:
         if unheard is not None:
             _list_unheard(unheard, Path(args.output_dir))

@@ -19,7 +19,12 @@ from espnet_ctckd.bin.score import add_normalization, normalization_of
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta, read_unheard
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, read_token_list, write_beside, write_scp
+from espnet_ctckd.data import (
+    read_scp,
+    read_token_list,
+    write_beside,
+    write_scp,
+)
 from espnet_ctckd.score import (
     read_references,
     score,
@@ -79,11 +84,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         text[utt] = " ".join(make_text(named[utt]).split())
     for utt in read_unheard(meta.folder):
         text.setdefault(utt, "")  # an empty hypothesis
+    normalization = normalization_of(args)
+    references = read_references(args.text, normalization)
     folder = Path(args.output_dir)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in named.items()))
     write_scp(folder / "text", text.items())
-    normalization = normalization_of(args)
-    references = read_references(args.text, normalization)
     warn_unspelled(references, spelled_by(tokens, args.token_type), normalization)
     splits: Dict[str, Callable[[str], Sequence[str]]] = {"wer": str.split, "cer": list}
     counted = {

@@ -768,7 +768,7 @@ if runs 12 && ! ${skip_eval}; then
                     --wav_scp "${data}/org/${set}/wav.scp" --output_dir "${cache}/${set}" \
                     --max_bad_share 100 --top_k "${teacher_top_k}" ${teacher_dump_args}
                 ${bin}.prove_teacher --cache "${cache}/${set}" --text "${data}/org/${set}/text" \
-                    --output_dir "${dir}" $(token_opts)
+                    --output_dir "${dir}" $(token_opts) ${score_opts}
                 finish
                 continue
             fi
