@@ -18,6 +18,7 @@ from typing import (
     Type,
 )
 
+import humanfriendly
 import torch
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
@@ -30,6 +31,9 @@ from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, shorten
 from espnet_ctckd.probe import frames_per_shift, least_samples
+
+# ESPnet's, which treat audio alike: of ASR, and of OWSM-CTC.
+_PREPROCESSORS = ("default", "multi", "s2t_ctc")
 
 
 def load_espnet_model(
@@ -206,9 +210,24 @@ def volume_of(args: Namespace) -> Optional[float]:
 
     Args:
         args: of the training.
+
+    Raises:
+        InputError: the preprocessor is not one of those that are applied here.
     """
-    used = getattr(args, "use_preprocessor", True)
-    volume = getattr(args, "speech_volume_normalize", None) if used else None
+    if not getattr(args, "use_preprocessor", True):
+        return None
+    kind = getattr(args, "preprocessor", "default")
+    if kind not in _PREPROCESSORS:
+        raise InputError(
+            f"the model's preprocessor is {kind!r}, which is not applied here; choose "
+            f"a model with one of: {', '.join(_PREPROCESSORS)}"
+        )
+    if "speech_volume_normalize" in (getattr(args, "preprocessor_conf", None) or {}):
+        raise InputError(
+            "the model's preprocessor_conf has speech_volume_normalize, which ESPnet "
+            "refuses there: move it out of preprocessor_conf"
+        )
+    volume = getattr(args, "speech_volume_normalize", None)
     return None if volume is None else float(volume)
 
 
@@ -254,5 +273,5 @@ def sample_rate(args: Namespace) -> int:
     """Samples per second that an ESPnet ASR configuration expects."""
     rate = (args.frontend_conf or {}).get("fs", 16000)
     if isinstance(rate, str):
-        rate = int(float(rate.lower().rstrip("k")) * 1000)
+        rate = humanfriendly.parse_size(rate)  # as ESPnet's front-ends: 16k, 16000
     return int(rate)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,12 @@ from espnet_ctckd import register
 from espnet_ctckd.bin import decode, dump_teacher, export_student, fetch_model
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio, read_scp
-from espnet_ctckd.espnet_model import encode, load_espnet_model
+from espnet_ctckd.espnet_model import (
+    encode,
+    load_espnet_model,
+    sample_rate,
+    volume_of,
+)
 from espnet_ctckd.task import CTCKDTask
 
 
@@ -280,6 +286,32 @@ def test_a_tag_without_the_model_zoo_is_refused_with_what_to_install(
         InputError, match=r"owner/name is no folder.*espnet_ctckd\[hf\]"
     ):
         fetch_model.main(flags)
+
+
+@pytest.mark.parametrize(
+    ("fs", "rate"),
+    [(8000, 8000), ("16k", 16000), ("16000", 16000), ("22.05k", 22050), ("8K", 8000)],
+)
+def test_a_sample_rate_is_read_as_espnet_s_front_ends_do(fs, rate):
+    assert sample_rate(Namespace(frontend_conf={"fs": fs})) == rate
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"preprocessor": "slu"}, "preprocessor is 'slu', which is not applied"),
+        (
+            {"preprocessor_conf": {"speech_volume_normalize": 1.0}},
+            "preprocessor_conf has speech_volume_normalize",
+        ),
+    ],
+)
+def test_preprocessing_that_is_not_applied_is_refused(given, message):
+    args = Namespace(use_preprocessor=True, **given)
+    with pytest.raises(InputError, match=message):
+        volume_of(args)
+    args.use_preprocessor = False
+    assert volume_of(args) is None
 
 
 @pytest.mark.parametrize("volume", [None, 1.0, 0.25])

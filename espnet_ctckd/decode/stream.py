@@ -134,10 +134,15 @@ class _FeaturePieces:
 
     def __init__(self, model: Any, where: str) -> None:
         frontend = model.frontend
-        if not isinstance(frontend, DefaultFrontend) or model.preencoder is not None:
+        if not isinstance(frontend, DefaultFrontend) or not frontend.apply_stft:
             raise InputError(
-                f"{where} has another front-end than `default`, or a preencoder: "
-                "streams are decoded of models with frontend: default"
+                f"{where} has another front-end than `default` with apply_stft, which "
+                "is the only one that decodes a stream"
+            )
+        if model.preencoder is not None or model.postencoder is not None:
+            raise InputError(
+                f"{where} has a preencoder or a postencoder, which are not run on "
+                "streams: train a student that streams without"
             )
         self._model, stft = model, frontend.stft
         self._hop, self._size = int(stft.hop_length), int(stft.n_fft)
