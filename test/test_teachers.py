@@ -1,6 +1,7 @@
 """Teachers of other libraries, against what these libraries say themselves."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,6 +30,7 @@ from espnet_ctckd.bin.copy_tokens import token_type
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio
+from espnet_ctckd.espnet_model import load_espnet_model
 from espnet_ctckd.frontend import CTCKDHuggingFaceFrontend
 from espnet_ctckd.model_zoo import find_model
 from espnet_ctckd.task import CTCKDTask
@@ -649,6 +651,29 @@ def test_a_model_in_an_archive_names_files_of_its_own(
             bad.writestr(each, config.read_bytes() if each == name else content)
     with pytest.raises(InputError, match="lies outside of the archive"):
         find_model(str(tmp_path / "bad.zip"))
+
+
+def test_an_archive_s_own_files_are_taken_and_no_others(packed, tmp_path, tiny_model):
+    archive = packed("model.zip")  # which names its files by absolute paths
+    config, weights = find_model(str(archive))
+    folder = tmp_path / "model.unpacked"
+    assert config.is_relative_to(folder)
+    assert weights.is_relative_to(folder)
+    assert weights.read_bytes() == tiny_model.weights.read_bytes()
+    # One that names a file of this machine does not get it.
+    with zipfile.ZipFile(archive) as good:
+        held = {name: good.read(name) for name in good.namelist()}
+    meta = yaml.safe_load(held["meta.yaml"])
+    for place, key in (("files", "asr_model_file"), ("yaml_files", "asr_train_config")):
+        bad = {**meta, place: {**meta[place], key: "/etc/hostname"}}
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+            for name, content in {**held, "meta.yaml": yaml.safe_dump(bad)}.items():
+                archive.writestr(name, content)
+        with pytest.raises(
+            InputError, match=r"there is no .*bad.unpacked/etc/hostname"
+        ):
+            load_espnet_model(*find_model(str(tmp_path / "bad.zip")))
+        shutil.rmtree(tmp_path / "bad.unpacked")
 
 
 # What the student takes, and whether the teacher is good

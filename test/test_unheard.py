@@ -79,6 +79,7 @@ METHODS = {
 def test_what_cannot_be_heard_is_an_empty_hypothesis_and_changes_no_other(
     tmp_path, tiny_model, tiny_data, hard_data, method, caplog
 ):
+    caplog.set_level("WARNING")
     more = ["--method", method, "--ctm", *METHODS[method]]
     if method == "lexicon":
         pytest.importorskip("flashlight.lib.text")
