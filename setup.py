@@ -43,7 +43,7 @@ setup(
         "matplotlib",
     ],
     extras_require={
-        "hf": ["transformers", "espnet_model_zoo"],
+        "hf": ["transformers>=4.56", "espnet_model_zoo"],
         "lm": ["flashlight-text", "kenlm"],
         "onnx": ["onnx", "onnxruntime", "sherpa-onnx"],
         # Tests of the report in a Chromium that is installed apart.

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.pieces import has_pieces, piece_names
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors, blank_padding
 
 
@@ -45,7 +46,8 @@ def map_tokens(
 ) -> Optional[List[int]]:
     """Where the teacher's tokens stand in the student's list.
 
-    Tokens are matched by their strings; then by what the field's libraries call the
+    Tokens are matched by their strings, word pieces by sentencepiece's names for them
+    (`piece_names`); then by what the field's libraries call the
     same thing (``|`` and ``<space>``, ``[UNK]`` and ``<unk>``, apostrophes); then
     without regard to case. Tokens that the student lacks are `DROPPED`; whoever reads
     posteriors says what mass they had. The student may have more special tokens
@@ -69,10 +71,11 @@ def map_tokens(
     index = [DROPPED] * len(teacher_tokens)
     index[teacher_blank] = student_blank
     free = [i for i in range(len(student_tokens)) if i != student_blank]
+    our_names, their_names = piece_names(student_tokens), piece_names(teacher_tokens)
     for name in (str, plain_name, _folded):
-        ours = _unique({i: name(student_tokens[i]) for i in free})
+        ours = _unique({i: name(our_names[i]) for i in free})
         left = [i for i, place in enumerate(index) if place == DROPPED]
-        theirs = _unique({i: name(teacher_tokens[i]) for i in left})
+        theirs = _unique({i: name(their_names[i]) for i in left})
         for token, i in theirs.items():
             if token in ours:
                 index[i] = ours[token]
@@ -154,6 +157,22 @@ def plain_name(token: str) -> str:
     if token.lower() in ("[unk]", "unk"):
         return "<unk>"
     return token.replace("’", "'").replace("`", "'")
+
+
+def espnet_names(tokens: Sequence[str]) -> List[str]:
+    """The names that ESPnet has for a teacher's tokens, of characters or word pieces.
+
+    Args:
+        tokens: V names.
+
+    Returns:
+        V names.
+    """
+    names = piece_names(tokens)
+    if not has_pieces(names):
+        return [plain_name(name) for name in names]
+    # Among word pieces, ▁ is a piece as others, and | a character.
+    return ["<unk>" if plain_name(name) == "<unk>" else name for name in names]
 
 
 def _folded(token: str) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import math
 from fractions import Fraction
 from typing import List, Mapping, Optional, Tuple
 
@@ -9,7 +10,12 @@ import torch
 from espnet2.tasks.asr import encoder_choices
 
 from espnet_ctckd.align import map_tokens
-from espnet_ctckd.cache.check import check_dense, check_dropped, check_frame_ratio
+from espnet_ctckd.cache.check import (
+    LEAST_FRAMES,
+    check_dense,
+    check_dropped,
+    check_frame_ratio,
+)
 from espnet_ctckd.cache.reader import SCP, CacheMeta, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
@@ -18,6 +24,7 @@ from espnet_ctckd.nbest import NBEST, read_nbest_meta
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.preprocess import TEACHER, PosteriorReader
+from espnet_ctckd.spelling import check_splits
 
 # Utterances that are read to find which share of the frames a selector takes.
 _SELECTED_SAMPLE = 200
@@ -40,6 +47,7 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             utterances or tokens.
     """
     _check_epochs(args.max_epoch, config)
+    check_labels(args, config)
     metas = []
     for part in ("train", "valid"):
         data = getattr(args, f"{part}_data_path_and_name_and_type")
@@ -73,6 +81,27 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             )
     if len(metas) == 2:
         _check_alike(*metas)
+
+
+def check_labels(args: argparse.Namespace, config: KDConfig) -> None:
+    """Refuse transcripts that would not become the teacher's word pieces.
+
+    Args:
+        args: the training arguments.
+        config: ``model_conf.kd``.
+
+    Raises:
+        InputError: labels are read, and there is no model that splits words into the
+            pieces that the tokens are.
+    """
+    if config.needs_labels:
+        check_splits(
+            token_list_of(args),
+            args.token_type,
+            args.bpemodel,
+            str(config.label_reader),
+            config.without_labels,
+        )
 
 
 def _check_types(data: List[Tuple[str, str, str]], flag: str) -> None:
@@ -355,6 +384,37 @@ def check_layers(args: argparse.Namespace, config: KDConfig) -> None:
             f"encoder_conf.interctc_layer_idx is {layers}, and the encoder has "
             f"{blocks} layers: give numbers from 1 to {blocks - 1}"
         )
+
+
+def check_lengths(args: argparse.Namespace, shift: Fraction, shortest: int) -> None:
+    """Refuse utterances that are too short to train on, by the shape files.
+
+    One of a single frame, alone in a batch, has no variance to be normalised by.
+
+    Args:
+        args: the training arguments.
+        shift: samples from one frame of the student to the next.
+        shortest: samples of its first frame.
+
+    Raises:
+        InputError: there are such.
+    """
+    for part, least in (("train", LEAST_FRAMES), ("valid", 1)):
+        for path in getattr(args, f"{part}_shape_file")[:1]:
+            needed = shortest + (least - 1) * shift
+            sizes = read_scp(path)
+            short = [
+                f"{utt} ({size} samples)"
+                for utt, size in sizes.items()
+                if size.isdecimal() and int(size) < needed
+            ]
+            if short:
+                raise InputError(
+                    f"{len(short)} of {len(sizes)} utterances of {path} are too short "
+                    f"for the student, which needs {math.ceil(needed)} samples for "
+                    f"{least} frame(s): {shorten(short)}. Leave them out, as `python "
+                    "-m espnet_ctckd.bin.filter_data --asr_config …` does"
+                )
 
 
 def check_rate(path: str, config: KDConfig, shift: Fraction) -> None:

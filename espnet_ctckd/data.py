@@ -3,10 +3,10 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import math
 import os
-import struct
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import (
     Iterator,
     List,
     Mapping,
+    Optional,
     Sequence,
     TextIO,
     Tuple,
@@ -27,6 +28,7 @@ import numpy as np
 import soundfile
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.containers import UnusableAudioError, check_whole, decode
 
 Pathlike = Union[str, Path]
 
@@ -35,8 +37,10 @@ UNUSABLE = "unusable"
 # The list of the speeds of utterances, for those folders that have copies of others.
 SPEEDS = "utt2speed"
 
-# A RIFF header that was written to a pipe does not know its size.
-_UNKNOWN_RIFF_SIZES = (0, 0xFFFFFFFF, 0x7FFFFFFF)
+# What a gzip file begins with.
+_GZIP = b"\x1f\x8b"
+# Bytes of a file that holds a header and no samples, at most.
+_BARE_HEADER = 200
 
 
 def shorten(names: Sequence[str], most: int = 5) -> str:
@@ -89,26 +93,57 @@ def folder_size(path: Pathlike) -> int:
     return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
 
 
+@contextlib.contextmanager
+def open_text(path: Pathlike, what: str, errors: str = "strict") -> Iterator[TextIO]:
+    """Open UTF-8 text, gzipped or not, for reading.
+
+    Args:
+        path: the file; gzip is told by its first bytes, whatever its name.
+        what: it is, for the error.
+        errors: of the encoding, as `open` takes them.
+
+    Yields:
+        The open file.
+
+    Raises:
+        InputError: it is missing, a folder, not to be read, a damaged gzip file, or not
+            text; while it is read, too.
+    """
+    try:
+        with open(path, "rb") as plain:
+            zipped = plain.peek(2)[:2] == _GZIP
+            source: Any = gzip.GzipFile(fileobj=plain) if zipped else plain
+            with io.TextIOWrapper(source, "utf-8", errors) as f:
+                yield f
+    except FileNotFoundError:
+        raise InputError(f"there is no {what} {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"the {what} {path} is a folder; give a file") from None
+    except PermissionError:
+        raise InputError(
+            f"the {what} {path} cannot be read: you have no permission to"
+        ) from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(
+            f"the {what} {path} is a gzip file that is damaged or cut short ({error}): "
+            "fetch or write it again"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the {what} {path} is not UTF-8 text: {error}") from None
+
+
 def read_lines(path: Pathlike, what: str) -> List[str]:
     """Read the lines of a text file; only a line feed ends one, as in ESPnet.
 
     Args:
-        path: the file; a name that ends in .gz is of a gzipped one.
+        path: the file, gzipped or not.
         what: it is, for the error.
 
     Raises:
-        InputError: it is missing, or not text.
+        InputError: as `open_text`, or it begins with a byte order mark.
     """
-    opened = gzip.open if str(path).endswith(".gz") else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as f:
-            lines = [line.rstrip("\n") for line in f]
-    except FileNotFoundError:
-        raise InputError(f"there is no {what} {path}") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"the {what} {path} is a damaged gzip file: {error}") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"the {what} {path} is not UTF-8 text: {error}") from None
+    with open_text(path, what) as f:
+        lines = [line.rstrip("\n") for line in f]
     if lines and lines[0].startswith("\ufeff"):
         raise InputError(
             f"the {what} {path} begins with a byte order mark, which would be taken "
@@ -249,26 +284,49 @@ def write_scp(path: Pathlike, entries: Iterable[Tuple[str, object]]) -> None:
         f.writelines(line.decode() for line in lines)
 
 
-class UnusableAudioError(InputError):
-    """An audio file cannot be used."""
+class UnknownLengthError(UnusableAudioError):
+    """Audio that ESPnet cannot read whole: its header does not know its length."""
 
 
-def audio_info(utt: str, path: str, rate: int) -> int:
-    """The length of an audio file, from its header.
+class EmptyAudioError(UnusableAudioError):
+    """An audio file is whole, and holds no samples."""
+
+
+def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
+    """The length of an audio file, as ESPnet reads it.
+
+    It is taken from the header, or counted where the header does not know it.
 
     Args:
         utt: utterance, for the error.
         path: a file that libsndfile reads: wav, flac, ogg, sph, …
-        rate: the sample rate that it must have, in Hz.
+        rate: the sample rate that it must have, in Hz; None for any.
 
     Returns:
         Samples, S.
 
     Raises:
+        UnknownLengthError: ESPnet reads a part of it, or none.
         UnusableAudioError: the file is missing, empty, cut short, not audio, not mono
             or not of that rate.
     """
     where = f"utterance {utt}: {path}"
+    info, known = _open_info(where, path, rate)
+    if known:
+        return int(info.frames)
+    samples = sum(map(len, _decode(where, path, info.format)))
+    if info.frames < samples or info.format == "FLAC":
+        raise UnknownLengthError(
+            f"{where} has {samples} samples, which its header does not know: ESPnet "
+            f"would {'fail' if info.frames > samples else f'read {info.frames}'}. "
+            "Write it anew with `python -m espnet_ctckd.bin.format_audio` (stage 3 of "
+            "a recipe)"
+        )
+    return samples
+
+
+def _open_info(where: str, path: str, rate: Optional[int]) -> Tuple[Any, bool]:
+    """Libsndfile's header of a file, and whether it knows the length."""
     if path.endswith("|"):
         raise UnusableAudioError(
             f"{where} is a command, which is not run here: write its output to a "
@@ -278,7 +336,8 @@ def audio_info(utt: str, path: str, rate: int) -> int:
         raise UnusableAudioError(
             f"{where} is not there; mend or remove its line in wav.scp"
         )
-    if os.path.getsize(path) == 0:
+    size = os.path.getsize(path)
+    if size == 0:
         raise UnusableAudioError(f"{where} is an empty file; restore or remove it")
     try:
         info = soundfile.info(path)
@@ -289,29 +348,29 @@ def audio_info(utt: str, path: str, rate: int) -> int:
             f"{where} has {info.channels} channels; expected 1. Mix it down or pick "
             "one channel"
         )
-    if info.samplerate != rate:
+    if rate is not None and info.samplerate != rate:
         raise UnusableAudioError(
             f"{where} has {info.samplerate} Hz; expected {rate} Hz. Resample it, or "
             "set the rate (fs) of the recipe"
         )
+    known = check_whole(where, path, info)
     if info.frames == 0:
-        raise UnusableAudioError(f"{where} holds no samples; restore or remove it")
-    if info.format in ("WAV", "WAVEX"):
-        _check_riff_size(where, path)
-    return int(info.frames)
-
-
-def _check_riff_size(where: str, path: str) -> None:
-    """Refuse a wav that is shorter than its header says; libsndfile reads it."""
-    with open(path, "rb") as f:
-        head = f.read(8)
-    says = struct.unpack("<I", head[4:8])[0] if head[:4] == b"RIFF" else 0
-    has = os.path.getsize(path)
-    if says not in _UNKNOWN_RIFF_SIZES and says + 8 > has + 1:
-        raise UnusableAudioError(
-            f"{where} is cut short: its header says {says + 8} bytes, it has {has}. "
-            "Restore or remove it"
+        kind = EmptyAudioError if size <= _BARE_HEADER else UnusableAudioError
+        raise kind(
+            f"{where} holds no samples by its header, and {size} bytes; restore or "
+            "remove it, or write its header anew if it came through a pipe"
         )
+    return info, known
+
+
+def _decode(where: str, path: str, kind: str) -> Iterator[np.ndarray]:
+    """Decode a file to its end, some samples at a time."""
+    try:
+        yield from decode(path, kind)
+    except soundfile.LibsndfileError as error:
+        raise UnusableAudioError(
+            f"{where} cannot be read to its end: {error}"
+        ) from None
 
 
 def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
@@ -340,12 +399,27 @@ def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
             f"utterance {utt}: {path} is cut short: its header says {frames} samples, "
             f"it has {len(samples)}. Restore or remove it"
         )
+    return _finite(utt, path, samples)
+
+
+def decode_audio(utt: str, path: str, rate: int) -> np.ndarray:
+    """Read a mono audio file whose header may not know its length; as `read_audio`."""
+    try:
+        return read_audio(utt, path, rate)
+    except UnknownLengthError:
+        where = f"utterance {utt}: {path}"
+        info, _ = _open_info(where, path, rate)
+        parts = list(_decode(where, path, info.format))
+        return _finite(utt, path, np.concatenate(parts))
+
+
+def _finite(utt: str, path: str, samples: np.ndarray) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise UnusableAudioError(
             f"utterance {utt}: {path} has samples that are no numbers (NaN or "
             "infinite). Restore or remove it"
         )
-    return samples  # type: ignore[no-any-return]
+    return samples
 
 
 def read_token_list(path: Pathlike) -> List[str]:

@@ -1,10 +1,26 @@
 """A model that ESPnet trained: loaded, run up to its encoder, and measured."""
 
+import contextlib
+import copy
+import tempfile
 from argparse import Namespace
 from fractions import Fraction
-from typing import Any, Dict, List, Mapping, Sequence, Tuple, Type
+from pathlib import Path
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+)
 
+import humanfriendly
 import torch
+import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.tasks.asr import ASRTask
@@ -15,6 +31,9 @@ from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, shorten
 from espnet_ctckd.probe import frames_per_shift, least_samples
+
+# ESPnet's, which treat audio alike: of ASR, and of OWSM-CTC.
+_PREPROCESSORS = ("default", "multi", "s2t_ctc")
 
 
 def load_espnet_model(
@@ -48,13 +67,20 @@ def load_espnet_model(
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.
         task = CTCKDTask if task is ASRTask else task
-        model, args = task.build_model_from_file(config_file, None, device)
+        with _for_inference(config_file) as (told, unused):
+            model, args = task.build_model_from_file(told, None, device)
     except InputError:
         raise
-    except (FileNotFoundError, ValueError, TypeError, AttributeError) as error:
+    except ImportError as error:
+        raise InputError(
+            f"cannot build the model of {config_file}, which needs a library that is "
+            f"not installed ({error}): install that"
+        ) from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f"cannot build the model of {config_file} ({error}): is it of this ESPnet?"
         ) from error
+    states = {k: v for k, v in states.items() if not k.startswith(unused)}
     try:
         model.load_state_dict(states)
     except RuntimeError as error:
@@ -63,6 +89,49 @@ def load_espnet_model(
             f"{shorten([line.strip()[:200] for line in str(error).splitlines()], 3)}"
         ) from None
     return model.eval(), args
+
+
+# Front-ends that start from the weights of a model on a hub.
+_HUB_FRONTENDS = ("huggingface", "ctckd_huggingface")
+
+
+@contextlib.contextmanager
+def _for_inference(
+    config_file: Pathlike,
+) -> Iterator[Tuple[Pathlike, Tuple[str, ...]]]:
+    """A configuration without what CTC inference does not use.
+
+    Losses and decoders may need libraries, and front-ends a network, that inference
+    does without: the CTC loss and the decoder beside the CTC branch are left out, and
+    the front-end's weights come from the checkpoint.
+
+    Args:
+        config_file: ``config.yaml`` of the training.
+
+    Yields:
+        The path of the configuration, and the prefixes of the weights that the model
+        of it does not have.
+    """
+    conf, unused = load_config(config_file), tuple[str, ...]()
+    changed = copy.deepcopy(conf)
+    if (changed.get("ctc_conf") or {}).get("ctc_type", "builtin") != "builtin":
+        changed["ctc_conf"]["ctc_type"] = "builtin"
+    options = changed.get("model_conf") or {}
+    if changed.get("decoder") and options.get("ctc_weight", 0.5) > 0:
+        changed["decoder"], options["ctc_weight"] = None, 1.0
+        options.pop("transducer_multi_blank_durations", None)
+        changed["model_conf"] = options
+        unused = ("decoder.", "joint_network.", "criterion_transducer.")
+    if changed.get("frontend") in _HUB_FRONTENDS:
+        options = {**(changed.get("frontend_conf") or {}), "load_pretrained": False}
+        changed["frontend_conf"] = options
+    if changed == conf:
+        yield config_file, unused
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(yaml.safe_dump(changed, allow_unicode=True, sort_keys=False))
+        yield path, unused
 
 
 def task_of(conf: Mapping[str, Any]) -> Type[AbsTask]:
@@ -134,6 +203,41 @@ def encode(model: ESPnetASRModel, audio: Sequence[Tensor]) -> Tuple[Tensor, Tens
     return torch.nn.utils.rnn.pad_sequence(states, batch_first=True), lengths
 
 
+def volume_of(args: Namespace) -> Optional[float]:
+    """The peak to which a model's preprocessor scales each utterance, or None.
+
+    ESPnet applies it at inference, too, unlike noise and reverberation.
+
+    Args:
+        args: of the training.
+
+    Raises:
+        InputError: the preprocessor is not one of those that are applied here.
+    """
+    if not getattr(args, "use_preprocessor", True):
+        return None
+    kind = getattr(args, "preprocessor", "default")
+    if kind not in _PREPROCESSORS:
+        raise InputError(
+            f"the model's preprocessor is {kind!r}, which is not applied here; choose "
+            f"a model with one of: {', '.join(_PREPROCESSORS)}"
+        )
+    if "speech_volume_normalize" in (getattr(args, "preprocessor_conf", None) or {}):
+        raise InputError(
+            "the model's preprocessor_conf has speech_volume_normalize, which ESPnet "
+            "refuses there: move it out of preprocessor_conf"
+        )
+    volume = getattr(args, "speech_volume_normalize", None)
+    return None if volume is None else float(volume)
+
+
+def scale_peak(speech: Tensor, volume: Optional[float]) -> Tensor:
+    """Scale a waveform (S,) to a peak, as ESPnet's preprocessor does; None keeps it."""
+    if volume is None or not bool(speech.any()):
+        return speech
+    return speech * volume / speech.abs().max()
+
+
 def _features(model: ESPnetASRModel, speech: Tensor) -> Tuple[Tensor, int]:
     """Normalised features (frames, dim) of a waveform (S,), and the valid frames."""
     lengths = torch.tensor([len(speech)], device=speech.device)
@@ -169,5 +273,5 @@ def sample_rate(args: Namespace) -> int:
     """Samples per second that an ESPnet ASR configuration expects."""
     rate = (args.frontend_conf or {}).get("fs", 16000)
     if isinstance(rate, str):
-        rate = int(float(rate.lower().rstrip("k")) * 1000)
+        rate = humanfriendly.parse_size(rate)  # as ESPnet's front-ends: 16k, 16000
     return int(rate)

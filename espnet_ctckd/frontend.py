@@ -1,30 +1,42 @@
-"""HuBERT, wav2vec 2.0 and WavLM in front of ESPnet's CTC head, at 20 or 40 ms."""
+"""Models of Hugging Face in front of ESPnet's CTC head, at 20 ms or coarser."""
 
-from typing import Any, Tuple
+import copy
+from typing import Any, Optional, Tuple
 
+import humanfriendly
 import torch
 from espnet2.asr.frontend.huggingface import HuggingFaceFrontend
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import length_mask
+from espnet_ctckd.pretrained import (
+    load_pretrained,
+    mask_of,
+    output_lengths,
+    transformers_library,
+)
 
 
 class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
     """ESPnet's front end of Hugging Face models, with pooled frames.
 
     ESPnet 202511 takes samples for frames; here, as in 202611, the model itself says
-    how many frames an utterance has. Models that want no attention mask hear the
-    padding of a batch, as in their own training.
+    how many frames an utterance has. Weights are float32, whatever the checkpoint has,
+    and a checkpoint that lacks some is refused. Models that want no attention mask hear
+    the padding of a batch, as in their own training.
 
     Args:
         model: id on the hub, or a folder.
         pool: so many frames become one, by the maximum of each feature. 2 makes 40 ms
             of 20; frames that do not fill the last one are left out.
-        **kwargs: of ESPnet's: ``fs``, ``download_dir``, ``load_pretrained``.
+        fs: samples per second.
+        download_dir: of what comes from the hub.
+        load_pretrained: start from the weights of ``model``, not from random ones.
 
     Raises:
-        InputError: the model takes no audio, or ``pool`` is not at least 1.
+        InputError: the model takes no audio, cannot be loaded or lacks weights, or
+            ``pool`` is not at least 1.
 
     References:
         Hsu et al., HuBERT: Self-Supervised Speech Representation Learning by Masked
@@ -34,18 +46,90 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
         https://arxiv.org/abs/2506.01503
     """
 
-    def __init__(self, model: str, pool: int = 1, **kwargs: Any) -> None:
-        super().__init__(model, **kwargs)
-        if not hasattr(self.encoder, "_get_feat_extract_output_lengths"):
-            raise InputError(
-                f"frontend_conf.model is {model}, a {type(self.encoder).__name__}, "
-                "which does not take audio: give HuBERT, wav2vec 2.0, WavLM or alike"
-            )
+    def __init__(
+        self,
+        model: str,
+        pool: int = 1,
+        fs: Any = 16000,
+        download_dir: Optional[str] = None,
+        load_pretrained: bool = True,
+    ) -> None:
+        # Not ESPnet's own, which loads what it finds and leaves the rest random.
+        super(HuggingFaceFrontend, self).__init__()
         if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1:
             raise InputError(
                 f"frontend_conf.pool is {pool!r}; give a whole number >= 1"
             )
         self.pool = pool
+        self.encoder, self.processor = _open(model, download_dir, load_pretrained)
+        self.pretrained_params = copy.deepcopy(self.encoder.state_dict())
+        rate = humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
+        if rate != self.processor.sampling_rate:
+            raise InputError(
+                f"frontend_conf.fs is {fs}, and {model} takes "
+                f"{self.processor.sampling_rate} samples per second: set that"
+            )
+        self._size = self._probe(model)
+
+    def _probe(self, model: str) -> int:
+        """Size of the features, from a second of silence; refuse what has no frames."""
+        wanted = "give HuBERT, wav2vec 2.0, WavLM, W2V-BERT or alike"
+        rate = self.processor.sampling_rate
+        training = self.encoder.training
+        try:
+            with torch.no_grad():
+                self.encoder.eval()
+                states, lengths = self._encode(
+                    torch.zeros(1, rate), torch.tensor([rate])
+                )
+        except InputError:
+            raise
+        # What a model without audio input raises is its own.
+        except Exception as error:
+            raise InputError(
+                f"frontend_conf.model is {model}, a {type(self.encoder).__name__}, "
+                f"which does not take audio ({error}): {wanted}"
+            ) from None
+        self.encoder.train(training)
+        if not 0 <= states.size(1) - int(lengths) <= 1:
+            raise InputError(
+                f"frontend_conf.model is {model}, which outputs {states.size(1)} "
+                f"frames of 1 s and counts {int(lengths)}: {wanted}"
+            )
+        return states.size(2)
+
+    def output_size(self) -> int:
+        """Size of the features."""
+        return self._size
+
+    def _encode(self, inputs: Tensor, input_lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        """Last hidden states (B, T, dim) and lengths (B,) of audio (B, S)."""
+        audio = [x[:n].cpu().numpy() for x, n in zip(inputs, input_lengths)]
+        given = self.processor(
+            audio,
+            return_tensors="pt",
+            sampling_rate=self.processor.sampling_rate,
+            padding=True,
+        ).to(inputs.device)
+        mask = mask_of(given)
+        if "input_features" not in given:
+            counted = input_lengths
+        elif mask is not None:
+            counted = mask.sum(-1)
+        else:
+            raise InputError(
+                f"frontend_conf.model is a {type(self.encoder).__name__}, which takes "
+                "features, and its feature extractor gives no mask of them: the frames "
+                "of an utterance are not known"
+            )
+        lengths = output_lengths(self.encoder, counted)
+        if lengths is None:
+            raise InputError(
+                f"frontend_conf.model is a {type(self.encoder).__name__}, which does "
+                "not take audio: give HuBERT, wav2vec 2.0, WavLM, W2V-BERT or alike"
+            )
+        states = self.encoder(**given).last_hidden_state  # (B, T, dim)
+        return states, lengths.to(states.device)
 
     def forward(self, inputs: Tensor, input_lengths: Tensor) -> Tuple[Tensor, Tensor]:
         """Features of a batch.
@@ -57,15 +141,7 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
         Returns:
             Features (B, T, dim) and lengths (B,).
         """
-        audio = [x[:n].cpu().numpy() for x, n in zip(inputs, input_lengths)]
-        given = self.processor(
-            audio,
-            return_tensors="pt",
-            sampling_rate=self.processor.sampling_rate,
-            padding=True,
-        ).to(inputs.device)
-        states = self.encoder(**given).last_hidden_state  # (B, T, dim)
-        lengths = self.encoder._get_feat_extract_output_lengths(input_lengths)
+        states, lengths = self._encode(inputs, input_lengths)
         if self.pool > 1:
             padded = ~length_mask(lengths, states.size(1)).unsqueeze(-1)
             states = states.masked_fill(padded, torch.finfo(states.dtype).min)
@@ -76,3 +152,34 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
         states = states[:, : int(lengths.max())]
         inside = length_mask(lengths, states.size(1)).unsqueeze(-1)
         return states.masked_fill(~inside, 0.0), lengths
+
+
+def _open(model: str, download_dir: Optional[str], pretrained: bool) -> Tuple[Any, Any]:
+    """The encoder, and its feature extractor."""
+    library = transformers_library("front-ends of Hugging Face")
+    where = f"frontend_conf.model is {model}"
+    try:
+        processor = library.AutoFeatureExtractor.from_pretrained(
+            model, cache_dir=download_dir
+        )
+        if pretrained:
+            encoder = load_pretrained(
+                library.AutoModel, model, where, cache_dir=download_dir
+            )
+        else:
+            config = library.AutoConfig.from_pretrained(model, cache_dir=download_dir)
+            encoder = library.AutoModel.from_config(config, dtype=torch.float32)
+    except InputError:
+        raise
+    # Libraries of files raise errors of their own at what is damaged or foreign.
+    except Exception as error:
+        raise InputError(
+            f"{where}, which cannot be loaded as a model of audio: "
+            f"{(str(error) or type(error).__name__).splitlines()[0]}. Give the id of "
+            "one on the hub (and check the network), or a folder that save_pretrained "
+            "has written"
+        ) from None
+    # Of some kinds the library's model without a head is the one with CTC's.
+    if hasattr(encoder, "ctc_head"):
+        encoder = encoder.encoder
+    return encoder, processor

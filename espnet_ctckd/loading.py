@@ -8,6 +8,7 @@ from espnet2.train import dataset
 
 from espnet_ctckd.cache.reader import META, RecordVectors
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import audio_info
 
 # What to do about each type of data.
 _ADVICE = {
@@ -37,6 +38,15 @@ class _Named(Mapping):  # type: ignore[type-arg]
                 f"utterance {utt}: the audio that {self._path} names has "
                 f"{value.shape[1]} channels: {_ADVICE[self._kind]}"
             )
+        if self._kind == "sound":
+            # ESPnet takes what there is of a file for all of it.
+            path = self._reader.loader.data[utt]
+            samples = audio_info(utt, path, None)
+            if len(value) != samples:
+                raise InputError(
+                    f"utterance {utt}: {path} is cut short: its header says {samples} "
+                    f"samples, it has {len(value)}. Restore or remove it"
+                )
         return value
 
     def __len__(self) -> int:

@@ -67,25 +67,42 @@ def _recogniser(found: Dict[str, str], where: object) -> Tuple[Path, Path]:
     for prefix in ("asr", "s2t"):
         if f"{prefix}_train_config" in found:
             config = Path(found[f"{prefix}_train_config"])
-            _check_files(config)
-            return config, Path(found[f"{prefix}_model_file"])
+            weights = Path(found[f"{prefix}_model_file"])
+            _check_files(config, weights)
+            return config, weights
     raise InputError(f"{where} is not a model for speech recognition: {sorted(found)}")
 
 
-def _check_files(config: Path) -> None:
-    """Refuse a configuration out of an archive that names files outside of it."""
+def _check_files(config: Path, weights: Path) -> None:
+    """Refuse a model out of an archive that names files outside of it."""
     root = next((f for f in config.parents if (f / "meta.yaml").is_file()), None)
+    if root is None:
+        raise InputError(
+            f"the archive names {str(config)!r} as its configuration, which lies "
+            "outside of the archive: pack the model again, by relative paths"
+        )
     conf = load_config(config)
-    parts = {**conf, **(conf.get("normalize_conf") or {})}
-    for key in ("bpemodel", "token_list", "non_linguistic_symbols", "stats_file"):
+    parts = {**conf, **(conf.get("normalize_conf") or {}), "weights": str(weights)}
+    keys = ("bpemodel", "token_list", "non_linguistic_symbols", "stats_file", "weights")
+    for key in keys:
         path = parts.get(key)
-        if not isinstance(path, str) or root is None:
-            continue
-        if not Path(path).resolve().is_relative_to(root.resolve()):
+        if isinstance(path, str) and not _lies_in(root, path):
             raise InputError(
                 f"{config} names {path!r} as {key}, which lies outside of the archive "
                 f"that was unpacked to {root}: pack the model again"
             )
+
+
+def _lies_in(root: Path, path: str) -> bool:
+    return Path(path).resolve().is_relative_to(root.resolve())
+
+
+def _moved_inside(found: Dict[str, str], folder: Path) -> Dict[str, str]:
+    """The files of an archive; what was packed by an absolute path lies below it."""
+    return {
+        key: path if _lies_in(folder, path) else str(folder / path.lstrip("/"))
+        for key, path in found.items()
+    }
 
 
 def _unpack(archive: Path) -> Tuple[Path, Path]:
@@ -105,17 +122,19 @@ def _unpack(archive: Path) -> Tuple[Path, Path]:
     if not folder.is_dir():
         try:
             found = unpack(archive, partial, use_cache=False)
-            for path in found.values():  # what it names, by its final place
-                if path.endswith(".yaml"):
+            for path in _moved_inside(found, partial).values():
+                if path.endswith(".yaml") and Path(path).is_file():
+                    # What it names, by its final place.
                     text = Path(path).read_text(encoding="utf-8")
-                    Path(path).write_text(
-                        text.replace(str(partial), str(folder)), encoding="utf-8"
-                    )
+                    text = text.replace(str(partial), str(folder))
+                    for name in names:  # that were packed by absolute paths
+                        text = text.replace(f": /{name}\n", f": {folder / name}\n")
+                    Path(path).write_text(text, encoding="utf-8")
             with contextlib.suppress(OSError):  # another job was faster
                 os.rename(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return _recogniser(unpack(archive, folder), archive)
+    return _recogniser(_moved_inside(unpack(archive, folder), folder), archive)
 
 
 def _names(archive: Path) -> List[str]:

@@ -34,13 +34,15 @@ class WaveformModel(torch.nn.Module):
 
     Args:
         model: an ESPnet model with a CTC branch.
+        volume: peak to which each utterance is scaled, or None.
 
     Raises:
         InputError: its front-end is another than ``default``.
     """
 
-    def __init__(self, model: ESPnetASRModel) -> None:
+    def __init__(self, model: ESPnetASRModel, volume: Optional[float] = None) -> None:
         super().__init__()
+        self.volume = volume
         frontend = model.frontend
         if not isinstance(frontend, DefaultFrontend):
             raise InputError(
@@ -97,6 +99,10 @@ class WaveformModel(torch.nn.Module):
         Returns:
             Log-probabilities (B, T, V), and frames (B,).
         """
+        if self.volume is not None:
+            beyond = _pad_mask(lengths, speech, 1)
+            peak = speech.abs().masked_fill(beyond, 0.0).amax(1, keepdim=True)
+            speech = speech * (self.volume / peak.masked_fill(peak == 0.0, 1.0))
         padded = self._reflect(speech, lengths) if self.pad else speech
         waves = torch.nn.functional.conv1d(
             padded.unsqueeze(1), self.basis, stride=self.hop
@@ -236,7 +242,7 @@ def write_onnx(model: Recogniser, folder: Path) -> Path:
         "token_type": model.token_type,
     }
     _write(
-        WaveformModel(model.model),
+        WaveformModel(model.model, model.volume),
         (torch.randn(2, 2 * model.rate), torch.tensor([2, 1]) * model.rate),
         {"speech": "BS", "speech_lengths": "B"},
         {"log_probs": "BT", "log_probs_lengths": "B"},
@@ -251,9 +257,10 @@ def write_onnx(model: Recogniser, folder: Path) -> Path:
 class _Sherpa(torch.nn.Module):
     """One input, and a frame every 20 ms, which is what the times are computed with."""
 
-    def __init__(self, model: ESPnetASRModel, repeat: int) -> None:
+    def __init__(self, model: Recogniser, repeat: int) -> None:
         super().__init__()
-        self.model, self.repeat = WaveformModel(model), repeat
+        self.model = WaveformModel(model.model, model.volume)
+        self.repeat = repeat
 
     def forward(self, x: Tensor) -> Tensor:
         """Log-probabilities (B, T * repeat, V) of audio (B, S) of any level."""
@@ -291,7 +298,7 @@ def write_sherpa(model: Recogniser, folder: Path) -> Path:
     repeat = max(1, round(model.frame_seconds() / _SHERPA_SHIFT))
     path = folder / "model.sherpa.onnx"
     _write(
-        _Sherpa(model.model, repeat),
+        _Sherpa(model, repeat),
         (torch.randn(2, 2 * model.rate),),
         {"x": "BS"},
         {"logits": "BT"},

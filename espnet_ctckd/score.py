@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import unicodedata
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import (
@@ -31,6 +32,8 @@ from espnet_ctckd.data import Pathlike, read_scp, sha256, shorten, write_beside
 
 UNITS = ("wer", "cer", "ter")
 _SCORE = "score.json"
+# Of scores with characters removed: before 2, each left a blank behind.
+_SCORING = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Normalization:
     Attributes:
         case: ``keep``, ``upper`` or ``lower``.
         remove: characters that do not count, as ``.,?!``; nothing stands in their
-            place, so that ``don't`` without ``'`` is one word.
+            place, so that ``don't`` without ``'`` is one word. White space in it is
+            no character.
         unicode: form of Unicode: ``nfc`` composes accents, which changes nothing that
             one sees; ``nfkc`` also makes full-width letters and ligatures plain ones;
             ``keep`` does neither.
@@ -93,13 +97,16 @@ class Normalization:
 
     def __call__(self, text: str) -> str:
         """Normalize a transcript."""
+        removed = {ord(c): None for c in self._composed(self.remove) if not c.isspace()}
+        text = self._composed(text).translate(removed)
+        if self.case != "keep":
+            text = self._composed(getattr(text, self.case)())
+        return " ".join(text.split())
+
+    def _composed(self, text: str) -> str:
         if self.unicode == "nfc":
-            text = unicodedata.normalize("NFC", text)
-        elif self.unicode == "nfkc":
-            text = unicodedata.normalize("NFKC", text)
-        text = text.translate({ord(character): None for character in self.remove})
-        text = " ".join(text.split())
-        return text if self.case == "keep" else str(getattr(text, self.case)())
+            return unicodedata.normalize("NFC", text)
+        return unicodedata.normalize("NFKC", text) if self.unicode == "nfkc" else text
 
     def __str__(self) -> str:
         removed = f", without {self.remove!r}" if self.remove else ""
@@ -157,16 +164,21 @@ def read_references(path: Pathlike, normalization: Normalization) -> Dict[str, s
     return references
 
 
-def spelled_by(tokens: Iterable[str]) -> str:
+# Of ESPnet's tokens: those that are written as they stand.
+_WRITTEN = ("char", "bpe", "word", "phn")
+
+
+def spelled_by(tokens: Iterable[str], token_type: str = "char") -> str:
     """The characters that tokens can spell, sorted; empty where these are all.
 
     Args:
         tokens: of a model, or words of a lexicon; a byte-fallback token, as
             ``<0xE4>``, spells any character.
+        token_type: of ESPnet; those of Whisper and the like spell any character.
     """
     characters: Set[str] = set()
     for token in tokens:
-        if re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
+        if token_type not in _WRITTEN or re.fullmatch(r"<0x[0-9A-Fa-f]{2}>", token):
             return ""
         if not re.fullmatch(r"<[^<>]+>", token):
             characters.update(token.replace("▁", ""))
@@ -174,26 +186,69 @@ def spelled_by(tokens: Iterable[str]) -> str:
 
 
 def warn_unspelled(
-    references: Mapping[str, str], characters: str, normalization: Normalization
+    references: Mapping[str, str],
+    characters: str,
+    normalization: Normalization,
+    cannot: str = "that the model cannot output",
+    least: float = 0.0,
 ) -> None:
-    """Warn of references with characters that the model cannot output.
+    """Warn of references with characters that no hypothesis can have.
 
     Args:
         references: utterance -> normalized transcript.
-        characters: of the model, from `spelled_by`.
+        characters: of the model, from `spelled_by`; empty where these are all.
         normalization: with which they are compared.
+        cannot: what is odd of other characters, for the warning.
+        least: percent of the characters from which on there is a warning.
     """
-    known = {*normalization(characters), " "}
-    odd = {utt: {*words} - known for utt, words in references.items()}
-    odd = {utt: unknown for utt, unknown in odd.items() if unknown}
-    if characters and odd:
-        listed = sorted(set().union(*odd.values()))
-        logging.warning(
-            f"{len(odd)} of {len(references)} references have characters that the "
-            f"model cannot output ({shorten([repr(c) for c in listed])}), e.g. "
-            f"{next(iter(odd))}: are case, punctuation and Unicode form the model's? "
-            "(--case, --remove, --unicode)"
-        )
+    odd = _unspelled(references, characters, normalization)
+    share = _share(odd, references)
+    if not characters or not odd or share < least:
+        return
+    total = sum(odd.values(), Counter())
+    listed = [repr(c) for c in sorted(total, key=lambda c: (-total[c], c))]
+    ways = [
+        Normalization(case, normalization.remove, unicode)
+        for unicode in dict.fromkeys((normalization.unicode, "nfc", "nfkc"))
+        for case in dict.fromkeys((normalization.case, "lower", "upper"))
+    ]
+    texts = [{utt: way(text) for utt, text in references.items()} for way in ways]
+    left = [_share(_unspelled(t, characters, w), t) for t, w in zip(texts, ways)]
+    best = min(range(len(ways)), key=lambda i: left[i])
+    advice = "are case, punctuation and Unicode form the model's?"
+    if left[best] < share / 2:
+        flags = f"--case {ways[best].case} --unicode {ways[best].unicode}"
+        advice = f"with {flags} it is {left[best]:.1f} %:"
+    logging.warning(
+        f"{len(odd)} of {len(references)} references have characters {cannot} "
+        f"({shorten(listed)}), e.g. {next(iter(odd))}, {share:.1f} % of all; {advice} "
+        "see --case, --remove and --unicode"
+    )
+
+
+def _unspelled(
+    references: Mapping[str, str], characters: str, normalization: Normalization
+) -> Dict[str, "Counter[str]"]:
+    """Utterance -> characters of its reference that no hypothesis can have."""
+    plain = Normalization(normalization.case, unicode="keep")
+    spelled = {c for each in characters for c in plain(each)}
+    known = spelled.union(*map(normalization, characters))
+
+    def is_known(character: str) -> bool:
+        # Tokens may spell a letter and its accent one after the other.
+        parts = unicodedata.normalize("NFD", character)
+        composed = normalization.unicode != "keep" and spelled.issuperset(parts)
+        return character in known or character.isspace() or composed
+
+    odd_ones = {c for c in set().union(*references.values()) if not is_known(c)}
+    odd = {u: Counter(filter(odd_ones.__contains__, t)) for u, t in references.items()}
+    return {utt: counted for utt, counted in odd.items() if counted}
+
+
+def _share(odd: Mapping[str, "Counter[str]"], references: Mapping[str, str]) -> float:
+    """Percent of the characters of references, without blanks, that are odd."""
+    total = sum(len(text) - text.count(" ") for text in references.values())
+    return 100 * sum(map(Counter.total, odd.values())) / max(total, 1)
 
 
 def score(
@@ -293,6 +348,8 @@ def write_scores(
             _write_counts(path.with_suffix(".speakers.tsv"), "speaker", speakers)
     told: Dict[str, Any] = {unit: asdict(total) for unit, total in totals.items()}
     told["normalization"] = str(normalization)
+    if normalization.remove:
+        told["scoring"] = _SCORING
     if texts is not None:
         reference, hypothesis = texts
         told["reference"] = hash_transcripts(read_scp(reference))
@@ -344,6 +401,8 @@ def read_score(folder: Pathlike) -> Score:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         normalization = found.pop("normalization", str(Normalization()))
+        if found.pop("scoring", 1) < _SCORING and ", without " in normalization:
+            normalization += ", each replaced by a blank"
         reference = found.pop("reference", "")
         name, hypothesis = found.pop("hypothesis", ["", ""])
         decoded = Path(folder, name)
@@ -497,13 +556,19 @@ def bootstrap_interval(
         units = np.array([counts.units for counts in counted.values()])
         size = (draws, len(counted))
         drawn = np.random.default_rng(0).integers(len(counted), size=size)
-        # A draw of utterances without words counts as one of one word.
-        total = units[drawn].sum(1).clip(min=1)
-        drawn_rates: np.ndarray = errors[drawn].sum(1) / total
-        return 100.0 * drawn_rates
+        drawn_units = units[drawn].sum(1)
+        drawn_rates = np.full(draws, np.nan)
+        np.divide(
+            100.0 * errors[drawn].sum(1),
+            drawn_units,
+            out=drawn_rates,
+            where=drawn_units > 0,
+        )
+        return drawn_rates
 
     mean = np.mean([rates(path) for path in paths], axis=0)
     if others:
         mean = mean - np.mean([rates(path) for path in others], axis=0)
-    low, high = np.percentile(mean, [2.5, 97.5])
+    # There is no rate of a draw without words.
+    low, high = np.nanpercentile(mean, [2.5, 97.5])
     return float(low), float(high)

@@ -4,6 +4,7 @@ from fractions import Fraction
 from typing import List, Optional, Sequence, Tuple
 
 from espnet_ctckd.cache.check import Student
+from espnet_ctckd.checks import check_labels
 from espnet_ctckd.data import read_token_list
 from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
 from espnet_ctckd.model import ESPnetCTCKDModel
@@ -28,6 +29,8 @@ def build_student(
     args = CTCKDTask.get_parser().parse_args(flags)
     read_token_list(args.token_list)
     model = CTCKDTask.build_model(args).eval()
+    if isinstance(model, ESPnetCTCKDModel):
+        check_labels(args, model.kd_config)
     preprocess = CTCKDTask.build_preprocess_fn(args, train=False)
 
     def labels(text: str) -> List[int]:

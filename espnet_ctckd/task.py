@@ -15,12 +15,15 @@ import torch.distributed as dist
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
+from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ctckd import MODEL_NAME, register
+from espnet_ctckd.align import espnet_names
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.checks import (
     check_data,
     check_layers,
+    check_lengths,
     check_rate,
     check_selected,
     match_tokens,
@@ -30,7 +33,7 @@ from espnet_ctckd.checks import (
 )
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
-from espnet_ctckd.espnet_model import measure_frame_shift
+from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
 from espnet_ctckd.loading import name_what_fails
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.nbest import NBEST, NBestReader
@@ -68,7 +71,19 @@ class CTCKDTask(ASRTask):
     def get_parser(cls) -> argparse.ArgumentParser:
         """The parser of the stock task, which takes ``--model ctckd``, too."""
         register()
-        return super().get_parser()  # type: ignore[no-any-return]
+        parser: argparse.ArgumentParser = super().get_parser()
+        stock = next(a for a in parser._actions if a.dest == "model_conf")
+        group = stock.container  # type: ignore[attr-defined]
+        group.conflict_handler = "resolve"
+        group.add_argument(
+            "--model_conf",
+            action=_ModelConf,
+            default={},
+            help="options of the model; kd=<file> is the base of kd, and "
+            "kd.<key>=<value> wins over it, in whatever order they are given",
+        )
+        group.conflict_handler = "error"
+        return parser
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
@@ -134,9 +149,41 @@ class CTCKDTask(ASRTask):
         kd = args.model_conf["kd"] if args.model == MODEL_NAME else {}
         if lists is not None and kd.get("nbest") is not None:
             tokens = token_list_of(args)
-            index = {token: i for i, token in enumerate(tokens)}
+            # As dump_nbest names them, or as the student's own list does.
+            index = {name: i for i, name in enumerate(espnet_names(tokens))}
+            index |= {token: i for i, token in enumerate(tokens)}
             nbest = NBestReader(NBestConfig.from_dict(kd["nbest"]), index)
         return TeacherDecoder(stock, posteriors, nbest)
+
+
+class _ModelConf(NestedDictAction):  # type: ignore[misc]
+    """ESPnet's action, with which single keys of ``kd`` win over the file it names."""
+
+    _seen: Optional[argparse.Namespace] = None
+    _single: List[str]
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str,
+        option_strings: Optional[str] = None,
+    ) -> None:
+        """Take one flag."""
+        if namespace is not self._seen:  # ESPnet parses twice, for --config
+            self._seen, self._single = namespace, []
+        key = values.partition("=")[0].strip()
+        if "=" in values and key.startswith("kd."):
+            self._single.append(values)
+            conf = getattr(namespace, self.dest, None) or {}
+            if isinstance(conf.get("kd"), str):
+                setattr(namespace, self.dest, {**conf, "kd": {"base": conf["kd"]}})
+        super().__call__(parser, namespace, values, option_strings)
+        whole = "kd" in getattr(namespace, self.dest) and "=" not in values
+        if key == "kd" or whole:
+            again, self._single = self._single, []
+            for flag in again:
+                self(parser, namespace, flag, option_strings)
 
 
 def _is_rank0() -> bool:
@@ -148,12 +195,15 @@ def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
     model.build_objectives()
     check_data(args, model.kd_config)
     cache = path_of(args.train_data_path_and_name_and_type, TEACHER)
-    if cache is None:
-        return
+    shift = None
     if args.frontend is not None:
         mode = model.training
-        shift = measure_frame_shift(model.eval())
+        shift, shortest = measure_frame_shift(model.eval()), shortest_input(model)
         model.train(mode)
+        check_lengths(args, shift, shortest)
+    if cache is None:
+        return
+    if shift is not None:
         check_rate(cache, model.kd_config, shift)
     for part in ("train", "valid"):
         path = path_of(getattr(args, f"{part}_data_path_and_name_and_type"), TEACHER)

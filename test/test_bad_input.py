@@ -18,6 +18,7 @@ import soundfile
 import tiny
 import torch
 import yaml
+from test_data import mp3_without_length
 from test_train import flags
 
 from espnet_ctckd.bin import (
@@ -508,7 +509,23 @@ def another_rate(tmp_path, data, cache):
     return "what .*wav.scp names cannot be read .*Sampling rates"
 
 
-@pytest.mark.parametrize("damage", [cut_ark, two_channels, another_rate])
+def cut_audio(tmp_path, data, cache):
+    path = tmp_path / "cut.wav"
+    path.write_bytes(Path(data.wavs()["utt01"]).read_bytes()[:-2000])
+    data.wav_scp.write_text("".join(f"{u} {path}\n" for u in data.wavs()))
+    return ".*cut.wav is cut short"
+
+
+def without_length(tmp_path, data, cache):
+    path = tmp_path / "piped.mp3"
+    samples = mp3_without_length(path, True)
+    data.wav_scp.write_text("".join(f"{u} {path}\n" for u in data.wavs()))
+    return f".*piped.mp3 has {samples} samples, which its header does not know"
+
+
+@pytest.mark.parametrize(
+    "damage", [cut_ark, two_channels, another_rate, cut_audio, without_length]
+)
 def test_training_on_files_that_cannot_be_read(tmp_path, tiny_model, tiny_data, damage):
     data = tiny_data.copy(tmp_path / "data", tiny_data.wavs())
     cache = tmp_path / "cache"

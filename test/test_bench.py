@@ -10,6 +10,12 @@ from espnet_ctckd.bin import bench, bench_dump, bench_search
 from espnet_ctckd.bin.bench import keep_top, make_objective, make_teacher
 
 
+@pytest.fixture(autouse=True)
+def log_level(caplog):
+    """The level that the root logger has again after a benchmark, which raises it."""
+    caplog.set_level("WARNING")
+
+
 def test_the_objective_is_measured_against_pytorch(capsys):
     bench.main(["--what", "objective", "--rounds", "1", "--utterances", "1"])
     printed = capsys.readouterr().out

@@ -57,7 +57,7 @@ def read_espnet(cache):
     """As a training reads it: ESPnet's data set, and the task's preprocessor."""
     scp = (str(cache / "teacher.scp"), "teacher", "kaldi_ark")
     meta = read_meta(cache)
-    reader = PosteriorReader(meta.records, None, len(meta.token_list))
+    reader = PosteriorReader(meta.records, None, len(meta.token_list), meta.blank)
     data = ESPnetDataset([scp], preprocess=TeacherDecoder(None, reader, None))
     found = {utt: data[utt][1] for utt in read_scp(cache / "teacher.scp")}
     return {utt: (d["teacher"], d.get("teacher_ids")) for utt, d in found.items()}

@@ -207,7 +207,10 @@ def swap(scp):
     ("change", "message"),
     [
         (lambda scp: scp.pop("utt01"), "have not the same utterances: utt01"),
-        (lambda scp: scp.update(utt01="other.ark:5"), "names other.ark for utterance"),
+        (
+            lambda scp: scp.update(utt01="other.ark:5"),
+            "has 'other.ark:5' for the utterance",
+        ),
         (swap, "utt00"),
     ],
     ids=["lost", "other", "swapped"],

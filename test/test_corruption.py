@@ -55,7 +55,7 @@ def train(folder):
     """What a training without check_cache reads of all utterances."""
     meta = read_meta(folder / "cache")
     assert meta.token_list == list(tiny.TOKENS)  # match_tokens refuses others
-    reader = PosteriorReader(meta.records, None, len(meta.token_list))
+    reader = PosteriorReader(meta.records, None, len(meta.token_list), meta.blank)
     paths = [
         (str(folder / "cache/teacher.scp"), "teacher", "kaldi_ark"),
         (str(folder / "data/wav.scp"), "speech", "sound"),

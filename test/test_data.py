@@ -1,14 +1,19 @@
 """Reading Kaldi files and audio, and preparing a data folder."""
 
+import struct
+
 import numpy as np
 import pytest
 import soundfile
+from espnet2.fileio.sound_scp import soundfile_read
 
 from espnet_ctckd.bin import filter_data, format_audio, perturb_speed, train_bpe
 from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.containers import decode
 from espnet_ctckd.data import (
     audio_info,
+    decode_audio,
     read_audio,
     read_lines,
     read_scp,
@@ -168,6 +173,188 @@ def test_a_wav_whose_header_was_written_to_a_pipe_is_read(tmp_path):
     whole[4:8] = whole[40:44] = b"\xff\xff\xff\xff"
     path.write_bytes(whole)
     assert audio_info("a", str(path), RATE) == 1000
+
+
+@pytest.mark.parametrize("sizes", [(0x7FFFF024, 0x7FFFF000), (0, 0xFFFFFFFF)])
+def test_a_wav_of_any_unknown_size_is_read(tmp_path, sizes):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1000), RATE, "PCM_16")
+    whole = bytearray(path.read_bytes())
+    whole[4:8], whole[40:44] = (struct.pack("<I", size) for size in sizes)
+    path.write_bytes(whole)
+    assert audio_info("a", str(path), RATE) == len(read_audio("a", str(path), RATE))
+    assert audio_info("a", str(path), RATE) == 1000
+
+
+def test_a_wav_that_knows_the_size_of_its_data_alone_is_refused_when_cut(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1000), RATE, "PCM_16")
+    whole = bytearray(path.read_bytes())
+    whole[4:8] = b"\xff\xff\xff\xff"
+    path.write_bytes(whole[:-500])
+    assert "header says 2044 bytes, it has 1544" in refused(path)
+
+
+def test_a_wav_whose_header_says_that_it_is_empty_is_refused(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(1000), RATE, "PCM_16")
+    whole = bytearray(path.read_bytes())
+    whole[4:8], whole[40:44] = struct.pack("<I", 36), bytes(4)
+    path.write_bytes(whole)
+    assert "holds no samples by its header, and 2044 bytes" in refused(path)
+
+
+WHOLE = [
+    ("aiff", "AIFF", "PCM_16"),
+    ("au", "AU", "PCM_16"),
+    ("caf", "CAF", "PCM_16"),
+    ("ogg", "OGG", "VORBIS"),
+    ("opus", "OGG", "OPUS"),
+    ("sph", "NIST", "PCM_16"),
+    ("sph", "NIST", "ULAW"),
+    ("w64", "W64", "PCM_16"),
+    ("wav", "RF64", "PCM_16"),
+    ("wav", "WAV", "ULAW"),
+    ("wav", "WAVEX", "PCM_24"),
+    ("mp3", "MP3", "MPEG_LAYER_III"),
+]
+
+
+@pytest.mark.parametrize(("suffix", "kind", "subtype"), WHOLE)
+@pytest.mark.parametrize("lost", [3, 200, 0.4])
+def test_a_file_that_is_cut_short_is_refused(tmp_path, suffix, kind, subtype, lost):
+    path = tmp_path / f"a.{suffix}"
+    soundfile.write(path, noise(20000), RATE, subtype, format=kind)
+    assert audio_info("a", str(path), RATE) == 20000
+    assert len(read_audio("a", str(path), RATE)) == 20000
+    whole = path.read_bytes()
+    path.write_bytes(whole[: -lost if lost >= 1 else int(len(whole) * (1 - lost))])
+    said = refused(path)
+    assert "is cut short" in said or "cannot be read as audio" in said
+
+
+def test_an_au_or_w64_that_was_written_to_a_pipe_is_read(tmp_path):
+    for name, size, at in (("AU", b"\xff" * 4, 8), ("W64", b"\xff" * 8, 16)):
+        path = tmp_path / f"a.{name.lower()}"
+        soundfile.write(path, noise(1000), RATE, "PCM_16", format=name)
+        whole = bytearray(path.read_bytes())
+        whole[at : at + len(size)] = size
+        path.write_bytes(whole)
+        assert audio_info("a", str(path), RATE) == 1000
+
+
+@pytest.mark.parametrize(("kind", "said"), [("OGG", "several Ogg"), ("MP3", "joined")])
+def test_files_that_are_joined_are_refused(tmp_path, kind, said):
+    path = tmp_path / "a"
+    soundfile.write(path, noise(20000), RATE, format=kind)
+    path.write_bytes(path.read_bytes() * 2)
+    assert said in refused(path)
+
+
+def test_what_follows_the_end_of_a_file_is_no_part_of_it(tmp_path):
+    for kind in ("MP3", "OGG", "FLAC", "WAV"):
+        path = tmp_path / kind
+        soundfile.write(path, noise(20000), RATE, format=kind)
+        path.write_bytes(path.read_bytes() + b"TAG" + bytes(125))
+        assert len(read_audio("a", str(path), RATE)) == 20000
+
+
+def mp3_without_length(path, loud_first, mode="VARIABLE"):
+    """Write an MP3 as to a pipe: without the first frame, which has its length.
+
+    Returns:
+        Its 576 samples of each frame.
+    """
+    loud, quiet = noise(8000), np.zeros(25408)
+    samples = np.concatenate([loud, quiet] if loud_first else [quiet, loud])
+    soundfile.write(path, samples, RATE, format="MP3", bitrate_mode=mode)
+    whole = path.read_bytes()
+    second = whole.index(whole[:2], 2)
+    assert b"Xing" in whole[:second] or b"Info" in whole[:second]
+    path.write_bytes(whole[second:])
+    # By hand: `mpg123 -s` and ffmpeg have as many.
+    return 60 * 576
+
+
+@pytest.mark.parametrize("mode", ["VARIABLE", "AVERAGE", "CONSTANT"])
+def test_an_mp3_that_does_not_know_its_length_is_counted(tmp_path, mode):
+    path = tmp_path / "a.mp3"
+    samples = mp3_without_length(path, False, mode)
+    if mode != "CONSTANT":
+        assert soundfile.info(path).frames > samples  # the header's guess
+    assert audio_info("a", str(path), RATE) == samples
+    found = read_audio("a", str(path), RATE)
+    assert len(found) == len(soundfile_read(str(path))[0]) == samples
+    np.testing.assert_array_equal(np.concatenate([*decode(str(path), "MP3")]), found)
+
+
+@pytest.mark.parametrize("mode", ["VARIABLE", "AVERAGE"])
+def test_an_mp3_of_which_espnet_reads_a_part_is_refused(tmp_path, mode):
+    path = tmp_path / "a.mp3"
+    samples = mp3_without_length(path, True, mode)
+    reads = len(soundfile_read(str(path))[0])
+    assert reads < samples
+    said = refused(path)
+    assert f"has {samples} samples, which its header does not know" in said
+    assert f"ESPnet would read {reads}. Write it anew" in said
+
+
+def test_an_mp3_without_length_that_ends_within_a_frame_is_refused(tmp_path):
+    path = tmp_path / "a.mp3"
+    mp3_without_length(path, False)
+    path.write_bytes(path.read_bytes()[:-3])
+    assert "its last MPEG frame is not whole" in refused(path)
+
+
+def flac_without_length(path):
+    """Write a FLAC of 70000 samples as to a pipe."""
+    soundfile.write(path, noise(70000), RATE, "PCM_16")
+    whole = bytearray(path.read_bytes())
+    whole[21] &= 0xF0
+    whole[22:26] = bytes(4)
+    path.write_bytes(whole)
+
+
+def test_a_flac_that_does_not_know_its_length_is_refused(tmp_path):
+    path = tmp_path / "a.flac"
+    flac_without_length(path)
+    assert "has 70000 samples, which its header does not know: ESPnet would fail" in (
+        refused(path)
+    )
+
+
+def test_formatting_writes_anew_what_does_not_know_its_length(tmp_path):
+    source = data_folder(tmp_path / "in", [10, 20, 30])
+    flac_without_length(source / "utt0.flac")
+    long = mp3_without_length(source / "utt1.mp3", True)
+    known = mp3_without_length(source / "utt2.mp3", False)
+    wavs = [(f"utt{i}", source / f"utt{i}.{s}") for i, s in enumerate(["flac", "mp3"])]
+    write_scp(source / "wav.scp", [*wavs, ("utt2", source / "utt2.mp3")])
+    format_in_jobs(source, tmp_path / "out", 1)
+    lengths = read_scp(tmp_path / "out" / "utt2num_samples")
+    assert lengths == {"utt0": "70000", "utt1": f"{long}", "utt2": f"{known}"}
+    found = read_scp(tmp_path / "out" / "wav.scp")
+    assert found["utt2"] == str(source / "utt2.mp3")
+    for utt, path in found.items():
+        samples = read_audio(utt, path, RATE)
+        assert len(samples) == audio_info(utt, path, RATE) == int(lengths[utt])
+        assert len(soundfile_read(path)[0]) == len(samples)
+    kept = read_audio("utt0", found["utt0"], RATE)
+    np.testing.assert_allclose(kept, noise(70000), atol=2.0**-15)
+    whole = decode_audio("utt1", str(source / "utt1.mp3"), RATE)
+    np.testing.assert_allclose(
+        read_audio("utt1", found["utt1"], RATE), whole.clip(-1, 1), atol=2.0**-15
+    )
+
+
+def test_perturbing_reads_what_does_not_know_its_length_whole(tmp_path):
+    source = data_folder(tmp_path / "in", [10])
+    samples = mp3_without_length(source / "utt0.mp3", True)
+    write_scp(source / "wav.scp", [("utt0", source / "utt0.mp3")])
+    perturb(source, tmp_path / "sp", "0.9")
+    format_in_jobs(tmp_path / "sp", tmp_path / "out", 1)
+    lengths = read_scp(tmp_path / "out" / "utt2num_samples")
+    assert abs(int(lengths["sp0.9-utt0"]) - samples / 0.9) <= 2
 
 
 def test_a_flac_that_is_shorter_than_its_header_says_is_refused(tmp_path):

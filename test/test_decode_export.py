@@ -1,9 +1,11 @@
 """Decoding, and a student on its way to an ESPnet without this package."""
 
+import itertools
 import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -14,10 +16,16 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 from espnet_ctckd import register
-from espnet_ctckd.bin import decode, export_student, fetch_model
+from espnet_ctckd.bin import decode, dump_teacher, export_student, fetch_model
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio, read_scp
-from espnet_ctckd.espnet_model import encode, load_espnet_model
+from espnet_ctckd.espnet_model import (
+    encode,
+    load_espnet_model,
+    sample_rate,
+    volume_of,
+)
+from espnet_ctckd.task import CTCKDTask
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +104,7 @@ def test_decoding_says_how_long_it_took(tmp_path, tiny_model, equal_data):
 
 
 def test_an_utterance_too_short_for_the_model_is_empty(tmp_path, tiny_model, caplog):
+    caplog.set_level("WARNING")
     for samples in (100, 700):  # too few for the front-end, and for the encoder
         path = tmp_path / f"{samples}.wav"
         soundfile.write(path, tiny.sound(0.1, 0)[:samples], tiny.RATE)
@@ -278,3 +287,70 @@ def test_a_tag_without_the_model_zoo_is_refused_with_what_to_install(
         InputError, match=r"owner/name is no folder.*espnet_ctckd\[hf\]"
     ):
         fetch_model.main(flags)
+
+
+@pytest.mark.parametrize(
+    ("fs", "rate"),
+    [(8000, 8000), ("16k", 16000), ("16000", 16000), ("22.05k", 22050), ("8K", 8000)],
+)
+def test_a_sample_rate_is_read_as_espnet_s_front_ends_do(fs, rate):
+    assert sample_rate(Namespace(frontend_conf={"fs": fs})) == rate
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"preprocessor": "slu"}, "preprocessor is 'slu', which is not applied"),
+        (
+            {"preprocessor_conf": {"speech_volume_normalize": 1.0}},
+            "preprocessor_conf has speech_volume_normalize",
+        ),
+    ],
+)
+def test_preprocessing_that_is_not_applied_is_refused(given, message):
+    args = Namespace(use_preprocessor=True, **given)
+    with pytest.raises(InputError, match=message):
+        volume_of(args)
+    args.use_preprocessor = False
+    assert volume_of(args) is None
+
+
+@pytest.mark.parametrize("volume", [None, 1.0, 0.25])
+def test_the_preprocessing_of_inference_is_that_of_espnet(
+    tmp_path, tiny_model, equal_data, volume
+):
+    conf = yaml.safe_load(tiny_model.config.read_text())
+    # A front-end to which the level matters.
+    conf["speech_volume_normalize"] = volume
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(conf))
+    model = tiny.Model(folder / "config.yaml", tiny_model.weights)
+    quiet = {}
+    for utt, path in equal_data.wavs().items():
+        samples = 0.05 * read_audio(utt, path, tiny.RATE)
+        quiet[utt] = str(tmp_path / f"{utt}.wav")
+        soundfile.write(quiet[utt], samples, tiny.RATE, "FLOAT")
+    data = equal_data.copy(tmp_path / "data", quiet)
+    ours, _ = decode_into(tmp_path / "ours", model, data)
+    args = CTCKDTask.build_model_from_file(model.config, None)[1]
+    stock = CTCKDTask.build_preprocess_fn(args, train=False)
+    built, _ = load_espnet_model(model.config, model.weights)
+    cache = tmp_path / "cache"
+    assert tiny.call(dump_teacher, *tiny.dump_args(model, data, cache))[0] == 0
+    dumped = tiny.read_cache(cache)
+    for utt, path in quiet.items():
+        speech = stock(utt, {"speech": read_audio(utt, path, tiny.RATE)})["speech"]
+        audio = torch.from_numpy(speech).float().unsqueeze(0)
+        with torch.no_grad():
+            states, _ = built.encode(audio, torch.tensor([audio.size(1)]))
+            wanted = built.ctc.ctc_lo(states)[0].log_softmax(-1)
+        best = [k for k, _ in itertools.groupby(wanted.argmax(-1).tolist())]
+        assert ours[utt].split() == [tiny.TOKENS[i] for i in best if i != 0]
+        found = torch.from_numpy(dumped[utt].log_probs)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    if volume is None:
+        return
+    # The level of the audio does not matter any more.
+    loud, _ = decode_into(tmp_path / "loud", model, equal_data)
+    assert loud == ours

@@ -16,7 +16,8 @@ PACKAGE = Path(espnet_ctckd.__file__).parent
 BELOW = {
     "choices": set(),
     "posteriors": set(),
-    "align": {"choices", "posteriors"},
+    "pieces": set(),
+    "align": {"choices", "pieces", "posteriors"},
     "select": {"choices", "posteriors"},
     "losses": {"choices", "posteriors"},
     "reduce": {"choices"},

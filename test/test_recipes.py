@@ -270,6 +270,36 @@ def test_what_a_student_cannot_be_trained_on_leaves_its_statistics(short_recipe)
     assert "Stage 9: already finished" in run(*plain).stdout
 
 
+def test_a_language_model_that_cannot_be_read_stops_a_recipe_at_once(short_recipe):
+    pytest.importorskip("flashlight.lib.text.decoder.kenlm")
+    folder, run = short_recipe
+    arpa = b"\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tab\n\n\\end\\\n"
+    (folder / "cut.arpa.gz").write_bytes(gzip.compress(arpa)[:-9])
+    (folder / "lm.bin").write_bytes(
+        b"mmap lm http://kheafield.com/code format version 5\n\x00"
+    )
+    for flags, message in (
+        (["--lm", "cut.arpa.gz"], "gzip file that is damaged or cut short"),
+        (["--lm", "lm.bin"], "whose words cannot be read"),
+        (["--lm", "lm.bin", "--lexicon", "gone"], "there is no list of words gone"),
+        (["--lm", "gone", "--stop_stage", "12"], "there is no language model gone"),
+        (
+            ["--lm", "local", "--stop_stage", "12"],
+            "the language model local is a folder",
+        ),
+    ):
+        done = run(*flags)
+        assert done.returncode == 2
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (folder / "dump").exists()
+    (folder / "lm.arpa.gz").write_bytes(gzip.compress(arpa))
+    for known in (False, True):
+        done = run("--lm", "lm.arpa.gz", "--stop_stage", "2")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert ("lm.arpa.gz can be read; 1 words" in done.stdout) != known
+
+
 @pytest.mark.slow
 def test_the_demo_runs_to_its_table_and_does_nothing_twice(tmp_path):
     for name in ("egs", "conf", "tools"):

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import html
 import json
 import math
 import random
@@ -14,12 +15,20 @@ import numpy as np
 import pytest
 import soundfile
 import tiny
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from test_train import flags
 
-from espnet_ctckd.bin import decode, export_student, report, results, score
+from espnet_ctckd.bin import (
+    decode,
+    dump_teacher,
+    export_student,
+    report,
+    results,
+    score,
+)
 from espnet_ctckd.data import read_scp, write_scp
 from espnet_ctckd.report.charts import densities, lines, ticks
 from espnet_ctckd.report.systems import read_curves
@@ -234,6 +243,8 @@ def test_a_cache_speaks_for_a_teacher_of_any_kind(
     (teacher / "spikes.test.json").unlink()
     caches = tmp_path / "caches"
     shutil.copytree(tiny_cache, caches / "test")
+    scp = caches / "test/teacher.scp"
+    scp.write_text(scp.read_text().replace(str(tiny_cache), str(caches / "test")))
     out = tmp_path / "page.html"
     flags = [tmp_path / "exp", "--data", experiments.parent / "data", "--output", out]
     status, stderr = tiny.call(report, *flags, "--teacher_cache", caches)
@@ -313,15 +324,60 @@ def test_damaged_and_doubled_folders_are_refused_by_name(experiments, tmp_path):
     assert "have one name" in error
     error = refused(lambda test: (test / "text").write_text("utt01 ab\n"))
     assert "is another text than" in error
-    shutil.copytree(experiments.parent / "data", tmp_path / "data")
-    text = tmp_path / "data/test/text"
-    text.write_text(text.read_text().replace("a", "b"))
-    error = refused(lambda test: None, "--data", tmp_path / "data")
-    assert f"{text} has other transcripts than" in error
     error = refused(lambda test: None, "--data", tmp_path / "nowhere")
     assert "--data: there is no folder" in error
     places = ["--data", experiments.parent / "data", "--teacher_cache", tmp_path]
     assert "holds no <set>/meta.json" in refused(lambda test: None, *places)
+
+
+def test_what_does_not_fit_is_noted_and_the_page_is_written(
+    experiments, tiny_model, tiny_data, tmp_path
+):
+    exp, data, caches = tmp_path / "exp", tmp_path / "data", tmp_path / "caches"
+    shutil.copytree(experiments, exp)
+    shutil.copytree(experiments.parent / "data", data)
+
+    def notes(*more):
+        status, stderr = tiny.call(report, exp, "--data", data, *more)
+        assert status == 0, stderr
+        text = (exp / "report.html").read_text(encoding="utf-8")
+        return html.unescape(text).replace("<wbr>", "")
+
+    # Transcripts that differ, one audio file that is gone, one that is broken.
+    text, scp = data / "test/text", data / "test/wav.scp"
+    before = text.read_text()
+    text.write_text(before.replace("a", "b"))
+    assert f"{data}/test/text has other transcripts than {exp}/asr_labels" in notes()
+    text.write_text(before + "more words that were left out\n")
+    listed = scp.read_text()
+    scp.write_text(listed + f"more {tmp_path / 'gone.wav'}\n")
+    page = notes()
+    assert "has other transcripts" not in page
+    assert "asr_labels/decode_ctckd/test was scored on 4 of the 5 utterances" in page
+    assert f"The audio of 1 of 5 utterances of {scp} cannot be used" in page
+    text.write_text(before)
+    wavs = read_scp(tiny_data.wav_scp)
+    broken = {**wavs, "utt01": str(tmp_path / "gone.wav")}
+    scp.write_text("".join(f"{u} {p}\n" for u, p in broken.items()))
+    assert "these are not drawn: utt01." in notes()
+    drawn = {u["name"]: "heat" in u for u in data_of(exp / "report.html")}
+    assert drawn == {utt: utt != "utt01" for utt in wavs}
+    scp.write_text(listed)
+    # A set that is decoded and not scored.
+    left = exp / "asr_labels/decode_ctckd/dev"
+    left.mkdir()
+    (left / "decode.json").write_text("{}")
+    (left / "text").write_text("utt00 a\n")
+    assert f"Decoded and not scored, so in no table: {left}." in notes()
+    # The cache of another teacher, of the same tokens.
+    states = torch.load(tiny_model.weights, weights_only=True)
+    states["ctc.ctc_lo.bias"] += 0.1
+    torch.save(states, tmp_path / "other.pth")
+    other = tiny.Model(tiny_model.config, tmp_path / "other.pth")
+    flags = tiny.dump_args(other, tiny_data, caches / "test")
+    assert tiny.call(dump_teacher, *flags)[0] == 0
+    page = notes("--teacher_cache", caches)
+    assert "is of another teacher than these systems learned from" in page
 
 
 def test_spikes_are_counted_again_where_their_file_is_damaged(experiments, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 
 import jiwer
 import numpy as np
@@ -411,6 +412,107 @@ def test_forms_of_unicode_are_brought_together(tmp_path):
     assert words_alone([], *wide, tmp_path)[0] == 2
     assert words_alone(["--unicode", "nfkc"], *wide, tmp_path) == (0, 0)
     assert "unicode nfkc" in read_score(tmp_path).normalization
+
+
+def test_what_is_removed_is_of_the_form_of_the_texts(tmp_path):
+    # A shell may give an accent apart; that is no wish to remove its letter.
+    apart = unicodedata.normalize("NFD", "\u00e9")
+    assert Normalization(remove=apart)("\u00e9e e\u0301") == "e"
+    assert Normalization(remove=apart, unicode="keep")("\u00e9e") == "\u00e9"
+    assert Normalization(remove=".", unicode="nfkc")("a\uff0e\u2026b") == "ab"
+    # White space stays a separator.
+    assert Normalization(remove=". \u00a0,")("a, b .c") == "a b c"
+    assert Normalization(case="lower")("\u0130") == unicodedata.normalize(
+        "NFC", "\u0130".lower()
+    )
+
+
+@given(
+    st.text("aB\u00e9e\u0301\uff21 .'\u00a0\u3000\t\u2028\u0085", max_size=9),
+    st.sampled_from(["keep", "upper", "lower"]),
+    st.sampled_from(["keep", "nfc", "nfkc"]),
+    st.sampled_from(["", ".", "'. "]),
+)
+def test_what_is_normalized_stays_as_it_is(text, case, form, remove):
+    normalization = Normalization(case, remove, form)
+    once = normalization(text)
+    assert normalization(once) == once
+    assert once == " ".join(once.split(" ")) == once.strip()
+    assert not {*once} & ({*remove} - {" "})
+    expected = "".join(c for c in text if c not in remove or c.isspace())
+    if form == "keep" and case == "keep":
+        assert once.split() == expected.split()
+
+
+def test_scores_of_when_removed_characters_left_blanks_are_not_mixed(scored, tmp_path):
+    flags = ["--ref", str(tmp_path / "ref"), "--hyp", str(scored / "text")]
+    other = scored.parent.parent / "other/test"
+    score_command.main([*flags, "--remove", "'"])
+    score_command.main([*flags, "--remove", "'", "--output_dir", str(other)])
+    compare_scores.main(["--system", str(scored), "--against", str(other)])
+    told = json.loads((other / "score.json").read_text())
+    del told["scoring"]
+    (other / "score.json").write_text(json.dumps(told))
+    with pytest.raises(InputError, match="each replaced by a blank"):
+        compare_scores.main(["--system", str(scored), "--against", str(other)])
+
+
+def test_draws_without_words_have_no_rate(tmp_path):
+    counted = {
+        "a": Counts(1, 1, 4, 2, 2, 0, 0), "b": Counts(1, 1, 0, 0, 0, 0, 3),
+    }  # fmt: skip
+    write_scores(tmp_path, {"wer": counted}, PLAIN)
+    rates = []
+    for row in np.random.default_rng(0).integers(2, size=(1000, 2)):
+        units = sum((4, 0)[i] for i in row)
+        if units:
+            rates.append(100 * sum((2, 3)[i] for i in row) / units)
+    assert len(rates) < 1000
+    found = bootstrap_interval([tmp_path / "wer.tsv"])
+    assert found == pytest.approx(tuple(np.percentile(rates, [2.5, 97.5])))
+
+
+@pytest.mark.parametrize(
+    ("reference", "advice"),
+    [
+        ("\uff21\uff22 \uff21", "with --case lower --unicode nfkc it is 0.0 %"),
+        ("AB A", "with --case lower --unicode nfc it is 0.0 %"),
+        ("\u00e9\u00e9 a", "66.7 % of all; are case, punctuation and Unicode form"),
+    ],
+)
+def test_how_references_would_be_of_the_model_is_advised(
+    tmp_path, reference, advice, caplog
+):
+    (tmp_path / "decode.json").write_text(json.dumps({"characters": "ab"}))
+    words_alone([], reference, "ab a", tmp_path)
+    (record,) = caplog.records
+    assert advice in record.getMessage()
+
+
+def test_accents_apart_among_the_tokens_spell_letters_with_them(tmp_path, caplog):
+    tokens = ["<blank>", "e", "\u0301", "z", "<space>"]
+    (tmp_path / "decode.json").write_text(
+        json.dumps({"characters": spelled_by(tokens)})
+    )
+    words_alone([], "z\u00e9", "ze\u0301", tmp_path)
+    assert not caplog.records
+    # But not where nothing is composed.
+    words_alone(["--unicode", "keep"], "z\u00e9", "ze\u0301", tmp_path)
+    (record,) = caplog.records
+    assert "with --case keep --unicode nfc it is 0.0 %" in record.getMessage()
+    assert spelled_by(["\u0120the"], "whisper_multilingual") == ""
+
+
+def test_characters_in_no_hypothesis_are_named_where_the_model_is_unknown(
+    tmp_path, caplog
+):
+    words_alone([], "\uff21\uff22", "AB", tmp_path)
+    (record,) = caplog.records
+    assert "1 of 1 references have characters that are in no hypothesis" in caplog.text
+    assert "--unicode nfkc it is 0.0 %" in record.getMessage()
+    caplog.clear()
+    words_alone([], 200 * "a" + "b", "a", tmp_path)  # rare: it may be chance
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import gzip
 import itertools
 import json
 import multiprocessing
+import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,20 @@ from hypothesis import strategies as st
 
 import espnet_ctckd.decode.lexicon
 import espnet_ctckd.decode.recognise
-from espnet_ctckd.bin import configured, decode, make_lexicon, parser, tune_decoding
+from espnet_ctckd.bin import (
+    check_lm,
+    configured,
+    decode,
+    make_lexicon,
+    parser,
+    tune_decoding,
+)
 from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp
 from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.collapse import collapse
-from espnet_ctckd.decode.lexicon import read_lexicon
+from espnet_ctckd.decode.lexicon import limit_homophones, read_lexicon
 from espnet_ctckd.decode.recognise import Recogniser, recognise
 from espnet_ctckd.decode.search import Search, SearchConfig, words_of
 from espnet_ctckd.decode.searching import Searching
@@ -276,69 +285,223 @@ def test_words_that_the_language_model_lacks_are_told(lexicon, tmp_path, caplog)
         with_lm(lexicon, tmp_path / "lm.arpa")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "is no language model that KenLM reads"),
-        (b"\x00\xff\x13" * 50, "is no language model that KenLM reads"),
-        (b"no model\n", "is no language model that KenLM reads"),
-        (ARPA[:60].encode(), "KenLM cannot read the language model"),
-        (gzip.compress(ARPA.encode())[:-9], "is a damaged gzip file"),
-        (gzip.compress(b"no model"), "is no language model that KenLM reads"),
-        (b"mmap lm http://kheafield.com/code of another version", "KenLM cannot read"),
-    ],
-)
-def test_a_file_that_is_no_language_model_is_refused(
-    lexicon, tmp_path, content, message
-):
+GZIPPED = gzip.compress(ARPA.encode())
+# What is no language model that can be read, and why.
+UNREADABLE = {
+    "empty": (b"", "it is empty"),
+    "text": (b"no model\n", "its first line is 'no model'"),
+    "noise": (b"\x00\xff\x13" * 50, "its first line is"),
+    "cut in its unigrams": (ARPA[:60].encode(), "line 3 of its 5 unigrams"),
+    "cut in its bigrams": (ARPA[:-30].encode(), r"its end .* is missing"),
+    "without an end": (
+        ARPA.replace("\\end\\\n", "").encode(),
+        r"its end .* is missing",
+    ),
+    "blanks": (ARPA.replace("\t", " ").encode(), "with tabs after probabilities"),
+    "header": (ARPA.replace("ngram 1=5", "").encode(), "no line `ngram 1="),
+    "text in gzip": (gzip.compress(b"no model"), "its first line is 'no model'"),
+    "gzip cut short": (GZIPPED[:-9], "gzip file that is damaged or cut short"),
+    "gzip without its end": (GZIPPED[:-4], "gzip file that is damaged or cut short"),
+    "damaged gzip": (
+        GZIPPED[:40] + b"\x00\x01" + GZIPPED[42:],
+        "gzip file that is damaged or cut short",
+    ),
+    "gzip of a cut file": (
+        gzip.compress(ARPA[:-30].encode()),
+        r"its end .* is missing",
+    ),
+    "old binary": (
+        b"mmap lm http://kheafield.com/code format version 4\n\x00" + 99 * b"\x00",
+        r"another version of KenLM \(format version 4",
+    ),
+    "cut binary": (
+        b"mmap lm http://kheafield.com/code format version 5\n\x00",
+        "KenLM cannot read the language model",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_that_is_no_language_model_is_refused(lexicon, tmp_path, name):
+    content, message = UNREADABLE[name]
     (tmp_path / "bad").write_bytes(content)
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         with_lm(lexicon, tmp_path / "bad")
+    assert f"the language model {tmp_path}/bad" in str(caught.value)
+    # A recipe finds it out before its training.
+    if name != "cut binary":
+        status, stderr = tiny.call(check_lm, "--lm", tmp_path / "bad")
+        assert status == 1
+        assert re.search(message, tiny.the_error(stderr))
 
 
-def test_a_gzipped_language_model_is_read_as_it_is(lexicon, tmp_path, tiny_model):
-    (tmp_path / "lm.arpa.gz").write_bytes(gzip.compress(ARPA.encode()))
+def test_a_language_model_that_is_not_there_or_a_folder_is_refused(tmp_path, lexicon):
+    for lm, message in (
+        (tmp_path / "gone", f"there is no language model {tmp_path}/gone"),
+        (tmp_path, f"the language model {tmp_path} is a folder"),
+    ):
+        with pytest.raises(InputError, match=message):
+            with_lm(lexicon, lm)
+        status, stderr = tiny.call(check_lm, "--lm", lm)
+        assert status == 1
+        assert message in tiny.the_error(stderr)
+
+
+def test_a_gzipped_language_model_is_read_as_it_is(
+    lexicon, tmp_path, tiny_model, capsys
+):
+    # Gzip is told by the first bytes, as KenLM does.
+    for name in ("lm.arpa.gz", "packed.arpa"):
+        (tmp_path / name).write_bytes(GZIPPED)
     log_probs = draw(40, 3)
     found = [
         with_lm(lexicon, tmp_path / name)([log_probs])[0][0][0].words
-        for name in ("lm.arpa", "lm.arpa.gz")
+        for name in ("lm.arpa", "lm.arpa.gz", "packed.arpa")
     ]
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
     out = tmp_path / "made"
     flags = ["--asr_train_config", str(tiny_model.config), "--output", str(out)]
-    make_lexicon.main(["--words", str(tmp_path / "lm.arpa.gz"), *flags])
-    assert out.read_text() == "ab a b\ncd c d\n"
-    (tmp_path / "lm.bin").write_bytes(b"mmap lm http://kheafield.com/code\x00\xff")
-    with pytest.raises(InputError, match="whose words cannot be read: give the words"):
-        make_lexicon.main(["--words", str(tmp_path / "lm.bin"), *flags])
-    (tmp_path / "cut.gz").write_bytes(gzip.compress(ARPA.encode())[:-9])
-    with pytest.raises(InputError, match="is a damaged gzip file"):
-        make_lexicon.main(["--words", str(tmp_path / "cut.gz"), *flags])
+    (tmp_path / "list.gz").write_bytes(gzip.compress(b"ab\ncd\n"))
+    for name in ("lm.arpa", "lm.arpa.gz", "packed.arpa", "list.gz"):
+        make_lexicon.main(["--words", str(tmp_path / name), *flags])
+        assert out.read_text() == "ab a b\ncd c d\n"
+        out.unlink()
+        check_lm.main(
+            ["--lm", str(tmp_path / "lm.arpa"), "--words", str(tmp_path / name)]
+        )
+    assert f"2 words in {tmp_path}/list.gz" in capsys.readouterr().out
+    # A lexicon, too.
+    zipped = tmp_path / "lexicon.gz"
+    zipped.write_bytes(gzip.compress(lexicon.read_bytes()))
+    assert read_lexicon(zipped, TOKENS) == read_lexicon(lexicon, TOKENS)
+
+
+def test_words_are_not_read_of_a_binary_or_of_a_damaged_file(tmp_path, tiny_model):
+    pytest.importorskip("flashlight.lib.text")
+    (tmp_path / "lm.bin").write_bytes(
+        b"mmap lm http://kheafield.com/code format version 5\n\x00\xff"
+    )
+    (tmp_path / "cut.gz").write_bytes(GZIPPED[:-9])
+    (tmp_path / "latin").write_bytes("ä\n".encode("latin-1"))
+    for name, message in (
+        ("lm.bin", "whose words cannot be read: give the words .* --lexicon"),
+        ("cut.gz", "cut.gz is a gzip file that is damaged or cut short"),
+        ("latin", "latin is not UTF-8 text"),
+        ("", "is a folder"),
+        ("gone", "there is no list of words .*gone"),
+    ):
+        flags = ["--words", tmp_path / name, "--output", tmp_path / "made"]
+        flags += ["--asr_train_config", tiny_model.config]
+        status, stderr = tiny.call(make_lexicon, *flags)
+        assert status == 1
+        assert re.search(message, tiny.the_error(stderr))
+        assert not (tmp_path / "made").exists()
+    status, stderr = tiny.call(check_lm, "--lm", tmp_path / "lm.bin")
+    assert status == 1
+    assert "--lexicon" in tiny.the_error(stderr)
+    (tmp_path / "list").write_text("ab\n")
+    given = ["--lm", tmp_path / "lm.bin", "--words", tmp_path / "list"]
+    assert tiny.call(check_lm, *given)[0] == 0
+
+
+def test_a_language_model_without_permission_is_refused(tmp_path, lexicon, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    with pytest.raises(InputError, match="you have no permission to read it"):
+        with_lm(lexicon, tmp_path / "lm.arpa")
+
+
+# Homophones
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("pqrstuvw"), st.sampled_from(["a", "a b", "b a"])),
+        max_size=30,
+    ),
+    st.permutations(range(8)),
+    st.integers(1, 3),
+)
+def test_the_homophones_that_are_kept_are_those_of_a_slow_count(lines, order, most):
+    prefer = dict(zip("pqrstuvw", order))
+    spellings = {}
+    for word, way in lines:
+        spellings.setdefault(word, []).append(way.split())
+    kept, dropped = limit_homophones(spellings, prefer.__getitem__, most)
+    expected, gone = set(), set()
+    for way in {way for _, way in lines}:
+        alike = sorted(
+            {w for w, other in lines if other == way}, key=lambda w: -prefer[w]
+        )
+        expected |= {(w, way) for w in alike[:most]}
+        gone |= set(alike[most:])
+    pairs = [(word, " ".join(way)) for word, ways in kept.items() for way in ways]
+    assert len(pairs) == len(set(pairs))
+    assert set(pairs) == expected
+    assert set(dropped) == gone
+    assert list(kept) == [word for word in spellings if word in kept]
+
+
+def write_homophones(lexicon, folder):
+    """Write nine words of one spelling, and a language model that prefers the last."""
+    words = [f"w{i}" for i in range(9)]
+    # A spelling that is listed twice takes no place of another.
+    lines = [f"{word} a b\n" for word in [words[0], *words]]
+    lexicon.write_text("".join(lines) + "cd c d\nw0 b a\n")
+    listed = "".join(f"-{3 - 0.1 * i:.1f}\t{w}\t0\n" for i, w in enumerate(words))
+    arpa = ARPA.replace("ngram 1=5", "ngram 1=13").replace("-0.7\tab\t-0.2\n", listed)
+    # After <s> the least likely one is the likeliest: that is no preference for it.
+    arpa = arpa.replace("-0.3\tcd ab\n-0.1\tab </s>\n", "-0.1\t<s> w0\n")
+    (folder / "many.arpa").write_text(arpa.replace("2=3", "2=2"))
+    return words
 
 
 def test_of_many_homophones_those_of_the_language_model_are_kept(
-    lexicon, tmp_path, caplog
+    lexicon, tmp_path, caplog, capfd
 ):
-    words = [f"w{i}" for i in range(9)]
-    lexicon.write_text("".join(f"{word} a b\n" for word in words) + "cd c d\n")
-    listed = "".join(f"-{3 - 0.1 * i:.1f}\t{w}\t0\n" for i, w in enumerate(words))
-    arpa = ARPA.replace("ngram 1=5", "ngram 1=13").replace("-0.7\tab\t-0.2\n", listed)
-    arpa = arpa.replace("-0.3\tcd ab\n-0.1\tab </s>\n", "").replace("2=3", "2=1")
-    (tmp_path / "many.arpa").write_text(arpa)
+    write_homophones(lexicon, tmp_path)
     search = with_lm(lexicon, tmp_path / "many.arpa")
     (record,) = caplog.records
-    assert "3 spellings are left out: w2, w1, w0" in record.getMessage()
+    assert (
+        "many.arpa prefers, and leaves 3 out of it: w0, w1, w2" in record.getMessage()
+    )
+    assert "Trie" not in capfd.readouterr().err  # what flashlight-text says of it
     path = [3, 3, 0, 4, 2, 2, 0, 5, 6, 0]
     log_probs = np.log(np.full((10, 8), 0.01) + 0.92 * np.eye(8)[path])
     (best, *_), _ = search([log_probs])[0]
     assert [word for word, _, _ in best.words] == ["w8", "cd"]
-    # Without a language model those are kept that stand first.
-    caplog.clear()
-    config = SearchConfig(method="lexicon", lexicon=str(lexicon), nbest=20, beam=50)
+    # The other spelling of a word that is left out of one is found.
+    other = np.log(np.full((3, 8), 0.01) + 0.92 * np.eye(8)[[4, 0, 3]])
+    assert search([other])[0][0][0].words == (("w0", 0, 2),)
+
+
+def test_of_many_homophones_the_first_are_kept_without_a_language_model(
+    lexicon, tmp_path, caplog
+):
+    words = write_homophones(lexicon, tmp_path)
+    config = SearchConfig(method="lexicon", lexicon=str(lexicon), nbest=40, beam=90)
+    path = [3, 3, 0, 4, 2, 2, 0, 5, 6, 0]
+    log_probs = np.log(np.full((10, 8), 0.01) + 0.92 * np.eye(8)[path])
     hypotheses, _ = Search(config, TOKENS, 0, "char")([log_probs])[0]
-    assert "left out: w6, w7, w8" in caplog.records[0].getMessage()
-    said = {h.words[0][0] for h in hypotheses if len(h.words) == 2}
-    assert said <= set(words[:6])
+    (record,) = caplog.records
+    assert "that stand first, and leaves 3 out of it: w6, w7, w8" in record.getMessage()
+    said = {h.words[0][0] for h in hypotheses if h.tokens == (3, 4, 2, 5, 6)}
+    assert said == set(words[:6])
+
+
+# Nothing to search
+
+
+@pytest.mark.parametrize("method", ["greedy", "prefix_beam", "lexicon"])
+def test_of_no_frames_the_hypothesis_is_empty(lexicon, tmp_path, method):
+    files = {"lexicon": str(lexicon), "lm": str(tmp_path / "lm.arpa")}
+    config = SearchConfig(method=method, **(files if method == "lexicon" else {}))
+    search = Search(config, TOKENS, 0, "char")
+    log_probs = draw(12, 4)
+    found = search([log_probs[:0], log_probs, log_probs[:0]])
+    assert found[1] == search([log_probs])[0]
+    for hypotheses, frames in (found[0], found[2]):
+        assert frames == 0
+        assert [(h.tokens, h.words) for h in hypotheses] == [((), ())]
 
 
 # The methods together

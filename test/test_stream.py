@@ -183,3 +183,41 @@ def test_an_encoder_that_hears_all_is_refused(tiny_model, data, tmp_path):
     status, stderr = tiny.call(decode_stream, *flags, "--output_dir", tmp_path / "out")
     assert status == 1
     assert "'conformer', which hears all of an utterance" in tiny.the_error(stderr)
+
+
+def test_what_cannot_be_heard_is_an_empty_hypothesis(tmp_path, streaming, data):
+    soundfile.write(tmp_path / "short.wav", torch.zeros(600).numpy(), tiny.RATE)
+    soundfile.write(tmp_path / "none.wav", torch.zeros(0).numpy(), tiny.RATE)
+    names = ("short", "none", "gone")
+    more = {name: str(tmp_path / f"{name}.wav") for name in names}
+    for name, wavs in (
+        ("easy", data.wavs()),
+        ("hard", {**data.wavs(), **more}),
+        ("nothing", {utt: more[utt] for utt in names[:2]}),
+    ):
+        given = data.copy(tmp_path / name, wavs)
+        flags = ["--asr_train_config", streaming.config, "--asr_model_file"]
+        flags += [streaming.weights, "--wav_scp", given.wav_scp]
+        status, stderr = tiny.call(decode_stream, *flags, "--output_dir", given.folder)
+        assert status == 0, stderr
+        found = {file: read_scp(given.folder / file) for file in ("text", "token")}
+        assert set(found["text"]) == set(found["token"]) == set(wavs)
+        assert not any(found["text"].get(utt) for utt in names)
+        told = json.loads((given.folder / "decode.json").read_text())
+        assert told["utterances"] == (0 if name == "nothing" else 3)
+        assert told["too_short"] == (0 if name == "easy" else 2)
+        assert told["unusable"] == (1 if name == "hard" else 0)
+        if name == "easy":
+            easy = found
+        elif name == "hard":
+            assert {u: found["text"][u] for u in data.wavs()} == easy["text"]
+        else:
+            assert told["latency_seconds"] is None
+    (tmp_path / "hard/text").unlink()
+    flags[-1] = tmp_path / "hard/wav.scp"
+    status, stderr = tiny.call(
+        decode_stream, *flags, "--output_dir", tmp_path / "hard", "--max_bad_share", 0
+    )
+    assert status == 1
+    assert "utterance gone: " in tiny.the_error(stderr)
+    assert not (tmp_path / "hard/text").exists()

@@ -1,6 +1,7 @@
 """Teachers of other libraries, against what these libraries say themselves."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -29,6 +30,7 @@ from espnet_ctckd.bin.copy_tokens import token_type
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_audio
+from espnet_ctckd.espnet_model import load_espnet_model
 from espnet_ctckd.frontend import CTCKDHuggingFaceFrontend
 from espnet_ctckd.model_zoo import find_model
 from espnet_ctckd.task import CTCKDTask
@@ -651,6 +653,29 @@ def test_a_model_in_an_archive_names_files_of_its_own(
         find_model(str(tmp_path / "bad.zip"))
 
 
+def test_an_archive_s_own_files_are_taken_and_no_others(packed, tmp_path, tiny_model):
+    archive = packed("model.zip")  # which names its files by absolute paths
+    config, weights = find_model(str(archive))
+    folder = tmp_path / "model.unpacked"
+    assert config.is_relative_to(folder)
+    assert weights.is_relative_to(folder)
+    assert weights.read_bytes() == tiny_model.weights.read_bytes()
+    # One that names a file of this machine does not get it.
+    with zipfile.ZipFile(archive) as good:
+        held = {name: good.read(name) for name in good.namelist()}
+    meta = yaml.safe_load(held["meta.yaml"])
+    for place, key in (("files", "asr_model_file"), ("yaml_files", "asr_train_config")):
+        bad = {**meta, place: {**meta[place], key: "/etc/hostname"}}
+        with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+            for name, content in {**held, "meta.yaml": yaml.safe_dump(bad)}.items():
+                archive.writestr(name, content)
+        with pytest.raises(
+            InputError, match=r"there is no .*bad.unpacked/etc/hostname"
+        ):
+            load_espnet_model(*find_model(str(tmp_path / "bad.zip")))
+        shutil.rmtree(tmp_path / "bad.unpacked")
+
+
 # What the student takes, and whether the teacher is good
 
 
@@ -723,3 +748,117 @@ def test_the_worked_example_says_what_its_package_says(
         (expected,) = session.run(["log_probs"], given)
         found = tiny.read_cache(tmp_path / "cache")[utt].log_probs
         assert found == pytest.approx(expected[0, : len(found)], abs=1e-5)
+
+
+# What inference does without
+
+
+def test_the_star_of_a_bundle_for_forced_alignment_is_off(
+    bundle, tmp_path, tiny_data, monkeypatch
+):
+    """A star has log-probability 0 in every frame: half of the mass, normalised."""
+    import torchaudio
+
+    impl = sys.modules[type(torchaudio.pipelines.MMS_FA).__module__]
+    made = type(torchaudio.pipelines.MMS_FA)(
+        _path="tiny.pt",
+        _params={},
+        _sample_rate=16000,
+        _normalize_waveform=True,
+        _model_type="Wav2Vec2",
+        _labels=("a", "i", "e", "n"),
+    )
+    monkeypatch.setattr(impl.utils, "_get_model", lambda *_: bundle)
+    monkeypatch.setattr(impl.utils, "_get_state_dict", lambda *_: bundle.state_dict())
+    monkeypatch.setattr(torchaudio.pipelines, "TINY_FA", made, raising=False)
+    status, stderr = dump("torchaudio", "TINY_FA", tiny_data, tmp_path / "cache")
+    assert status == 0, stderr
+    assert read_meta(tmp_path / "cache").token_list == ["-", "a", "i", "e", "n"]
+    plain = made.get_model(with_star=False)
+    for utt, audio in audio_of(tiny_data).items():
+        with torch.no_grad():
+            emission, _ = plain(torch.from_numpy(audio).unsqueeze(0))
+        found = tiny.read_cache(tmp_path / "cache")[utt].log_probs
+        assert found == pytest.approx(emission[0].numpy(), abs=1e-5)
+
+
+def test_labels_that_are_not_the_outputs_of_a_bundle_are_refused(bundle, monkeypatch):
+    import torchaudio
+
+    tiny_bundle = torchaudio.pipelines.TINY
+    monkeypatch.setattr(type(tiny_bundle), "get_labels", lambda self: ("-", "|", "E"))
+    with pytest.raises(InputError, match="TINY has 5 outputs and 3 labels"):
+        open_teacher("torchaudio", "TINY", "cpu", {})
+
+
+def change_config(model, **changes):
+    conf = yaml.safe_load(model.config.read_text())
+    for key, value in changes.items():
+        merge = isinstance(value, dict) and isinstance(conf.get(key), dict)
+        conf[key] = {**conf[key], **value} if merge else value
+    model.config.write_text(yaml.safe_dump(conf))
+
+
+@pytest.mark.parametrize("kind", ["gtnctc", "brctc", "builtin2"])
+def test_the_library_of_a_ctc_loss_is_not_needed(tmp_path, tiny_data, kind):
+    model = tiny.write_model(tmp_path / "model")
+    flags = ["--wav_scp", tiny_data.wav_scp, "--asr_model_file", model.weights]
+    flags += ["--asr_train_config", model.config, "--output_dir"]
+    assert tiny.call(decode, *flags, tmp_path / "before")[0] == 0
+    change_config(model, ctc_conf={"ctc_type": kind, "dropout_rate": 0.1})
+    status, stderr = dump("espnet", model.config.parent, tiny_data, tmp_path / "cache")
+    assert status == 0, stderr
+    assert tiny.call(decode, *flags, tmp_path / "after")[0] == 0
+    before, after = ((tmp_path / n / "text").read_text() for n in ("before", "after"))
+    assert before == after
+
+
+def test_the_library_of_another_branch_is_not_needed(tmp_path, tiny_data):
+    """A hybrid of CTC and a transducer, whose loss is not installed here."""
+    model = tiny.write_model(tmp_path / "model")
+    before = open_teacher("espnet", str(model.config.parent), "cpu", {})
+    states = torch.load(model.weights, weights_only=True)
+    more = {"decoder.embed.weight": torch.zeros(8, 4), "joint_network.a": torch.ones(1)}
+    torch.save({**states, **more}, model.weights)
+    change_config(
+        model,
+        decoder="transducer",
+        decoder_conf={"rnn_type": "lstm"},
+        joint_net_conf={},
+        model_conf={"ctc_weight": 0.3},
+    )
+    after = open_teacher("espnet", str(model.config.parent), "cpu", {})
+    audio = torch.from_numpy(tiny.sound(1.0, 0)).float().unsqueeze(0)
+    found, expected = (
+        teacher.posteriors(audio, torch.tensor([tiny.RATE])).log_probs
+        for teacher in (after, before)
+    )
+    assert torch.equal(found, expected)
+    change_config(model, model_conf={"ctc_weight": 0.0})
+    with pytest.raises(InputError, match=r"needs a library .*not installed .*warprnnt"):
+        open_teacher("espnet", str(model.config.parent), "cpu", {})
+
+
+def test_weights_of_a_front_end_s_model_are_not_needed(hub, tmp_path):
+    """Those of the checkpoint take their places."""
+    pytest.importorskip("transformers")
+    folder = hub("Hubert", False)
+    conf = {"model": str(folder), "pool": 2, "fs": 16000, "load_pretrained": True}
+    model = tiny.write_model(tmp_path / "model", frontend="default")
+    change_config(model, frontend="ctckd_huggingface")
+    told = yaml.safe_load(model.config.read_text())
+    told["frontend_conf"] = conf
+    told["encoder_conf"] = {**told["encoder_conf"], "input_layer": "linear"}
+    model.config.write_text(yaml.safe_dump(told))
+    made, _ = CTCKDTask.build_model_from_file(model.config)
+    torch.save(made.state_dict(), model.weights)
+    before = open_teacher("espnet", str(model.config.parent), "cpu", {})
+    for weights in folder.glob("*.safetensors"):
+        weights.unlink()
+    after = open_teacher("espnet", str(model.config.parent), "cpu", {})
+    audio = torch.from_numpy(tiny.sound(1.0, 0)).float().unsqueeze(0)
+    found, expected = (
+        teacher.posteriors(audio, torch.tensor([tiny.RATE])).log_probs
+        for teacher in (after, before)
+    )
+    assert torch.equal(found, expected)

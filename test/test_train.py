@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import soundfile
 import tiny
 import torch
 import yaml
@@ -25,10 +26,11 @@ from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
+from espnet_ctckd.data import write_scp
 from espnet_ctckd.espnet_model import load_espnet_model
 from espnet_ctckd.export import export
 from espnet_ctckd.model import ESPnetCTCKDModel
-from espnet_ctckd.task import CTCKDTask, read_kd_file
+from espnet_ctckd.task import CTCKDTask, read_kd_config, read_kd_file
 from espnet_ctckd.teachers.espnet import EspnetTeacher
 from espnet_ctckd.trainer import read_checkpoint, restore_checkpoint
 
@@ -259,6 +261,28 @@ def test_a_method_s_file_is_changed_key_by_key(tmp_path, own, expected):
     assert found == {key: value for key, value in wanted.items() if value is not None}
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["file first", "keys first"])
+@pytest.mark.parametrize("yaml_kd", ["none", "mapping", "file"])
+def test_single_keys_win_over_the_file_in_whatever_order(tmp_path, order, yaml_kd):
+    path, other = tmp_path / "method.yaml", tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump({**tiny.KD, "weight": 0.9, "selector": "trim"}))
+    other.write_text(yaml.safe_dump({**tiny.KD, "weight": 0.1}))
+    given = {"none": None, "mapping": {**tiny.KD, "weight": 0.7}, "file": str(other)}
+    conf = tiny.write_conf(tmp_path / "train.yaml", given[yaml_kd], model="ctckd")
+    changes = [f"kd={path}", "kd.weight=0.3", "kd.loss_conf.temperature=2.0"][::order]
+    flags = [f for change in changes for f in ("--model_conf", change)]
+    args = CTCKDTask.get_parser().parse_args(["--config", str(conf), *flags])
+    found = read_kd_config(args)
+    assert (found.weight, found.selector) == (0.3, "trim")
+    assert found.loss_conf == {"temperature": 2.0}
+    # Without a file on the command line they win over the one of the YAML.
+    if yaml_kd != "none":
+        more = ["--model_conf", "kd.weight=0.3"]
+        args = CTCKDTask.get_parser().parse_args(["--config", str(conf), *more])
+        found = read_kd_config(args)
+        assert (found.weight, found.selector) == (0.3, "all")
+
+
 def test_a_method_s_file_and_what_wins_over_it(tmp_path, tiny_data, tiny_cache):
     path = tmp_path / "method.yaml"
     path.write_text(yaml.safe_dump({**tiny.KD, "weight": 0.9}))
@@ -346,6 +370,27 @@ def test_a_process_builds_and_reads_everything_once(
     monkeypatch.setattr(task, "_is_rank0", lambda: False)
     CTCKDTask.main(cmd=flags(tmp_path / "two", tiny_data, tiny_cache, tiny.KD))
     assert (len(built), len(checked)) == (2, 1)
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_an_utterance_too_short_to_train_on_is_named_before(
+    tmp_path, tiny_data, tiny_model, part
+):
+    samples = {"train": 1500, "valid": 900}[part]  # one frame, and none
+    short = tmp_path / "short.wav"
+    soundfile.write(short, tiny.sound(0.2, 0)[:samples], tiny.RATE)
+    data = tiny_data.copy(tmp_path / "data", {**tiny_data.wavs(), "zz": str(short)})
+    data.text.write_text(tiny_data.text.read_text() + "zz a\n")
+    command = flags(tmp_path / "run", data, None, {**tiny.KD, "weight": 0.0})
+    shapes = {u: os.path.getsize(p) // 2 for u, p in tiny_data.wavs().items()}
+    write_scp(tmp_path / "with", {**shapes, "zz": samples}.items())
+    write_scp(tmp_path / "without", shapes.items())
+    for name in ("train", "valid"):
+        place = command.index(f"--{name}_shape_file") + 1
+        command[place] = str(tmp_path / ("with" if name == part else "without"))
+    message = rf"1 of 5 utterances of .*/with are too short .*: zz \({samples} samples"
+    with pytest.raises(InputError, match=message):
+        CTCKDTask.main(cmd=command)
 
 
 NBEST = {"weight": 1.0, "hypotheses": 2}

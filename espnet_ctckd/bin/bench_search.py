@@ -20,6 +20,7 @@ from espnet2.bin.asr_inference import Speech2Text
 
 from espnet_ctckd.bin import (
     add_compute,
+    add_max_bad_share,
     add_model,
     configured,
     device,
@@ -29,11 +30,13 @@ from espnet_ctckd.bin import (
 )
 from espnet_ctckd.bin.bench import quartiles, take_turns
 from espnet_ctckd.bin.decode import add_search, search_of
-from espnet_ctckd.data import read_audio, read_scp, read_wav_scp
-from espnet_ctckd.decode.lexicon import SPACE, read_lexicon
+from espnet_ctckd.cache.plan import Unheard
+from espnet_ctckd.choices import InputError
+from espnet_ctckd.data import read_audio, read_wav_scp, shorten
+from espnet_ctckd.decode.lexicon import SPACE, Lexicon
 from espnet_ctckd.decode.recognise import Recogniser
 from espnet_ctckd.decode.search import Search, SearchConfig
-from espnet_ctckd.score import Counts, count_errors
+from espnet_ctckd.score import Counts, Normalization, count_errors, read_references
 
 # Utterances that are searched side by side, as in a batch of decode.
 _AT_ONCE = 20
@@ -53,35 +56,46 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         default=10,
         help="that ESPnet's own search decodes, evenly spread; 0: none",
     )
+    add_max_bad_share(p)
     add_search(p)
     add_compute(p)
     args = configured(p, cmd)
     given = search_of(args)
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
+    references = read_references(args.text, Normalization(unicode="keep"))
+    wavs = read_wav_scp(args.wav_scp)
+    lacks = [utt for utt in wavs if utt not in references]
+    if lacks:
+        raise InputError(f"{args.text} has no transcript of {shorten(lacks)}")
+    unheard = Unheard(args.max_bad_share, args.wav_scp)
+    said, audio_seconds = _posteriors(model, args.wav_scp, args.batch_seconds, unheard)
     logging.getLogger().setLevel(logging.ERROR)
-    references = read_scp(args.text)
-    said, audio_seconds = _posteriors(model, args.wav_scp, args.batch_seconds)
     print(
         f"{len(said)} utterances, {audio_seconds:.0f} s of audio, "
         f"{torch.get_num_threads()} threads, beam {given.beam}"
     )
     bench_searches(model, said, audio_seconds, given, references, args.rounds)
     if args.espnet_utterances:
-        wavs = read_wav_scp(args.wav_scp)
-        step = max(1, len(wavs) // args.espnet_utterances)
-        few = dict(list(wavs.items())[::step])
+        # ESPnet's own stops at what cannot be heard, and at what has no words to count.
+        heard = [utt for utt in wavs if len(said[utt]) and references[utt]]
+        step = max(1, len(heard) // args.espnet_utterances)
+        few = {utt: wavs[utt] for utt in heard[::step]}
         bench_espnet(model, few, given, references, args)
 
 
 def _posteriors(
-    model: Recogniser, wav_scp: str, batch_seconds: float
+    model: Recogniser, wav_scp: str, batch_seconds: float, unheard: Unheard
 ) -> Tuple[Dict[str, np.ndarray], float]:
     """Log-probabilities (U, V) of each utterance, and the seconds of all."""
     said, samples = {}, 0
-    for batch, log_probs, lengths, _ in model.hear(wav_scp, batch_seconds):
+    for batch, log_probs, lengths, _ in model.hear(wav_scp, batch_seconds, unheard):
         for i, utterance in enumerate(batch):
             said[utterance.name] = log_probs[i, : int(lengths[i])].cpu().numpy()
             samples += utterance.samples
+    if not samples:
+        raise InputError(f"{wav_scp} has no audio to decode")
+    for utt in unheard.names:
+        said[utt] = np.zeros((0, len(model.tokens)), np.float32)
     return said, samples / model.rate
 
 
@@ -159,9 +173,10 @@ def _torchaudio(
 
     assert given.lexicon is not None
     space = SPACE in model.tokens
+    lexicon = Lexicon(model.tokens, model.blank, given.lexicon, given.lm)
     lines = [
         " ".join([word, *way, *([SPACE] if space else [])])
-        for word, ways in read_lexicon(given.lexicon, model.tokens).items()
+        for word, ways in lexicon.spellings.items()
         for way in ways
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -187,6 +202,9 @@ def _torchaudio(
     def decode() -> Dict[str, str]:
         texts = {}
         for utt, log_probs in said.items():
+            if not len(log_probs):
+                texts[utt] = ""
+                continue
             emissions = torch.from_numpy(log_probs).float()
             if space:
                 emissions = torch.cat([emissions, end])

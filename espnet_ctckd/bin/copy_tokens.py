@@ -5,19 +5,21 @@ a space as <space>, and no special tokens but <unk> and <sos/eos>.
 """
 
 import argparse
-import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_ctckd.align import plain_name
+from espnet_ctckd.align import espnet_names
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import beside, write_beside
+from espnet_ctckd.data import Pathlike, beside, write_beside
 from espnet_ctckd.espnet_model import task_of
+from espnet_ctckd.model_zoo import find_model
+from espnet_ctckd.pieces import SPECIAL, has_pieces
+from espnet_ctckd.spelling import check_model, make_model
 from espnet_ctckd.teachers import TEACHER_CHOICES, Teacher, open_teacher
 from espnet_ctckd.teachers.espnet import spoken_tokens
 
@@ -29,31 +31,57 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--output_dir", required=True, help="folder to write")
     args = p.parse_args(cmd)
     folder = Path(args.output_dir)
-    if args.teacher_config:
-        tokens, kind = _of_espnet(args.teacher_config, folder)
+    config = args.teacher_config
+    if args.teacher and not config and args.teacher_type == "espnet":
+        config, _ = find_model(args.teacher)
+    note = ""
+    if config:
+        tokens, kind, model = _of_espnet(config)
     else:
-        tokens = student_tokens(teacher_of(args, "cpu"))
-        kind = token_type(tokens)
+        teacher = teacher_of(args, "cpu")
+        tokens = student_tokens(teacher)
+        kind, model = token_type(tokens), None
+        if kind == "bpe":
+            model, note = _model_of(teacher, tokens)
+    if model is not None:
+        with beside(folder / "bpe.model") as partial:
+            partial.write_bytes(model)
+    else:
+        (folder / "bpe.model").unlink(missing_ok=True)
     with write_beside(folder / "token_type") as f:
         f.write(kind + "\n")
     with write_beside(folder / "tokens.txt") as f:
         f.writelines(f"{token}\n" for token in tokens)
-    print(f"{len(tokens)} tokens of type {kind}: {folder}")
+    print(f"{len(tokens)} tokens of type {kind}: {folder}{note}")
 
 
-def _of_espnet(config: str, folder: Path) -> Tuple[List[str], str]:
+def _model_of(teacher: Teacher, tokens: Sequence[str]) -> Tuple[bytes, str]:
+    """The sentencepiece model of a teacher's word pieces, and what is to be said."""
+    if teacher.bpemodel is not None:
+        check_model(teacher.bpemodel, tokens, "the teacher's sentencepiece model")
+        return teacher.bpemodel, ""
+    return make_model(tokens), (
+        ". How the teacher splits a word into its pieces is not known: bpe.model makes "
+        "text of them, and trains students without transcripts (kd.weight: 1) alone"
+    )
+
+
+def _of_espnet(config: Pathlike) -> Tuple[List[str], str, Optional[bytes]]:
     conf = load_config(config)
     if not isinstance(conf.get("token_list"), list):
         raise InputError(f"{config} holds no token list")
+    model = None
     if conf.get("bpemodel"):
-        with beside(folder / "bpe.model") as partial:
-            shutil.copyfile(conf["bpemodel"], partial)
+        path = Path(conf["bpemodel"])
+        if not path.is_file():
+            raise InputError(f"there is no {path}, which {config} names as bpemodel")
+        model = path.read_bytes()
     tokens = conf["token_list"]
     if task_of(conf) is not ASRTask:
         said = [tokens[i] for i in spoken_tokens(tokens, tokens.index("<blank>"))]
         tokens = ["<blank>", "<unk>"]
         tokens += [t for t in said if t not in tokens] + ["<sos/eos>"]
-    return tokens, conf["token_type"]
+    return tokens, conf["token_type"], model
 
 
 def student_tokens(teacher: Teacher) -> List[str]:
@@ -63,20 +91,20 @@ def student_tokens(teacher: Teacher) -> List[str]:
         teacher: of any kind.
 
     Returns:
-        Blank, unknown, the teacher's own tokens, and the end.
+        Blank, unknown, the teacher's own tokens, and the end. Word pieces have
+        sentencepiece's names.
     """
-    names = [
-        plain_name(token)
-        for index, token in enumerate(teacher.token_list)
-        if index != teacher.blank
-    ]
-    own = [n for n in names if n == "<space>" or not (n[:1] == "<" and n[-1:] == ">")]
+    names = espnet_names(teacher.token_list)
+    del names[teacher.blank]
+    own = [n for n in names if n == "<space>" or not SPECIAL.fullmatch(n)]
     return ["<blank>", "<unk>", *dict.fromkeys(own), "<sos/eos>"]
 
 
 def token_type(tokens: Sequence[str]) -> str:
-    """``char`` where each token but the special ones is a character, else ``word``."""
-    own = [token for token in tokens if not (token[0] == "<" and token[-1] == ">")]
+    """``bpe`` of word pieces, ``char`` of characters, else ``word``."""
+    own = [token for token in tokens if not SPECIAL.fullmatch(token)]
+    if has_pieces(own):
+        return "bpe"
     return "char" if all(len(token) == 1 for token in own) else "word"
 
 

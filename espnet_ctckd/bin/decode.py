@@ -4,13 +4,14 @@ Greedily, by prefix beam search, or with a lexicon and an n-gram language model;
 runs may be collapsed before the search. Writes <output_dir>/text, /token and
 /decode.json (real-time factor, parameters); with --nbest above 1 /nbest, a line of JSON
 an utterance: scores and texts; with --ctm /ctm: utterance, channel, start and duration
-in seconds, word and confidence.
+in seconds, word and confidence. Of audio that is too short for a frame, or cannot be
+read, the hypothesis is empty; /decode.json counts both.
 """
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from espnet_ctckd.bin import (
     add_compute,
@@ -22,7 +23,8 @@ from espnet_ctckd.bin import (
     run,
 )
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_lines, write_beside, write_scp
+from espnet_ctckd.data import write_beside, write_scp
+from espnet_ctckd.decode.lexicon import read_lexicon
 from espnet_ctckd.decode.recognise import Recognised, Recogniser, recognise
 from espnet_ctckd.decode.search import METHODS, SearchConfig
 from espnet_ctckd.score import spelled_by
@@ -57,18 +59,20 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         args.ctm,
         args.max_bad_share,
     )
-    output = model.tokens if config.lexicon is None else read_vocabulary(config.lexicon)
-    write(found, Path(args.output_dir), config, spelled_by(output))
+    characters = output_characters(model, config)
+    write(found, Path(args.output_dir), config, characters)
     speed = found.speed
     print(
-        f"{len(found.text)} utterances, RTF {speed.rtf:.4f} on {speed.device}, "
-        f"{speed.threads} threads: {args.output_dir}/text"
+        f"{speed.utterances} utterances{speed.unheard()}, RTF {speed.rtf:.4f} on "
+        f"{speed.device}, {speed.threads} threads: {args.output_dir}/text"
     )
 
 
-def read_vocabulary(lexicon: str) -> List[str]:
-    """The words of a lexicon."""
-    return [line.split()[0] for line in read_lines(lexicon, "lexicon")]
+def output_characters(model: Recogniser, config: SearchConfig) -> str:
+    """The characters that can be in a hypothesis, as `spelled_by` gives them."""
+    if config.lexicon is None:
+        return spelled_by(model.tokens, model.token_type)
+    return spelled_by(read_lexicon(config.lexicon, model.tokens))
 
 
 def write(

@@ -6,12 +6,12 @@ at, and the second at which it was known) and /decode.json (real-time factor, la
 
 import json
 import logging
+import math
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
-from espnet2.text.build_tokenizer import build_tokenizer
 
 from espnet_ctckd.bin import (
     add_device,
@@ -22,16 +22,17 @@ from espnet_ctckd.bin import (
     positive,
     run,
 )
-from espnet_ctckd.cache.plan import Unheard
+from espnet_ctckd.cache.plan import Unheard, list_audio
 from espnet_ctckd.checkpoint import load_config
+from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
-    UnusableAudioError,
     read_audio,
-    read_wav_scp,
     write_beside,
     write_scp,
 )
 from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
+from espnet_ctckd.score import spelled_by
+from espnet_ctckd.spelling import text_maker
 
 _SAY_EVERY = 5.0  # seconds
 
@@ -51,53 +52,60 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     chunk = max(args.chunk_ms * decoder.rate // 1000, 1)
     found: Dict[str, List[Emission]] = {}
     seconds, samples, told = 0.0, 0, time.monotonic()
-    wavs = read_wav_scp(args.wav_scp)
-    unheard = Unheard(args.max_bad_share)
-    for utt, path in wavs.items():
+    unheard = Unheard(args.max_bad_share, args.wav_scp)
+    utterances = list_audio(
+        args.wav_scp, decoder.rate, decoder.shortest, unheard=unheard
+    )
+    for utterance in utterances:
+        utt = utterance.name
         try:
-            speech = torch.from_numpy(read_audio(utt, path, decoder.rate))
-        except UnusableAudioError as error:
-            unheard.note_bad(utt, str(error), args.wav_scp, len(wavs))
-            found[utt] = []
+            audio = read_audio(utt, utterance.path, decoder.rate)
+        except UnusableAudioError as error:  # damaged behind its header
+            unheard.note_bad({utt: str(error)})
             continue
         start = time.perf_counter()
-        found[utt] = list(decoder.decode(speech, chunk))
+        found[utt] = list(decoder.decode(torch.from_numpy(audio), chunk))
         seconds += time.perf_counter() - start
-        samples += len(speech)
+        samples += len(audio)
         if time.monotonic() - told > _SAY_EVERY:
             told = time.monotonic()
-            left = seconds / len(found) * (len(wavs) - len(found))
-            logging.info(f"{len(found)} of {len(wavs)} utterances, {left:.0f} s left")
-    _write(Path(args.output_dir), found, decoder, args.asr_train_config)
-    audio = samples / decoder.rate
-    rtf = seconds / audio if audio else 0.0
+            left = seconds / len(found) * (len(utterances) - len(found))
+            logging.info(
+                f"{len(found)} of {len(utterances)} utterances, {left:.0f} s left"
+            )
+    heard, duration = len(found), samples / decoder.rate
+    found.update((utt, []) for utt in unheard.names)
+    conf = load_config(args.asr_train_config)
+    _write(Path(args.output_dir), found, decoder, conf)
+    rtf = seconds / duration if duration else 0.0
     wait = latency([emission for each in found.values() for emission in each])
     summary = {
-        "audio_seconds": audio,
+        "audio_seconds": duration,
         "compute_seconds": seconds,
         "rtf": rtf,
-        "utterances": len(found) - len(unheard.bad),
+        "utterances": heard,
+        "too_short": len(unheard.short),
         "unusable": len(unheard.bad),
         "parameters": decoder.parameters,
         "chunk_ms": args.chunk_ms,
-        "latency_seconds": wait,
+        "latency_seconds": None if math.isnan(wait) else wait,
+        "characters": spelled_by(decoder.token_list, conf["token_type"]),
     }
     with write_beside(Path(args.output_dir) / "decode.json") as f:
-        json.dump(summary, f, indent=1)
-    print(
-        f"{len(found)} utterances, RTF {rtf:.4f}, a token is known "
-        f"{1000 * wait:.0f} ms after its frame: {args.output_dir}/text"
-    )
+        json.dump(summary, f, indent=1, ensure_ascii=False)
+    known = "no token is known"
+    if not math.isnan(wait):
+        known = f"a token is known {1000 * wait:.0f} ms after its frame"
+    print(f"{len(found)} utterances, RTF {rtf:.4f}, {known}: {args.output_dir}/text")
 
 
 def _write(
     folder: Path,
     found: Dict[str, List[Emission]],
     decoder: StreamingDecoder,
-    config_file: str,
+    conf: Mapping[str, Any],
 ) -> None:
-    conf = load_config(config_file)
-    tokenizer = build_tokenizer(conf["token_type"], bpemodel=conf.get("bpemodel"))
+    text = text_maker(conf["token_type"], conf.get("bpemodel"), decoder.token_list)
     said = {u: [decoder.token_list[e.token] for e in each] for u, each in found.items()}
     times = {
         utt: json.dumps(
@@ -111,7 +119,9 @@ def _write(
     }
     write_scp(folder / "token", ((u, " ".join(tokens)) for u, tokens in said.items()))
     write_scp(folder / "emissions", times.items())
-    write_scp(folder / "text", ((u, tokenizer.tokens2text(t)) for u, t in said.items()))
+    write_scp(
+        folder / "text", ((u, " ".join(text(t).split())) for u, t in said.items())
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
+from espnet_ctckd.align import espnet_names
 from espnet_ctckd.bin import parser, positive, run
 from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, CacheMeta, read_meta
 from espnet_ctckd.cache.record import Audio
@@ -63,13 +64,12 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         return
     begun = told = time.monotonic()
     known = best = 0.0
+    named = [espnet_names(meta.token_list) for meta in metas]
     with write_beside(folder / NBEST) as f:
         for done, utt in enumerate(scps[0], start=1):
             lists = [
-                nbest_of(
-                    _read(meta, utt, scp[utt]), meta.token_list, args.beam, args.nbest
-                )
-                for meta, scp in zip(metas, scps)
+                nbest_of(_read(meta, utt, scp[utt]), tokens, args.beam, args.nbest)
+                for meta, scp, tokens in zip(metas, scps, named)
             ]
             hypotheses = join(lists, weights)
             f.write(f"{utt} {to_line(utt, audio[utt], hypotheses)}\n")

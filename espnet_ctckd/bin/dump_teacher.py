@@ -29,7 +29,7 @@ from espnet_ctckd.cache.plan import Plan, Unheard, make_plan
 from espnet_ctckd.cache.reader import UNHEARD
 from espnet_ctckd.cache.writer import dump, forecast
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import limit_bad, read_token_list, read_wav_scp, write_scp
+from espnet_ctckd.data import limit_bad, read_token_list, write_scp
 from espnet_ctckd.teachers import Teacher
 from espnet_ctckd.teachers.half import DTYPES
 
@@ -98,7 +98,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         selector=args.selector,
         selector_conf=yaml.safe_load(args.selector_conf) or {},
     )
-    unheard = Unheard(args.max_bad_share) if args.max_bad_share else None
+    unheard = None
+    if args.max_bad_share:
+        unheard = Unheard(args.max_bad_share, args.wav_scp)
     plan = make_plan(
         args.wav_scp,
         teacher.rate,
@@ -107,9 +109,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         teacher.longest,
         unheard,
     )
+    if not plan.utterances:
+        raise InputError(f"{args.wav_scp} has no audio that the teacher can hear")
     if args.job == 1:
         if unheard is not None:
-            _list_unheard(unheard, args.wav_scp, Path(args.output_dir))
+            _list_unheard(unheard, Path(args.output_dir))
         _say_size(teacher, plan, codec, Path(args.output_dir))
     finished = dump(
         teacher,
@@ -124,14 +128,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         print(f"finished: {args.output_dir}")
 
 
-def _list_unheard(unheard: Unheard, wav_scp: str, folder: Path) -> None:
+def _list_unheard(unheard: Unheard, folder: Path) -> None:
     """List what is left out, or refuse the data where it is too much."""
-    short = {utt: f"too short: {why}" for utt, why in unheard.short.items()}
-    left_out = {**short, **unheard.bad}
+    left_out = {**unheard.short, **unheard.bad}
     write_scp(folder / UNHEARD, left_out.items())
-    for utt, why in left_out.items():
-        print(f"  left out {utt}: {why}")
-    total = len(read_wav_scp(wav_scp))
+    for why in left_out.values():
+        print(f"  left out: {why}")
+    wav_scp, total = unheard.wav_scp, unheard.total
     limit_bad(left_out, total, unheard.max_bad_share, wav_scp, folder / UNHEARD)
     if len(left_out) == total:
         raise InputError(f"the teacher can use no utterance of {wav_scp}")

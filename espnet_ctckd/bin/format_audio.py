@@ -1,9 +1,10 @@
 """Check the audio of a data folder, and write anew what is not as training needs it.
 
 All of it is read. Files that are mono, of the wanted rate and whole are named as they
-are; copies are written of perturbed speed only. What cannot be used is listed in
-<output_dir>/unusable, an utterance a line, and stays in wav.scp. Start it N times with
---job 1 to N to share the work; give it again without --job to join the parts.
+are; copies are written of perturbed speed, and of files whose headers do not know their
+length. What cannot be used is listed in <output_dir>/unusable, an utterance a line, and
+stays in wav.scp. Start it N times with --job 1 to N to share the work; give it again
+without --job to join the parts.
 """
 
 from pathlib import Path
@@ -14,11 +15,13 @@ import soundfile
 
 from espnet_ctckd.bin import add_max_bad_share, parser, run
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
     SPEEDS,
     UNUSABLE,
-    UnusableAudioError,
+    UnknownLengthError,
     beside,
+    decode_audio,
     limit_bad,
     read_audio,
     read_scp,
@@ -55,16 +58,20 @@ def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
     lengths: List[Tuple[str, int]] = []
     bad: List[Tuple[str, str]] = []
     for utt in list(wavs)[args.job - 1 :: args.num_jobs]:
-        speed, name = float(speeds.get(utt, 1.0)), wavs[utt]
+        speed, name, samples = float(speeds.get(utt, 1.0)), wavs[utt], 0
         try:
-            # To its end: a header does not say what is missing or damaged behind it.
-            audio = read_audio(utt, name, args.fs)
+            # To its end: a header does not know what is damaged behind it; and without
+            # a known length, ESPnet reads a part of the file.
+            known = True
+            try:
+                audio = read_audio(utt, name, args.fs)
+            except UnknownLengthError:
+                audio, known = decode_audio(utt, name, args.fs), False
             samples = len(audio)
-            if speed != 1.0:
+            if speed != 1.0 or not known:
                 name = str(target / "audio" / f"{utt}.{args.audio_format}")
-                samples = write_perturbed(audio, name, speed, args.fs)
+                samples = write_copy(audio, name, speed, args.fs)
         except UnusableAudioError as error:
-            samples = 0
             bad.append((utt, str(error)))
         lines.append((utt, name))
         lengths.append((utt, samples))
@@ -73,22 +80,24 @@ def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
     write_scp(target / f"utt2num_samples.{args.job}", lengths)
 
 
-def write_perturbed(audio: np.ndarray, name: str, speed: float, fs: int) -> int:
-    """Write audio (S,) played faster or slower, and return its samples."""
-    # Here, because they take seconds to import, and most folders do without.
-    import torch
-    import torchaudio
+def write_copy(samples: np.ndarray, name: str, speed: float, fs: int) -> int:
+    """Write audio (S,), played faster or slower, and return its samples."""
+    if speed != 1.0:
+        # Here, because they take seconds to import, and most folders do without.
+        import torch
+        import torchaudio
 
-    faster, _ = torchaudio.functional.speed(torch.from_numpy(audio), fs, speed)
+        faster, _ = torchaudio.functional.speed(torch.from_numpy(samples), fs, speed)
+        samples = faster.numpy()
     kind = Path(name).suffix[1:].upper()
     with beside(name) as partial:
         try:
-            soundfile.write(partial, faster.clamp(-1, 1).numpy(), fs, format=kind)
+            soundfile.write(partial, samples.clip(-1, 1), fs, format=kind)
         except soundfile.LibsndfileError as error:
             raise InputError(
                 f"{name} cannot be written; is the disk full? ({error})"
             ) from None
-    return len(faster)
+    return len(samples)
 
 
 def _join(source: Path, target: Path, num_jobs: int, max_bad_share: float) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from espnet2.text.build_tokenizer import build_tokenizer
 
 from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.analysis import find_spikes
@@ -20,7 +19,12 @@ from espnet_ctckd.bin.score import add_normalization, normalization_of
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta, read_unheard
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, read_token_list, write_beside, write_scp
+from espnet_ctckd.data import (
+    read_scp,
+    read_token_list,
+    write_beside,
+    write_scp,
+)
 from espnet_ctckd.score import (
     read_references,
     score,
@@ -28,6 +32,7 @@ from espnet_ctckd.score import (
     warn_unspelled,
     write_scores,
 )
+from espnet_ctckd.spelling import text_maker
 
 
 @dataclass
@@ -69,22 +74,22 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     index = list(range(len(tokens))) if index is None else index
     if args.token_type == "bpe" and not args.bpemodel:
         raise InputError("--token_type is bpe: give --bpemodel")
-    tokenizer = build_tokenizer(args.token_type, bpemodel=args.bpemodel)
+    make_text = text_maker(args.token_type, args.bpemodel, tokens)
     sayings, said = listen(meta)
     text: Dict[str, str] = {}
     named: Dict[str, List[str]] = {}
     for utt, ids in said.items():
         kept = [index[i] for i in ids if index[i] != DROPPED]
         named[utt] = [tokens[i] for i in kept]
-        text[utt] = tokenizer.tokens2text(named[utt])
+        text[utt] = " ".join(make_text(named[utt]).split())
     for utt in read_unheard(meta.folder):
         text.setdefault(utt, "")  # an empty hypothesis
+    normalization = normalization_of(args)
+    references = read_references(args.text, normalization)
     folder = Path(args.output_dir)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in named.items()))
     write_scp(folder / "text", text.items())
-    normalization = normalization_of(args)
-    references = read_references(args.text, normalization)
-    warn_unspelled(references, spelled_by(tokens), normalization)
+    warn_unspelled(references, spelled_by(tokens, args.token_type), normalization)
     splits: Dict[str, Callable[[str], Sequence[str]]] = {"wer": str.split, "cer": list}
     counted = {
         unit: score(args.text, folder / "text", split, normalization)

@@ -10,13 +10,20 @@ import datetime
 import logging
 import time
 from pathlib import Path
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from espnet_ctckd import __version__
 from espnet_ctckd.bin import parser, positive, run
-from espnet_ctckd.cache.reader import META
+from espnet_ctckd.cache.reader import META, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, read_wav_scp, shorten, write_beside
+from espnet_ctckd.containers import UnusableAudioError
+from espnet_ctckd.data import (
+    audio_info,
+    read_scp,
+    read_wav_scp,
+    shorten,
+    write_beside,
+)
 from espnet_ctckd.report.page import Content, render, spread
 from espnet_ctckd.report.spikes import KnownSpikes, open_source, places
 from espnet_ctckd.report.systems import (
@@ -24,9 +31,10 @@ from espnet_ctckd.report.systems import (
     find_systems,
     is_named_teacher,
     read_system,
+    unscored_sets,
 )
 from espnet_ctckd.report.utterances import Voice, list_utterances, look_at
-from espnet_ctckd.score import check_alike, hash_transcripts
+from espnet_ctckd.score import check_alike, hash_transcripts, read_errors
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -64,14 +72,17 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     check_alike([(each.folder.name, each.folder, each.score) for each in results])
     now = datetime.datetime.now().astimezone()
     content = Content(args.title, f"{now:%Y-%m-%d %H:%M}, espnet_ctckd {__version__}")
+    decoded = [str(path) for folder in folders for path in unscored_sets(folder)]
+    if decoded:
+        content.note(f"Decoded and not scored, so in no table: {shorten(decoded)}.")
     several = [folder.name for folder in folders if is_named_teacher(folder)]
     if teacher is None and len(several) > 1:
-        content.notes.append(
+        content.note(
             f"There are several teachers ({shorten(several)}): --teacher says whose "
             "spikes students are compared with, and whose frames are drawn."
         )
     if unscored:
-        content.notes.append(f"Left out, as they have no scores: {shorten(unscored)}.")
+        content.note(f"Left out, as they have no scores: {shorten(unscored)}.")
     if args.data is None:
         content.without_data = "No --data was given, so no model was run."
     else:
@@ -121,18 +132,22 @@ def _look_at_data(
         folder = Path(args.data) / subset
         lacks = [n for n in ("wav.scp", "text") if not (folder / n).exists()]
         if lacks:
-            content.notes.append(f"{folder} has no {lacks[0]}: only scores of {subset}")
+            content.note(f"{folder} has no {lacks[0]}: only scores of {subset}")
             continue
-        wavs, text = read_wav_scp(folder / "wav.scp"), _transcripts(folder, systems)
+        wavs, samples = _usable(folder / "wav.scp", content)
+        text = read_scp(folder / "text")
+        _compare_transcripts(folder, text, systems, content)
         utterances = list_utterances(systems, subset, text)
         content.utterances += utterances
         learned = None
         if teacher is not None:
             learned = _teacher_of(teacher, args.teacher_cache, subset, wavs)
+            _compare_teachers(args.teacher_cache, subset, systems, content)
             if learned is not None:
                 wavs = {u: p for u, p in wavs.items() if u in learned.source}
         voices = [learned] if learned else []
         voices += _students(content, exported, learned, wavs)
+        _drop_short(wavs, samples, voices, subset, content)
         if teacher is not None and learned:
             some = spread(wavs, args.spike_utterances)
             known = KnownSpikes(learned.source, some)
@@ -157,18 +172,83 @@ def _look_at_data(
         )
 
 
-def _transcripts(folder: Path, systems: Sequence[System]) -> Mapping[str, str]:
-    """The transcripts of a set, if they are those that it was scored against."""
-    text = read_scp(folder / "text")
+def _usable(wav_scp: Path, content: Content) -> Tuple[Dict[str, str], Dict[str, int]]:
+    """The files of a set that can be heard, and their samples; the others are noted."""
+    wavs, samples, missing = read_wav_scp(wav_scp), {}, []
+    for utt, path in wavs.items():
+        try:
+            samples[utt] = audio_info(utt, path, rate=None)
+        except UnusableAudioError as error:
+            missing.append(utt)
+            logging.warning(f"left out of the page's audio: {error}")
+    if missing:
+        content.note(
+            f"The audio of {len(missing)} of {len(wavs)} utterances of {wav_scp} "
+            f"cannot be used, so these are not drawn: {shorten(missing)}."
+        )
+    return {utt: path for utt, path in wavs.items() if utt in samples}, samples
+
+
+def _drop_short(
+    wavs: Dict[str, str],
+    samples: Mapping[str, int],
+    voices: Sequence[Voice],
+    subset: str,
+    content: Content,
+) -> None:
+    """Take out of a set the files that some model has no frame of, and note them."""
+    least = max((voice.source.shortest for voice in voices), default=0)
+    short = [utt for utt in wavs if samples[utt] < least]
+    for utt in short:
+        del wavs[utt]
+    if short:
+        content.note(
+            f"{len(short)} utterances of {subset} are too short for a frame, so these "
+            f"are not drawn: {shorten(short)}."
+        )
+
+
+def _compare_transcripts(
+    folder: Path, text: Mapping[str, str], systems: Sequence[System], content: Content
+) -> None:
+    """Note which systems were scored against other transcripts than those of a set."""
     for system in systems:
         for (_, subset), result in system.results.items():
-            known = result.score.reference
-            if subset == folder.name and known not in ("", hash_transcripts(text)):
-                raise InputError(
+            if subset != folder.name or not result.score.reference:
+                continue
+            # A set may have been scored without what was left out of it.
+            scored = read_errors(result.folder / "wer.tsv")
+            same = {utt: text[utt] for utt in text if utt in scored}
+            if hash_transcripts(same) != result.score.reference:
+                content.note(
                     f"{folder}/text has other transcripts than {result.folder} was "
-                    "scored against: give --data of those, or score again"
+                    "scored against: its error rates are of the others. Give --data "
+                    "of those, or score again."
                 )
-    return text
+            elif len(same) < len(text):
+                content.note(
+                    f"{result.folder} was scored on {len(same)} of the {len(text)} "
+                    f"utterances of {folder}."
+                )
+
+
+def _compare_teachers(
+    cache: Optional[str], subset: str, systems: Sequence[System], content: Content
+) -> None:
+    """Note which systems learned from another teacher than that of --teacher_cache."""
+    if cache is None or not Path(cache, subset, META).exists():
+        return
+    given = hashes_of(read_meta(Path(cache, subset)).teacher)
+    others = [
+        system.name
+        for system in systems
+        if system.learned_from and system.learned_from != given
+    ]
+    if others:
+        content.note(
+            f"--teacher_cache {cache} is of another teacher than these systems learned "
+            f"from, so their spikes are not their teacher's: {shorten(others)}."
+        )
 
 
 def _teacher_of(
@@ -193,11 +273,11 @@ def _students(
     for system in exported:
         if teacher is not None and system.name == teacher.name:
             continue
-        source = open_source(system.folder / "export", wavs)
         try:
+            source = open_source(system.folder / "export", wavs)
             where = None if first is None else places(source, first.source)
         except InputError as error:
-            content.notes.append(f"{system.name} is not drawn: {error}")
+            content.note(f"{system.name} is not drawn: {error}")
             continue
         voice = Voice(system.name, source, where, system.selector)
         first = first or voice

@@ -20,6 +20,10 @@ from espnet_ctckd.score import (
     write_scores,
 )
 
+# Percent of the characters of the references that are in no hypothesis, where it is not
+# known what the model can output.
+_UNUSUAL = 1.0
+
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Score a set."""
@@ -40,8 +44,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         splits["ter"] = lambda text: model.encode(text, out_type=str)
     normalization = normalization_of(args)
     references = read_references(args.ref, normalization)
+    hypotheses = read_scp(args.hyp)
     told = read_told(Path(args.hyp).parent / "decode.json")
-    warn_unspelled(references, told.get("characters", ""), normalization)
+    if "characters" in told:
+        warn_unspelled(references, str(told["characters"]), normalization)
+    else:
+        found = "".join(sorted(set().union(*hypotheses.values())))
+        missing = "that are in no hypothesis"
+        warn_unspelled(references, found, normalization, missing, _UNUSUAL)
     counted = {
         unit: score(args.ref, args.hyp, split, normalization)
         for unit, split in splits.items()
@@ -54,7 +64,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"{c.substitutions} sub, {c.deletions} del, {c.insertions} ins)"
         )
     wordless = sum(not words for words in references.values())
-    empty = sum(not text.split() for text in read_scp(args.hyp).values())
+    empty = sum(not normalization(text) for text in hypotheses.values())
     if wordless or empty:
         print(
             f"of {len(references)} utterances, {wordless} have no words in the "

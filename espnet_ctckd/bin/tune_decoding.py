@@ -13,9 +13,18 @@ from typing import Dict, Optional, Sequence
 
 import yaml
 
-from espnet_ctckd.bin import add_compute, add_model, configured, device, parser, run
-from espnet_ctckd.bin.decode import add_search, search_of
+from espnet_ctckd.bin import (
+    add_compute,
+    add_max_bad_share,
+    add_model,
+    configured,
+    device,
+    parser,
+    run,
+)
+from espnet_ctckd.bin.decode import add_search, output_characters, search_of
 from espnet_ctckd.bin.score import add_normalization, normalization_of
+from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_wav_scp, shorten, write_beside
 from espnet_ctckd.decode.recognise import Heard, Recogniser
@@ -25,6 +34,7 @@ from espnet_ctckd.score import (
     Counts,
     count_errors,
     read_references,
+    warn_unspelled,
 )
 
 TUNED = ("lm_scale", "prior_scale", "word_score")
@@ -41,6 +51,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     for name in TUNED:
         p.add_argument(f"--{name}s", type=float, nargs="+", help="to be tried")
+    add_max_bad_share(p)
     add_normalization(p)
     add_search(p)
     add_compute(p)
@@ -66,13 +77,17 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         )
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
     search = model.search(base)
-    heard = list(model.hear(args.wav_scp, args.batch_seconds))
+    characters = output_characters(model, base)
+    warn_unspelled(references, characters, normalization)
+    unheard = Unheard(args.max_bad_share, args.wav_scp)
+    heard = list(model.hear(args.wav_scp, args.batch_seconds, unheard))
     wers, begun = [], time.monotonic()
     for config in configs:
         searching = Searching(search.at(config), args.search_processes)
         texts = search_all(model, heard, searching)
         counts = [
-            count_errors(reference.split(), normalization(texts[utt]).split())
+            # Of what cannot be heard the hypothesis is empty.
+            count_errors(reference.split(), normalization(texts.get(utt, "")).split())
             for utt, reference in references.items()
         ]
         wers.append(sum(counts, Counts()).rate)

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
     UNUSABLE,
-    UnusableAudioError,
+    EmptyAudioError,
     audio_info,
     limit_bad,
     read_scp,
@@ -19,6 +20,8 @@ from espnet_ctckd.data import (
 # A shard is what a kill can cost: a 64th of the data, but 20 s to an hour of audio.
 _SHARD_SECONDS = (20.0, 3600.0)
 _SHARDS_WANTED = 64
+# Utterances that an error or a warning names.
+_NAMED = 50
 
 
 @dataclass(frozen=True)
@@ -45,37 +48,62 @@ class Plan:
 
 @dataclass
 class Unheard:
-    """Utterances of a set that a model outputs nothing for.
+    """Utterances that a model has no frame of, so that their hypotheses are empty.
 
     Attributes:
         max_bad_share: percent of the set whose audio may be unusable; one always may,
             unless it is 0.
+        wav_scp: Kaldi's list of audio files.
+        total: utterances of the set.
         short: utterance -> why it is too short for the model.
         bad: utterance -> why its audio cannot be used, or is too long for the model.
     """
 
     max_bad_share: float
+    wav_scp: str
+    total: int = 0
     short: Dict[str, str] = field(default_factory=dict)
     bad: Dict[str, str] = field(default_factory=dict)
 
-    def note_bad(self, utt: str, why: str, wav_scp: str, total: int) -> None:
-        """Note unusable audio, or refuse the set."""
-        self.note_all_bad({utt: why}, wav_scp, total)
+    def note_bad(self, bad: Mapping[str, str]) -> None:
+        """Note unusable audio, each with a warning.
 
-    def note_all_bad(self, bad: Mapping[str, str], wav_scp: str, total: int) -> None:
-        """Note several, all of them before the set is refused."""
-        self.bad.update(bad)
-        for why in bad.values():
-            logging.warning(f"{why}; it counts as an empty hypothesis")
-        limit_bad(self.bad, total, self.max_bad_share, wav_scp, "the log")
+        Args:
+            bad: utterance -> why its audio cannot be used.
+
+        Raises:
+            InputError: it is more than may be.
+        """
+        for utt, why in bad.items():
+            self.bad[utt] = why
+            logging.warning(f"{why.rstrip('.')}. It counts as an empty hypothesis")
+        limit_bad(self.bad, self.total, self.max_bad_share, self.wav_scp, "the log")
+
+    def note_short(self, short: Mapping[str, str]) -> None:
+        """Note what is too short.
+
+        Args:
+            short: utterance -> why it is too short.
+        """
+        self.short.update(short)
+        if short:
+            logging.warning(
+                f"{len(short)} of {self.total} utterances are too short for the model, "
+                f"and count as empty hypotheses: {shorten(list(short), _NAMED)}"
+            )
+
+    @property
+    def names(self) -> List[str]:
+        """All of them."""
+        return [*self.short, *self.bad]
 
 
 def list_audio(
     wav_scp: str,
     rate: int,
     shortest: int,
-    unheard: Optional[Unheard] = None,
     longest: Optional[int] = None,
+    unheard: Optional[Unheard] = None,
 ) -> List[Utterance]:
     """The utterances of a set, by length.
 
@@ -83,15 +111,15 @@ def list_audio(
         wav_scp: Kaldi's list of audio files.
         rate: samples per second that they must have.
         shortest: samples that an utterance must have.
-        unheard: gets those that cannot be used; without it they are refused.
         longest: samples that an utterance may have, None for any number.
+        unheard: gets those that are too short or unusable; without it they are refused.
 
     Returns:
         The others, the shortest first.
 
     Raises:
-        InputError: files are missing, damaged, too short, too long, or of another
-            format.
+        InputError: files are missing, damaged, too short or long, or of another format;
+            it names all of their utterances.
     """
     wavs = read_wav_scp(wav_scp)
     utterances: List[Utterance] = []
@@ -102,49 +130,37 @@ def list_audio(
             continue
         try:
             samples = audio_info(name, path, rate)
+        except EmptyAudioError:
+            samples = 0
         except UnusableAudioError as error:
             bad[name] = str(error)
             continue
+        where = f"utterance {name}: {path} has"
         if samples < shortest:
-            short[name] = f"{path} has {samples} samples"
+            short[name] = (
+                f"{where} {samples} samples, too few for the model, which needs "
+                f"{shortest}: remove it from {wav_scp}"
+            )
         elif longest is not None and samples > longest:
             bad[name] = (
-                f"utterance {name}: {path} has {samples / rate:g} s, and the model "
-                f"hears {longest / rate:g} s at most: segment it, or remove it from "
+                f"{where} {samples / rate:g} s, and the model hears "
+                f"{longest / rate:g} s at most: segment it, or remove it from "
                 f"{wav_scp} (--max_wav_duration)"
             )
         else:
             utterances.append(Utterance(name, path, samples))
-    if unheard is None:
-        _refuse(bad, short, shortest, wav_scp)
-    else:
-        unheard.note_all_bad(bad, wav_scp, len(wavs))
-        unheard.short.update(short)
-        if short:
-            logging.warning(
-                f"{len(short)} of {len(wavs)} utterances are too short for the model, "
-                f"which needs {shortest} samples, and count as empty hypotheses: "
-                f"{shorten(list(short))}"
-            )
+    wrong = {**bad, **short}
+    if unheard is not None:
+        unheard.total = len(wavs)
+        unheard.note_short(short)
+        unheard.note_bad(bad)
+    elif wrong:
+        first = next(iter(wrong.values()))
+        more = f". So it is with {len(wrong)} of {len(wavs)} utterances of {wav_scp}: "
+        named = more + shorten(list(wrong), _NAMED) if len(wrong) > 1 else ""
+        raise InputError(first.rstrip(".") + named)
     utterances.sort(key=lambda u: (u.samples, u.name))
     return utterances
-
-
-def _refuse(
-    bad: Mapping[str, str], short: Mapping[str, str], shortest: int, wav_scp: str
-) -> None:
-    """Refuse a set with utterances that cannot be used, naming the first few."""
-    if bad:
-        whys = list(bad.values())
-        more = f"; {len(whys)} such utterances in all" if whys[1:] else ""
-        raise InputError(f"{'; '.join(whys[:3])}{more}")
-    if short:
-        whys = [f"utterance {name}: {why}" for name, why in short.items()]
-        more = f"; {len(whys)} in all" if whys[3:] else ""
-        raise InputError(
-            f"{'; '.join(whys[:3])}{more}, too few for the model, which needs "
-            f"{shortest}: remove them from {wav_scp}"
-        )
 
 
 def _found_unusable(wav_scp: str, wavs: Mapping[str, str]) -> Dict[str, str]:
@@ -180,7 +196,7 @@ def make_plan(
     Raises:
         InputError: as of `list_audio`.
     """
-    utterances = list_audio(wav_scp, rate, shortest, unheard, longest)
+    utterances = list_audio(wav_scp, rate, shortest, longest, unheard)
     batches: List[List[Utterance]] = []
     for utterance in utterances:
         padded = (len(batches[-1]) + 1) * utterance.samples if batches else 0

@@ -30,6 +30,7 @@ class Cached:
         self.folder = self.meta.folder
         self.token_list, self.blank = self.meta.token_list, self.meta.blank
         self.rate, self.frame_shift = self.meta.rate, self.meta.frame_shift
+        self.shortest = 0  # what it holds, it has frames of
         self._wavs = wavs
         self._scp = read_scp(self.folder / SCP)
 

@@ -1,24 +1,20 @@
 """Beam search over the words of a lexicon, with an n-gram language model."""
 
-import gzip
 import importlib
 import itertools
 import logging
-import zlib
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, read_lines, shorten
+from espnet_ctckd.decode.language_model import check_lm, kenlm_error
 
-# flashlight-text keeps no more words of one spelling.
-_MOST_HOMOPHONES = 6
-
-# What a binary language model of KenLM begins with.
-KENLM_BINARY = b"mmap lm http://kheafield.com/code"
-_HEAD = 1024  # bytes that show what a file is
+# Words of one spelling that flashlight-text's trie keeps (its kTrieMaxLabel).
+MAX_HOMOPHONES = 6
+# Words that a warning names.
+_NAMED = 50
 SPACE = "<space>"
 UNKNOWN = "<unk>"
 
@@ -54,6 +50,43 @@ def read_lexicon(path: Pathlike, tokens: Sequence[str]) -> Dict[str, List[List[s
     return words
 
 
+def limit_homophones(
+    spellings: Mapping[str, Sequence[Sequence[str]]],
+    prefer: Callable[[str], float],
+    most: int = MAX_HOMOPHONES,
+) -> Tuple[Dict[str, List[List[str]]], List[str]]:
+    """Choose the words of each spelling that a trie can hold.
+
+    Args:
+        spellings: word -> spellings.
+        prefer: from a word to its score; of equal ones, the first is kept.
+        most: words of one spelling that are kept.
+
+    Returns:
+        The spellings that are kept, each once, in their order; and the words that some
+        spelling is left out of.
+    """
+    words: Dict[Tuple[str, ...], Dict[str, None]] = {}
+    for word, ways in spellings.items():
+        for way in ways:
+            words.setdefault(tuple(way), {})[word] = None
+    kept: Dict[str, List[List[str]]] = {}
+    dropped: Dict[str, None] = {}
+    chosen = {
+        way: set(sorted(alike, key=prefer, reverse=True)[:most])
+        if len(alike) > most
+        else alike
+        for way, alike in words.items()
+    }
+    for word, ways in spellings.items():
+        for spelling in dict.fromkeys(map(tuple, ways)):
+            if word in chosen[spelling]:
+                kept.setdefault(word, []).append(list(spelling))
+            else:
+                dropped[word] = None
+    return kept, list(dropped)
+
+
 class Lexicon:
     """Words, how they are spelled, and how likely they are: what takes long to read.
 
@@ -73,6 +106,7 @@ class Lexicon:
         silence: index of the space, or else of the blank.
         words: of flashlight-text.
         unknown: index of the unknown word.
+        spellings: word -> its spellings, without those that the trie cannot hold.
         lm: of flashlight-text.
         trie: of spellings.
 
@@ -103,80 +137,35 @@ class Lexicon:
             try:
                 self.lm = kenlm.KenLM(str(lm), self.words)
             except (RuntimeError, UnicodeDecodeError) as error:
-                raise InputError(
-                    f"KenLM cannot read the language model {lm}: "
-                    f"{' '.join(str(error).split())}. It wants ARPA with tabs after "
-                    "probabilities, or its own binary format"
-                ) from None
+                raise kenlm_error(lm, error) from None
         self.trie = text.Trie(self.size, self.silence)
         start = self.lm.start(False)
         index = {token: i for i, token in enumerate(tokens)}
         ends = [] if self.space is None else [self.space]
         _, unknown_score = self.lm.score(start, self.unknown)
         strange = []
-        alike: Dict[Tuple[int, ...], List[Tuple[float, int]]] = {}
-        for word, ways in spellings.items():
-            number = self.words.get_index(word)
-            _, score = self.lm.score(start, number)
-            if lm is not None and score == unknown_score and word != UNKNOWN:
+        scores: Dict[str, float] = {}
+        for word in spellings:
+            _, scores[word] = self.lm.score(start, self.words.get_index(word))
+            if lm is not None and scores[word] == unknown_score and word != UNKNOWN:
                 strange.append(word)
+        nothing = self.lm.start(True)
+        self.spellings, dropped = limit_homophones(
+            spellings,
+            lambda word: self.lm.score(nothing, self.words.get_index(word))[1],
+        )
+        _tell_dropped(dropped, str(lexicon), None if lm is None else str(lm))
+        for word, ways in self.spellings.items():
+            number = self.words.get_index(word)
             for way in ways:
-                spelling = tuple(index[token] for token in way)
-                alike.setdefault(spelling, []).append((score, number))
-        dropped = []
-        for spelling, scored in alike.items():
-            # Of words that are equally likely, those that stand first.
-            scored.sort(key=lambda pair: -pair[0])
-            for score, number in scored[:_MOST_HOMOPHONES]:
-                self.trie.insert([*spelling, *ends], number, score)
-            dropped += scored[_MOST_HOMOPHONES:]
-        if dropped:
-            names = [self.words.get_entry(number) for _, number in dropped]
-            logging.warning(
-                f"{lexicon} spells more than {_MOST_HOMOPHONES} words alike, and the "
-                "search keeps as many, the likeliest by the language model: "
-                f"{len(names)} spellings are left out: {shorten(names)}"
-            )
+                spelling = [index[token] for token in way] + ends
+                self.trie.insert(spelling, number, scores[word])
         if strange:
             # Of a model that holds many words to be as likely as <unk>, by their names.
             known = _library("kenlm").Model(str(lm))
             strange = [word for word in strange if word not in known]
         _tell_strange(strange, len(spellings), str(lexicon), str(lm))
         self.trie.smear(text.SmearingMode.MAX)
-
-
-def check_lm(path: Pathlike) -> None:
-    """Refuse a language model that KenLM would end at, without reading all of it.
-
-    Args:
-        path: ARPA, perhaps gzipped, or a binary of KenLM.
-
-    Raises:
-        InputError: it is missing, unreadable, cut short, or something else.
-    """
-    if not Path(path).is_file():
-        raise InputError(f"there is no language model {path}")
-    with open(path, "rb") as f:
-        begin = f.read(_HEAD)
-    if begin.startswith(KENLM_BINARY):
-        return
-    if begin.startswith(b"\x1f\x8b"):
-        try:
-            with gzip.open(path) as unpacked:
-                begin = unpacked.read(_HEAD)
-                while unpacked.read(2**20):
-                    pass
-        except (OSError, EOFError, zlib.error) as error:
-            raise InputError(
-                f"the language model {path} is a damaged gzip file ({error}): restore "
-                "it"
-            ) from None
-    if not begin.lstrip().startswith(b"\\data\\"):
-        raise InputError(
-            f"{path} is no language model that KenLM reads: it begins with "
-            f"{begin[:20]!r}; give an ARPA file (which begins with \\data\\), "
-            "perhaps gzipped, or a binary of KenLM"
-        )
 
 
 class LexiconSearch:
@@ -291,6 +280,17 @@ def _tell_strange(words: Sequence[str], of: int, lexicon: str, lm: str) -> None:
         logging.warning(
             f"{len(words)} of the {of} words of {lexicon} are unknown to {lm}, and are "
             f"as likely as its <unk>: {shorten(words)}"
+        )
+
+
+def _tell_dropped(words: Sequence[str], lexicon: str, lm: Optional[str]) -> None:
+    """Name the words that some spelling of is left out."""
+    if words:
+        preferred = "that stand first" if lm is None else f"that {lm} prefers"
+        logging.warning(
+            f"{lexicon} spells more than {MAX_HOMOPHONES} words alike, and the search "
+            f"holds no more of one spelling: it keeps those {preferred}, and leaves "
+            f"{len(words)} out of it: {shorten(words, _NAMED)}"
         )
 
 

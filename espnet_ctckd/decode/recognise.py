@@ -10,11 +10,11 @@ from typing import Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, 
 import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
-from espnet2.text.build_tokenizer import build_tokenizer
 
 from espnet_ctckd.cache.plan import Plan, Unheard, Utterance, make_plan
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, UnusableAudioError, read_audio
+from espnet_ctckd.containers import UnusableAudioError
+from espnet_ctckd.data import Pathlike, read_audio
 from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
 from espnet_ctckd.decode.searching import Asked, Searching
@@ -23,8 +23,12 @@ from espnet_ctckd.espnet_model import (
     load_espnet_model,
     measure_frame_shift,
     sample_rate,
+    scale_peak,
     shortest_input,
+    volume_of,
 )
+from espnet_ctckd.pieces import type_of_words
+from espnet_ctckd.spelling import text_maker
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,15 @@ class Speed:
     device: str
     threads: int
     processes: int
+
+    def unheard(self) -> str:
+        """How many hypotheses are empty since there was nothing to recognise."""
+        if not self.too_short + self.unusable:
+            return ""
+        return (
+            f" and {self.too_short + self.unusable} with an empty hypothesis "
+            f"({self.too_short} too short, {self.unusable} unusable)"
+        )
 
 
 class TimedWord(NamedTuple):
@@ -131,6 +144,7 @@ class Recogniser:
         blank: index of the blank.
         token_type: of ESPnet.
         rate: samples per second.
+        volume: peak to which each utterance is scaled, or None.
         parameters: of the model, as far as CTC decoding uses it.
         device: ``cpu`` or ``cuda``.
         model: it.
@@ -156,11 +170,11 @@ class Recogniser:
                 f"there is no {args.bpemodel}, which {config_file} names as bpemodel: "
                 "restore it, or export the model again"
             )
-        self._tokenizer = build_tokenizer(args.token_type, bpemodel=args.bpemodel)
         self.tokens: List[str] = list(self.model.token_list)
+        self._text = text_maker(args.token_type, args.bpemodel, self.tokens)
         self.blank: int = self.model.blank_id
-        self.token_type: str = args.token_type
-        self.rate = sample_rate(args)
+        self.token_type = type_of_words(args.token_type, self.tokens)
+        self.rate, self.volume = sample_rate(args), volume_of(args)
         self.parameters = count_parameters(self.model)
 
     def frame_seconds(self) -> float:
@@ -173,7 +187,7 @@ class Recogniser:
             return " ".join(word for word, _, _ in hypothesis.words)
         named = [self.tokens[token] for token in hypothesis.tokens]
         # Spaces that were said before, after or twice are no part of a text.
-        return " ".join(self._tokenizer.tokens2text(named).split())
+        return " ".join(self._text(named).split())
 
     def search(self, config: SearchConfig) -> Search:
         """A search in the tokens of this model."""
@@ -199,7 +213,7 @@ class Recogniser:
         plan = self._plan(wav_scp, batch_seconds, unheard)
         total = sum(u.samples for u in plan.utterances)
         begun, done, samples = time.monotonic(), 0, 0
-        for batch, audio in self._read(plan, wav_scp, unheard):
+        for batch, audio in self._read(plan, unheard):
             start = time.perf_counter()
             log_probs, lengths = self.say(audio)
             yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
@@ -211,7 +225,7 @@ class Recogniser:
 
     def read(self, wav_scp: str, batch_seconds: float) -> Iterator[Read]:
         """The audio of a set (S,) each, batch by batch, by length; as `hear`."""
-        return self._read(self._plan(wav_scp, batch_seconds), wav_scp)
+        return self._read(self._plan(wav_scp, batch_seconds))
 
     def _plan(
         self, wav_scp: str, batch_seconds: float, unheard: Optional[Unheard] = None
@@ -219,9 +233,7 @@ class Recogniser:
         least = shortest_input(self.model)
         return make_plan(wav_scp, self.rate, least, batch_seconds, unheard=unheard)
 
-    def _read(
-        self, plan: Plan, wav_scp: str, unheard: Optional[Unheard] = None
-    ) -> Iterator[Read]:
+    def _read(self, plan: Plan, unheard: Optional[Unheard] = None) -> Iterator[Read]:
         for batch in (batch for shard in plan.shards for batch in shard):
             usable, audio = [], []
             for utterance in batch:
@@ -230,8 +242,7 @@ class Recogniser:
                 except UnusableAudioError as error:  # damaged behind its header
                     if unheard is None:
                         raise
-                    total = len(plan.utterances)
-                    unheard.note_bad(utterance.name, str(error), wav_scp, total)
+                    unheard.note_bad({utterance.name: str(error)})
                     continue
                 usable.append(utterance)
                 audio.append(torch.from_numpy(read))
@@ -241,7 +252,8 @@ class Recogniser:
     @torch.inference_mode()
     def say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (B, U, V) and lengths (B,) of audio, (S,) each."""
-        states, lengths = encode(self.model, [a.to(self.device) for a in audio])
+        scaled = [scale_peak(each, self.volume).to(self.device) for each in audio]
+        states, lengths = encode(self.model, scaled)
         return self.model.ctc.ctc_lo(states).float().log_softmax(-1), lengths
 
 
@@ -299,7 +311,7 @@ def recognise(
                         said, hypotheses[0], model.blank, shift, seconds
                     )
 
-    unheard = Unheard(max_bad_share)
+    unheard = Unheard(max_bad_share, wav_scp)
     for heard in model.hear(wav_scp, batch_seconds, unheard):
         start = time.perf_counter()
         awaited = searching.ask(heard.log_probs, heard.lengths)
@@ -312,7 +324,7 @@ def recognise(
     finish(0)
     searching.close()
     heard_of = len(found)
-    for utt in (*unheard.short, *unheard.bad):
+    for utt in unheard.names:
         found[utt] = [Hypothesis((), (), 0.0)]
         if times:
             words[utt] = []

@@ -194,21 +194,25 @@ class Search:
             if self._prior is not None:
                 each = each - config.prior_scale * self._prior
             said.append(each)
+        # Of what has no frames, nothing is searched, and the hypothesis is empty.
+        there = [each for each in said if len(each)]
         if self._lexicon is not None:
-            found = [self._by_words(self._lexicon, each) for each in said]
+            found = [self._by_words(self._lexicon, each) for each in there]
         elif config.method == "prefix_beam":
             lists = prefix_beam_searches(
-                said, self.blank, config.beam, config.tokens_per_frame
+                there, self.blank, config.beam, config.tokens_per_frame
             )
             found = [
                 [self._hypothesis(*each) for each in hypotheses[: config.nbest]]
                 for hypotheses in lists
             ]
         else:
-            found = [[self._greedy(each)] for each in said]
+            found = [[self._greedy(each)] for each in there]
+        answers = iter(found)
+        nothing = Hypothesis((), (), 0.0)
         return [
-            (hypotheses or [Hypothesis((), (), 0.0)], len(each))
-            for hypotheses, each in zip(found, said)
+            ((next(answers) if len(each) else []) or [nothing], len(each))
+            for each in said
         ]
 
     def _by_words(self, lexicon: LexiconSearch, said: np.ndarray) -> List[Hypothesis]:
@@ -243,6 +247,8 @@ def words_of(tokens: Sequence[str], token_type: str) -> Tuple[Word, ...]:
         (('ab', 0, 2), ('c', 3, 4))
         >>> words_of(["▁he", "ll", "▁o"], "bpe")
         (('hell', 0, 2), ('o', 2, 3))
+        >>> words_of(["he", "ll▁", "o▁"], "bpe")
+        (('hell', 0, 2), ('o', 2, 3))
     """
     words: List[Word] = []
     begun = False
@@ -252,12 +258,17 @@ def words_of(tokens: Sequence[str], token_type: str) -> Tuple[Word, ...]:
             continue
         single = token_type in ("word", "phn")
         piece = token
+        ends = token_type == "bpe" and len(token) > 1 and token.endswith(_BEGIN)
         if token_type == "bpe" and token.startswith(_BEGIN):
             begun, piece = False, token[len(_BEGIN) :]
+        if ends:
+            piece = piece[: -len(_BEGIN)]
         if begun and not single:
             name, first, _ = words[-1]
             words[-1] = (name + piece, first, place + 1)
         else:
             words.append((piece, place, place + 1))
             begun = True
+        if ends:
+            begun = False
     return tuple(word for word in words if word[0])

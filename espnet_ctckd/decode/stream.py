@@ -23,6 +23,7 @@ from espnet_ctckd.espnet_model import (
     measure_frame_shift,
     sample_rate,
     shortest_input,
+    volume_of,
 )
 
 
@@ -53,6 +54,7 @@ class StreamingDecoder:
         token_list: V tokens.
         rate: samples per second.
         parameters: of the model, as far as CTC decoding uses it.
+        shortest: samples that it makes a frame of.
 
     Raises:
         InputError: the model is no such one.
@@ -78,9 +80,14 @@ class StreamingDecoder:
                 f"{config_file} has normalize: utterance_mvn, which needs all of an "
                 "utterance: train a student that streams with global_mvn"
             )
+        if volume_of(args) is not None:
+            raise InputError(
+                f"{config_file} has speech_volume_normalize, which needs all of an "
+                "utterance: train a student that streams without"
+            )
         self._model = model
         self._pieces = _FeaturePieces(model, str(config_file))
-        self._shortest = shortest_input(model)
+        self.shortest = shortest_input(model)
         self._blank = model.blank_id
         self.token_list: List[str] = list(model.token_list)
         self.rate = sample_rate(args)
@@ -99,7 +106,7 @@ class StreamingDecoder:
             The tokens, as soon as they are known; none of audio too short for a frame.
         """
         model, states = self._model, None
-        if len(speech) < self._shortest:
+        if len(speech) < self.shortest:
             return
         last, frame = self._blank, 0
         pieces = max(len(speech) // chunk, 1)
@@ -127,10 +134,15 @@ class _FeaturePieces:
 
     def __init__(self, model: Any, where: str) -> None:
         frontend = model.frontend
-        if not isinstance(frontend, DefaultFrontend) or model.preencoder is not None:
+        if not isinstance(frontend, DefaultFrontend) or not frontend.apply_stft:
             raise InputError(
-                f"{where} has another front-end than `default`, or a preencoder: "
-                "streams are decoded of models with frontend: default"
+                f"{where} has another front-end than `default` with apply_stft, which "
+                "is the only one that decodes a stream"
+            )
+        if model.preencoder is not None or model.postencoder is not None:
+            raise InputError(
+                f"{where} has a preencoder or a postencoder, which are not run on "
+                "streams: train a student that streams without"
             )
         self._model, stft = model, frontend.stft
         self._hop, self._size = int(stft.hop_length), int(stft.n_fft)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -80,6 +81,12 @@ class Content:
     utterances: List[Dict[str, Any]] = field(default_factory=list)
     notes: List[str] = field(default_factory=list)
     without_data: str = ""
+
+    def note(self, text: str) -> None:
+        """Note what is not there, and why, on the page and in the log."""
+        if text not in self.notes:
+            logging.warning(text)
+            self.notes.append(text)
 
     def add_spikes(self, name: str, compared: Comparison) -> None:
         """Add a set to how a system compares."""

@@ -93,6 +93,7 @@ class Exported:
         self._model = EspnetTeacher(folder / "config.yaml", folder / "model.pth")
         self.token_list, self.blank = self._model.token_list, self._model.blank
         self.rate, self.frame_shift = self._model.rate, self._model.frame_shift
+        self.shortest = self._model.shortest
 
     def __iter__(self) -> Iterator[str]:
         """The utterances."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from espnet_ctckd.cache.reader import META, SPEED
+from espnet_ctckd.cache.reader import META, SPEED, hashes_of
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import file_crc32, folder_size, read_told, shorten
@@ -69,6 +69,7 @@ class System:
         costs: for the table of costs.
         provenance: versions, hashes, commands.
         selector: what it learns from, and its options; None where it does not.
+        learned_from: the hashes of the teacher whose cache it learned from.
     """
 
     name: str
@@ -82,6 +83,7 @@ class System:
     costs: Dict[str, str]
     provenance: Dict[str, str]
     selector: Optional[Tuple[str, Dict[str, Any]]] = field(default=None)
+    learned_from: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def learns_from_nobody(self) -> bool:
@@ -129,6 +131,16 @@ def find_systems(folders: Sequence[Path]) -> Tuple[List[Path], List[str]]:
         )
     order = sorted(found, key=lambda name: (not is_named_teacher(found[name]), name))
     return [found[name] for name in order], without
+
+
+def unscored_sets(folder: Path) -> List[Path]:
+    """The sets of an experiment that were decoded, and not scored since.
+
+    Args:
+        folder: of the experiment.
+    """
+    decoded = (path.parent for path in sorted(folder.glob("*/*/decode.json")))
+    return [path for path in decoded if not _has(path, "score.json")]
 
 
 def is_named_teacher(folder: Path) -> bool:
@@ -182,6 +194,7 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
         selector=(kd["selector"], kd.get("selector_conf") or {})
         if kd.get("selector") and kd.get("weight", 0) > 0
         else None,
+        learned_from={} if meta is None else hashes_of(meta["teacher"]),
     )
 
 

@@ -48,8 +48,8 @@ def diff(reference: str, hypothesis: str) -> List[Tuple[str, str]]:
     """What a hypothesis has of its reference, word by word.
 
     Args:
-        reference: words, at least one.
-        hypothesis: words.
+        reference: words, or none.
+        hypothesis: likewise.
 
     Returns:
         Pairs of a kind (``equal``, ``substitute``, ``delete``, ``insert``) and words;
@@ -59,6 +59,10 @@ def diff(reference: str, hypothesis: str) -> List[Tuple[str, str]]:
         >>> diff("a b c", "a x c d")
         [('equal', 'a'), ('substitute', 'b → x'), ('equal', 'c'), ('insert', 'd')]
     """
+    # White space of any kind is one separator, as in the scores.
+    reference, hypothesis = (" ".join(t.split()) for t in (reference, hypothesis))
+    if not reference:
+        return [("insert", hypothesis)] if hypothesis else []
     out = jiwer.process_words(reference, hypothesis)
     words, said = out.references[0], out.hypotheses[0]
     pairs = []
@@ -227,7 +231,8 @@ def list_utterances(
         right = references[utt]
         said = {n: diff(right, t[utt]) for n, t in texts.items() if utt in t}
         errors_of_all = sum(of_one.get(utt, 0) for of_one in errors)
-        wrong = 100 * errors_of_all / (len(errors) * len(right.split()))
+        # Of a reference without words, each insertion is a word of it.
+        wrong = 100 * errors_of_all / (len(errors) * max(len(right.split()), 1))
         found.append(
             {
                 "set": subset,

@@ -23,8 +23,10 @@ class Teacher(Protocol):
         frame_shift: samples from one frame to the next, exact.
         shortest: the fewest samples that it makes a frame of.
         longest: the most samples that it hears at once, or None.
-        batching: ``single`` where it gives the same posteriors for an utterance
-            whatever it is batched with, ``padded`` where padding may change them.
+        batching: ``single`` where each utterance is computed as if it were alone, or
+            ``padded`` where its posteriors depend on what it is batched with.
+        bpemodel: serialized sentencepiece model that splits text into its tokens, or
+            None if these are no word pieces or no such model is known.
     """
 
     token_list: List[str]
@@ -35,6 +37,7 @@ class Teacher(Protocol):
     shortest: int
     longest: Optional[int]
     batching: str
+    bpemodel: Optional[bytes]
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
         """Posteriors (B, U, V), and states, of audio (B, S) with lengths (B,)."""

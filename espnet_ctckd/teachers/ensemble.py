@@ -67,10 +67,13 @@ class EnsembleTeacher:
         self._spikes = torch.zeros(len(self._teachers), dtype=torch.long)
         self._shared = torch.zeros(len(self._teachers), dtype=torch.long)
         self.token_list, self.blank = first.token_list, first.blank
+        self.bpemodel: Optional[bytes] = first.bpemodel
         self.rate, self.frame_shift = first.rate, first.frame_shift
         self.shortest = max(teacher.shortest for teacher in self._teachers)
         limits = [t.longest for t in self._teachers if t.longest is not None]
         self.longest: Optional[int] = min(limits, default=None)
+        padded = any(teacher.batching == "padded" for teacher in self._teachers)
+        self.batching = "padded" if padded else "single"
 
     def _place(self, teacher: Any) -> Optional[List[int]]:
         """Where a teacher's tokens stand in the first one's list."""

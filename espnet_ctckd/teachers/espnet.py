@@ -4,6 +4,7 @@ import hashlib
 import re
 from dataclasses import replace
 from importlib import metadata
+from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Type
 
 import torch
@@ -20,8 +21,10 @@ from espnet_ctckd.espnet_model import (
     load_espnet_model,
     measure_frame_shift,
     sample_rate,
+    scale_peak,
     shortest_input,
     task_of,
+    volume_of,
 )
 from espnet_ctckd.model_zoo import find_model
 from espnet_ctckd.posteriors import FramePosteriors
@@ -69,6 +72,7 @@ class EspnetTeacher:
             of audio.
     """
 
+    batching = "single"
     _task: Type[AbsTask] = ASRTask
     batching = "single"
 
@@ -95,7 +99,10 @@ class EspnetTeacher:
         self.token_list: List[str] = list(self._model.token_list)
         self.blank: int = self._model.blank_id
         self.state_size: int = self._model.encoder.output_size()
-        self.rate = sample_rate(self._args)
+        path = self._args.bpemodel and Path(self._args.bpemodel)
+        known = path and path.is_file()
+        self.bpemodel: Optional[bytes] = path.read_bytes() if known else None
+        self.rate, self._volume = sample_rate(self._args), volume_of(self._args)
         self._measure()
 
     def _measure(self) -> None:
@@ -116,6 +123,10 @@ class EspnetTeacher:
             log_probs (B, U, V), dense, and the states (B, U, D) that they come from.
         """
         speech, lengths = speech.to(self._device), lengths.to(self._device)
+        if self._volume is not None:
+            speech = speech.clone()
+            for row, size in zip(speech, lengths.tolist()):
+                row[:size] = scale_peak(row[:size], self._volume)
         states, lengths = self._encode(speech, lengths)
         with torch.autocast(states.device.type, enabled=False):
             log_probs = self._model.ctc.ctc_lo(states.float()).log_softmax(-1)

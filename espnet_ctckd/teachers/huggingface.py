@@ -1,16 +1,23 @@
 """A teacher of Hugging Face: any model for CTC that `transformers` knows."""
 
 import hashlib
-import importlib
 import os
+from collections import Counter
+from dataclasses import replace
 from importlib import metadata
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.pretrained import (
+    load_pretrained,
+    mask_of,
+    output_lengths,
+    transformers_library,
+)
 from espnet_ctckd.probe import (
     SHORT,
     frames_per_shift,
@@ -18,16 +25,15 @@ from espnet_ctckd.probe import (
     least_samples,
     together,
 )
-
-# Names that models have for "how many frames do so many samples make?".
-_LENGTHS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
+from espnet_ctckd.spelling import model_of_tokenizer
 
 
 class HuggingFaceTeacher:
-    """CTC posteriors of wav2vec 2.0, HuBERT, WavLM, MMS and their like.
+    """CTC posteriors of wav2vec 2.0, HuBERT, WavLM, MMS, W2V-BERT and their like.
 
-    The audio is normalised as the model's own processor does it. Whether padding
-    changes what the model says is tried; where it does, each utterance is heard alone.
+    The audio is normalised as the model's own feature extractor does it. Each utterance
+    is computed alone, so that its posteriors do not depend on a batch; ``batched`` pads
+    batches instead, as the model's library does, which can be faster on a GPU.
 
     Args:
         source: id on the hub, or a local folder.
@@ -35,9 +41,13 @@ class HuggingFaceTeacher:
         revision: branch, tag or commit on the hub.
         language: of a model with adapters (MMS), e.g. ``deu``.
         states: keep the last hidden states, for ``kd.feature``.
+        batched: compute padded batches.
+        blank: index of the blank among the outputs, where the model's configuration and
+            tokenizer do not agree on it.
 
     Raises:
-        InputError: it cannot be loaded, or is no CTC model.
+        InputError: it cannot be loaded, is no CTC model, lacks weights, or its blank is
+            not known.
     """
 
     longest: Optional[int] = None
@@ -50,11 +60,14 @@ class HuggingFaceTeacher:
         revision: Optional[str] = None,
         language: Optional[str] = None,
         states: bool = False,
+        batched: bool = False,
+        blank: Optional[int] = None,
     ) -> None:
-        transformers = _transformers()
+        transformers = transformers_library("teachers of Hugging Face")
         if _is_path(source) and not os.path.isdir(source):
             raise InputError(f"the teacher {source}: there is no such folder")
         self._source, self._device, self._states = source, device, states
+        self.batching = "padded" if batched else "single"
         chosen = {} if revision is None else {"revision": revision}
         spoken = {} if language is None else {"target_lang": language}
         try:
@@ -64,27 +77,43 @@ class HuggingFaceTeacher:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 source, **chosen, **spoken
             )
-            self._model = transformers.AutoModelForCTC.from_pretrained(
+            self._model = load_pretrained(
+                transformers.AutoModelForCTC,
                 source,
+                f"the teacher {source}",
                 **chosen,
                 **spoken,
-                **({"ignore_mismatched_sizes": True} if spoken else {}),
             )
-        except (OSError, ValueError, KeyError) as error:
+            if chosen and spoken:  # the library takes the adapter of the main branch
+                self._model.load_adapter(language, force_load=True, **chosen)
+        except InputError:
+            raise
+        # Libraries of files raise errors of their own at what is damaged or foreign.
+        except Exception as error:
             asked = f" with the language {language!r}" if language else ""
             raise InputError(
                 f"the teacher {source} cannot be loaded as a CTC model{asked}: "
-                f"{str(error).splitlines()[0]}. Give the id of one on the hub (and "
-                "check the network), or a folder that save_pretrained has written, "
-                "with its tokenizer"
+                f"{(str(error) or type(error).__name__).splitlines()[0]}. Give the id "
+                "of one on the hub (and check the network), or a folder that "
+                "save_pretrained has written, with its tokenizer"
                 + (", which has an adapter for that language" if language else "")
             ) from None
         self._model.to(device).eval().requires_grad_(False)
-        self.token_list = _tokens(tokenizer, self._model.config.vocab_size)
-        self.blank = int(tokenizer.pad_token_id)
         self.rate = int(self._processor.sampling_rate)
-        self.state_size = self._model.config.hidden_size if states else 0
-        self._batched = self._padding_is_harmless()
+        self.blank = 0  # until the outputs are known
+        log_probs, hidden = self._probe()
+        self.token_list = _tokens(tokenizer, log_probs.size(1))
+        twice = [t for t, n in Counter(self.token_list).items() if n > 1]
+        if twice:
+            raise InputError(
+                f"the teacher {source} has the token {twice[0]!r} twice: correct the "
+                "vocabulary of its tokenizer"
+            )
+        self.blank = self._find_blank(tokenizer, blank)
+        self.bpemodel = model_of_tokenizer(tokenizer)
+        self.state_size = 0 if hidden is None else hidden.size(1)
+        if batched:
+            self._check_batched()
         self.frame_shift = frames_per_shift(self._frames)
         self.shortest = least_samples(self._frames)
         self._hashes = {
@@ -101,28 +130,86 @@ class HuggingFaceTeacher:
             ).hexdigest(),
         }
 
-    def _padding_is_harmless(self) -> bool:
-        if not getattr(self._processor, "return_attention_mask", False):
-            return False
-        generator = torch.Generator().manual_seed(0)
-        audio = [torch.randn(n, generator=generator) for n in (SHORT, SHORT * 3 // 5)]
-        together, alone = self._say(audio), self._say(audio[1:])
-        frames = int(alone.lengths[0])
-        if int(together.lengths[1]) != frames:
-            return False
-        padded = together.log_probs[1, :frames]
-        return bool(torch.allclose(padded, alone.log_probs[0], rtol=0, atol=1e-4))
+    def _probe(self) -> Tuple[Tensor, Optional[Tensor]]:
+        """Log-probabilities (U, V), and states (U, D) if they are kept, of noise."""
+        found = self._single(_noise(SHORT))
+        if not bool(found.log_probs.isfinite().all()):
+            raise InputError(
+                f"the teacher {self._source} outputs NaN or infinity for noise: its "
+                "weights are damaged"
+            )
+        if found.states is None:
+            return found.log_probs[0], None
+        if found.states.size(1) != found.log_probs.size(1):
+            raise InputError(
+                f"the teacher {self._source} has {found.states.size(1)} hidden states "
+                f"of {SHORT} samples and {found.log_probs.size(1)} output frames: its "
+                "states are not those of its frames. Leave out states=true"
+            )
+        return found.log_probs[0], found.states[0]
+
+    def _find_blank(self, tokenizer: Any, asked: Optional[int]) -> int:
+        """The blank of the model's CTC loss.
+
+        That is ``blank_token_id`` of its configuration where there is one, and
+        ``pad_token_id`` otherwise, which the tokenizer's pad should be, too.
+        """
+        config = self._model.config
+        named = {
+            "blank_token_id of config.json": getattr(config, "blank_token_id", None),
+            "pad_token_id of config.json": getattr(config, "pad_token_id", None),
+            "pad_token_id of the tokenizer": tokenizer.pad_token_id,
+        }
+        named = {where: index for where, index in named.items() if index is not None}
+        if asked is not None:
+            named = {"the option blank": asked}
+        elif "blank_token_id of config.json" in named:
+            named = dict([next(iter(named.items()))])
+        size = len(self.token_list)
+        listed = ", ".join(f"{where} is {index}" for where, index in named.items())
+        wanted = "give it with --teacher_conf blank=INDEX"
+        if not named:
+            raise InputError(
+                f"the teacher {self._source} does not tell which output is the blank "
+                f"(neither config.json nor the tokenizer has a pad_token_id): {wanted}"
+            )
+        if not all(0 <= index < size for index in named.values()):
+            raise InputError(
+                f"the teacher {self._source} has {size} outputs, and the blank is not "
+                f"among them: {listed}. Give one from 0 to {size - 1}: {wanted}"
+            )
+        if len(set(named.values())) > 1:
+            silence = self._single(torch.zeros(SHORT)).log_probs.argmax(-1)  # (1, U)
+            raise InputError(
+                f"the teacher {self._source} does not tell which output is the blank: "
+                f"{listed}. The library's CTC loss takes the first, its decoding the "
+                f"second, and in silence the model mostly outputs "
+                f"{int(silence.mode().values)}: {wanted}"
+            )
+        return int(next(iter(named.values())))
+
+    def _check_batched(self) -> None:
+        """Refuse padded batches where a model has no means to leave padding out."""
+        features = self._features([_noise(SHORT), _noise(SHORT // 2)])
+        mask = mask_of(features)
+        if mask is None:
+            raise InputError(
+                f"the teacher {self._source}: its feature extractor gives no mask of "
+                "the padding, which would change what the model outputs: leave out "
+                "batched=true"
+            )
+        if output_lengths(self._model, mask.sum(-1)) is None:
+            raise InputError(
+                f"the teacher {self._source}: {type(self._model).__name__} does not "
+                "tell how many frames an utterance has in a batch: leave out "
+                "batched=true"
+            )
 
     def _frames(self, samples: int) -> int:
-        """Frames that so many samples make."""
-        if hasattr(self._model, _LENGTHS[0]):
-            # Of the family of wav2vec 2.0, whose convolutions are counted.
-            counted = self._model._get_feat_extract_output_lengths(
-                torch.tensor(samples)
-            )
-            return max(int(counted), 0)
-        said = self._say([torch.zeros(samples)])
-        return int(said.lengths[0])
+        """Frames of so many samples."""
+        found = self._single(_noise(samples))
+        # Of too few feature frames some extractors compute a variance that is not one.
+        return int(found.lengths[0]) if found.log_probs.isfinite().all() else 0
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
         """Frame posteriors of a batch.
@@ -135,36 +222,40 @@ class HuggingFaceTeacher:
             log_probs (B, U, V), dense, and the states (B, U, D) where they are kept.
         """
         audio = [s[:n] for s, n in zip(speech.cpu(), lengths.tolist())]
-        if self._batched:
-            return self._say(audio)
-        return together([self._say([one]) for one in audio])
+        if self.batching == "padded":
+            return self._padded(audio)
+        return together([self._single(one) for one in audio])
 
-    @torch.no_grad()
-    def _say(self, audio: List[Tensor]) -> FramePosteriors:
-        given = self._processor(
+    def _features(self, audio: List[Tensor]) -> Any:
+        """Inputs of the model, of audio (S,) each."""
+        return self._processor(
             [a.numpy() for a in audio],
             sampling_rate=self.rate,
             padding=True,
             return_tensors="pt",
         ).to(self._device)
-        out = self._model(**given, output_hidden_states=self._states)
+
+    def _single(self, audio: Tensor) -> FramePosteriors:
+        """Posteriors of one utterance (S,)."""
+        return self._compute(self._features([audio]))
+
+    def _padded(self, audio: List[Tensor]) -> FramePosteriors:
+        """Posteriors of utterances (S,) each, padded to the longest."""
+        features = self._features(audio)
+        found = self._compute(features)
+        mask = mask_of(features)
+        assert mask is not None  # as of `_check_batched`
+        lengths = output_lengths(self._model, mask.sum(-1))
+        assert lengths is not None
+        return replace(found, lengths=lengths.cpu().clamp(max=found.log_probs.size(1)))
+
+    @torch.no_grad()
+    def _compute(self, features: Any) -> FramePosteriors:
+        out = self._model(**features, output_hidden_states=self._states)
         log_probs = out.logits.float().log_softmax(-1)  # (B, U, V)
-        lengths = self._lengths(given, log_probs.size(1), len(audio))
+        lengths = torch.full((log_probs.size(0),), log_probs.size(1))
         states = out.hidden_states[-1] if self._states else None
         return FramePosteriors(log_probs, lengths, self.blank, states=states)
-
-    def _lengths(self, given: Any, frames: int, utterances: int) -> Tensor:
-        mask = given.get("attention_mask")
-        if utterances == 1 or mask is None:
-            return torch.full((utterances,), frames)
-        for name in _LENGTHS:
-            if hasattr(self._model, name):
-                counted: Tensor = getattr(self._model, name)(mask.sum(-1))
-                return counted.cpu().clamp(max=frames)
-        raise InputError(
-            f"the teacher {self._source} does not say how many frames an utterance has "
-            "in a batch: dump it with --batch_seconds 0.1, one utterance at a time"
-        )
 
     def describe(self) -> Dict[str, str]:
         """Provenance: kind, source, commit, hashes and the version of transformers."""
@@ -178,21 +269,28 @@ class HuggingFaceTeacher:
         }
 
 
+def _noise(samples: int) -> Tensor:
+    """The same noise each time (S,)."""
+    return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
+
+
 def _is_path(source: str) -> bool:
     """Whether it can be no id on the hub, which is a name, or two and a slash."""
     return source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
-def _transformers() -> Any:
-    try:
-        return importlib.import_module("transformers")
-    except ImportError:
-        raise InputError(
-            "teachers of Hugging Face need transformers: pip install 'espnet_ctckd[hf]'"
-        ) from None
-
-
 def _tokens(tokenizer: Any, size: int) -> List[str]:
     """The V tokens in the order of the outputs; what has no name gets one."""
     named = {index: token for token, index in tokenizer.get_vocab().items()}
-    return [named.get(index, f"<unused{index}>") for index in range(size)]
+    space = getattr(tokenizer, "word_delimiter_token", None)
+    # A token list has a token a line.
+    return [_name(named.get(index, f"<unused{index}>"), space) for index in range(size)]
+
+
+def _name(token: str, space: Optional[str]) -> str:
+    """A token's name without white space; the delimiter of words by a usual one."""
+    if token == " " or (token == space and token != "|"):
+        return "<space>"
+    if token.split() != [token]:
+        return "<" + "".join(f"u{ord(character):04x}" for character in token) + ">"
+    return token

@@ -17,6 +17,7 @@ SINGLE_CHOICES: Dict[str, Choice] = {
 }
 # These take whatever options their own code takes.
 _OPEN = ("python",)
+_TYPES = ((bool, "true or false"), (str, "text"), (int, "a whole number"))
 
 
 def open_kind(
@@ -51,12 +52,13 @@ def open_kind(
 
 
 def _check_types(kind: str, made: Any, options: Mapping[str, Any]) -> None:
-    """Refuse options that are no switch, or no text, where that is wanted."""
+    """Refuse options that are no switch, text or number where that is wanted."""
     taken = inspect.signature(made).parameters
     for name, value in options.items():
-        for wanted, said in ((bool, "true or false"), (str, "text")):
+        for wanted, said in _TYPES:
             asked = taken[name].annotation in (wanted, Optional[wanted])
-            if asked and value is not None and not isinstance(value, wanted):
+            fits = type(value) is wanted  # a bool is an int to isinstance
+            if asked and value is not None and not fits:
                 raise InputError(
                     f"the option {name} of teacher_type {kind!r} is {value!r}; give "
                     f"{said}"

@@ -41,8 +41,10 @@ class PythonTeacher:
     - ``__call__(speech)``: from a waveform (S,), float32 in [-1, 1], to the
       log-probabilities (U, V) of its frames, as an array or a tensor;
 
-    and may have ``describe()``, a mapping of strings for the cache. What it says of a
-    probe goes into the cache's hashes, so that other weights are another teacher.
+    and may have ``describe()``, a mapping of strings for the cache, and, if its tokens
+    are word pieces, ``bpemodel``, the path of the sentencepiece model that splits text
+    into these: without it students are trained without transcripts alone. What it says
+    of a probe goes into the cache's hashes, so that other weights are another teacher.
 
     Args:
         source: ``package.module:factory``.
@@ -55,6 +57,7 @@ class PythonTeacher:
 
     state_size = 0
     longest: Optional[int] = None
+    batching = "single"
 
     def __init__(self, source: str, *, device: str = "cpu", **options: Any) -> None:
         module, _, name = source.partition(":")
@@ -91,6 +94,7 @@ class PythonTeacher:
                 f"{'with a space, or empty' if bad else 'twice'}: a student learns "
                 "tokens by their names (a space is <space>)"
             )
+        self.bpemodel = self._read_bpemodel()
         if not 0 <= self.blank < len(self.token_list):
             raise InputError(
                 f"the teacher {source} has the blank {self.blank} of "
@@ -109,6 +113,18 @@ class PythonTeacher:
         self.shortest = least_samples(
             lambda samples: len(self._of(np.zeros(samples, np.float32)))
         )
+
+    def _read_bpemodel(self) -> Optional[bytes]:
+        path = getattr(self._say, "bpemodel", None)
+        if path is None:
+            return None
+        if not os.path.isfile(path):
+            raise InputError(
+                f"the teacher {self._source} has the bpemodel {path}, and there is no "
+                "such file"
+            )
+        with open(path, "rb") as f:
+            return f.read()
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
         """Frame posteriors of a batch, each utterance heard by itself.

@@ -1,7 +1,8 @@
 """A teacher of torchaudio: a bundle of ``torchaudio.pipelines`` for CTC."""
 
 import importlib
-from typing import Any, Dict, List, Optional
+import inspect
+from typing import Any, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -9,12 +10,24 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.probe import (
+    SHORT,
     alone,
     frames_per_shift,
     hash_of,
     least_samples,
     together,
 )
+
+
+def _open(bundle: Any) -> Tuple[Any, Tuple[str, ...]]:
+    """The model and labels of a bundle, without a token for what is not transcribed.
+
+    Bundles for forced alignment add such a star to both. Its log-probability is 0 in
+    every frame, so that the outputs would add up to 2.
+    """
+    if "with_star" in inspect.signature(bundle.get_model).parameters:
+        return bundle.get_model(with_star=False), bundle.get_labels(star=None)
+    return bundle.get_model(), bundle.get_labels()
 
 
 class TorchaudioTeacher:
@@ -32,6 +45,8 @@ class TorchaudioTeacher:
 
     state_size = 0
     longest: Optional[int] = None
+    batching = "single"
+    bpemodel: Optional[bytes] = None
 
     def __init__(self, source: str, *, device: str = "cpu") -> None:
         pipelines = importlib.import_module("torchaudio.pipelines")
@@ -47,16 +62,22 @@ class TorchaudioTeacher:
                 f"{', '.join(known)}"
             )
         try:
-            self._model = bundle.get_model()
-        except OSError as error:
+            self._model, labels = _open(bundle)
+        except (OSError, RuntimeError) as error:
             raise InputError(
                 f"the bundle {source} cannot be downloaded: {error}. Check the network"
             ) from None
         self._model.to(device).eval().requires_grad_(False)
         self._source, self._device = source, device
-        self.token_list: List[str] = list(bundle.get_labels())
+        self.token_list: List[str] = list(labels)
         self.blank = 0  # torchaudio's labels begin with it
         self.rate = int(bundle.sample_rate)
+        outputs = self._of(torch.zeros(SHORT)).size(1)
+        if outputs != len(self.token_list):
+            raise InputError(
+                f"the bundle {source} has {outputs} outputs and "
+                f"{len(self.token_list)} labels: its outputs are not known"
+            )
         self.frame_shift = frames_per_shift(self._frames)
         self.shortest = least_samples(self._frames)
         self._hash = hash_of(self._model.state_dict())

@@ -174,8 +174,9 @@ Decoding
                             # espnet2.bin.asr_inference (default="${inference_tool}").
     --inference_config, --inference_args
                             # For it.
-    --lm                    # n-gram model of KenLM (ARPA or binary): decode with it and a
-                            # lexicon, at scales that are best on the dev set.
+    --lm                    # n-gram model of KenLM (ARPA, gzipped or not, or binary):
+                            # decode with it and a lexicon, at scales that are best on
+                            # the dev set.
     --lexicon               # Words that may be said: a list, a dictionary, or an ARPA
                             # file (default: those of --lm).
     --lm_tune_args          # Scales to try, and other flags of tune_decoding
@@ -353,13 +354,21 @@ fit="$(grep -e "^shift=" -e "^shortest=" -e "^text=" <<<"${described}" || true) 
 fit=fit/$(cksum <<<"${fit}" | cut -d' ' -f1)
 asr_stats_dir=${asr_stats_dir:-${expdir}/asr_stats_${feats_type}_${train}_${frontend}_${fit#fit/}}
 [ -z "${lm}" ] || [ "${inference_tool}" = ctckd ] || refuse "--lm is for --inference_tool ctckd"
-[ -z "${lm}" ] || [ -f "${lm}" ] || [ "${stage}" -lt 12 ] || refuse "there is no language model ${lm}"
-if [ -f "${lm}" ]; then
-    # Not after hours of training.
-    if [ -z "${lexicon}" ] && [ "$(head -c 11 "${lm}" | tr -d '\0')" = "mmap lm htt" ]; then
-        refuse "--lm ${lm} is a binary of KenLM, whose words cannot be read: give --lexicon"
-    fi
-    [[ ${lm} != *.gz ]] || gzip -t "${lm}" || refuse "--lm ${lm} is a damaged gzip file"
+# A language model that cannot be read is found before a training, once it is there.
+check_lm() {
+    local checked
+    checked=${expdir}/.checked/lm_$({ stat -L -c '%n %s %Y' "${lm}" ${lexicon} 2>&1 || true; } | cksum | cut -d' ' -f1)
+    [ ! -f "${checked}" ] || return 0
+    ${bin}.check_lm --lm "${lm}" ${lexicon:+--words "${lexicon}"} || refuse "--lm ${lm} cannot be used"
+    mkdir -p "${expdir}/.checked"
+    touch "${checked}"
+}
+needs_lm=false
+[ -z "${lm}" ] || [ "${stop_stage}" -lt 12 ] || ${skip_eval} || needs_lm=true
+if [ -e "${lm}" ]; then
+    check_lm
+elif ${needs_lm} && { [ "${stage}" -gt 1 ] || ${skip_data_prep}; }; then
+    check_lm # stage 1 will not make it
 fi
 [ -z "${lm}" ] || inference_tag=${inference_tag:-decode_$(basename "${lm}" | sed 's/\.gz$//; s/\.arpa$//; s/\.bin$//')}
 inference_tag=${inference_tag:-decode_${inference_tool}${inference_config:+_$(basename "${inference_config}" .yaml)}}
@@ -526,6 +535,7 @@ if runs 1 && ! ${skip_data_prep} && begin 1 data "${local_data_opts}"; then
     local/data.sh ${local_data_opts}
     finish
 fi
+! ${needs_lm} || check_lm
 if [ -n "${unlabeled_set}" ] && [ -d "${unlabeled_set}" ]; then
     # A folder of audio becomes a data folder; a finished one is left as it is.
     if runs 1 && ! ${skip_data_prep} && begin 1 data/unlabeled "${unlabeled_set}"; then
@@ -758,7 +768,7 @@ if runs 12 && ! ${skip_eval}; then
                     --wav_scp "${data}/org/${set}/wav.scp" --output_dir "${cache}/${set}" \
                     --max_bad_share 100 --top_k "${teacher_top_k}" ${teacher_dump_args}
                 ${bin}.prove_teacher --cache "${cache}/${set}" --text "${data}/org/${set}/text" \
-                    --output_dir "${dir}" $(token_opts)
+                    --output_dir "${dir}" $(token_opts) ${score_opts}
                 finish
                 continue
             fi
@@ -782,7 +792,7 @@ if runs 13 && ! ${skip_eval}; then
         for model in "${asr_exp}" "${teacher_exp}"; do
             dir=${model}/${inference_tag}/${set}
             [ -f "${dir}/text" ] || continue
-            begin 13 "${dir}" "${score_opts} $(cat "${data}/org/${set}/text" "${dir}/text" | cksum)" >/dev/null || continue
+            begin 13 "${dir}" "2 ${score_opts} $(cat "${data}/org/${set}/text" "${dir}/text" | cksum)" >/dev/null || continue
             bpe=()
             [ ! -f "${token_dir}/bpe.model" ] || bpe=(--bpemodel "${token_dir}/bpe.model")
             echo "${dir}:"

@@ -56,8 +56,8 @@ distil() {
         phase 0 9 "${entry}"
     done
     for entry in "${students[@]}"; do
-        # What each can be trained on, one after the other: some share it.
-        phase 9 9 "${entry}"
+        # What each learns from, one after the other: some share it.
+        phase 7 9 "${entry}"
     done
     for entry in "${students[@]}"; do
         [ "${from}" -le "${last}" ] && [ "${to}" -ge 10 ] || break
@@ -67,11 +67,10 @@ distil() {
         mkdir -p log
         if [ "${at_once}" -gt 1 ]; then
             echo "Training ${entry%%|*}; see log/${entry%%|*}.log"
-            { phase 7 8 "${entry}" && phase 10 "${last}" "${entry}"; } >"log/${entry%%|*}.log" 2>&1 &
+            phase 10 "${last}" "${entry}" >"log/${entry%%|*}.log" 2>&1 &
             pids+=($!)
             tags+=("${entry%%|*}")
         else
-            phase 7 8 "${entry}"
             phase 10 "${last}" "${entry}"
         fi
     done
