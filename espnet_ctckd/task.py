@@ -34,7 +34,7 @@ from espnet_ctckd.checks import (
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
 from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
-from espnet_ctckd.loading import name_what_fails
+from espnet_ctckd.loading import check_caches, name_what_fails
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.nbest import NBEST, NBestReader
 from espnet_ctckd.preprocess import TEACHER, PosteriorReader, TeacherDecoder
@@ -89,7 +89,14 @@ class CTCKDTask(ASRTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train in this process; spawned workers start here and register first."""
         register()
+        cached = _check_caches(args)
         if args.model != MODEL_NAME:
+            if cached:
+                raise InputError(
+                    f"model is {args.model!r}, which does not learn from posteriors, "
+                    f"but the data {cached[0]!r} are records of a cache: remove "
+                    "them, or set model: ctckd"
+                )
             if "kd" in (args.model_conf or {}):
                 raise InputError(
                     f"model_conf has the key 'kd', but model is {args.model!r}: set "
@@ -131,6 +138,23 @@ class CTCKDTask(ASRTask):
             _check_training(args, model)
         optimizers: List[torch.optim.Optimizer] = super().build_optimizers(args, model)
         return optimizers
+
+    @classmethod
+    def build_streaming_iterator(
+        cls,
+        data_path_and_name_and_type: List[Tuple[str, str, str]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Build the iterator that collects statistics, which posteriors have none of.
+
+        ESPnet's reads an entry without its list, by kaldiio, which unpickles what it
+        finds: the records of a cache are left out.
+        """
+        flag = "--train_data_path_and_name_and_type"
+        cached = check_caches(data_path_and_name_and_type, flag)
+        data = [each for each in data_path_and_name_and_type if each[1] not in cached]
+        return super().build_streaming_iterator(data, *args, **kwargs)
 
     @classmethod
     def build_preprocess_fn(
@@ -184,6 +208,15 @@ class _ModelConf(NestedDictAction):  # type: ignore[misc]
             again, self._single = self._single, []
             for flag in again:
                 self(parser, namespace, flag, option_strings)
+
+
+def _check_caches(args: argparse.Namespace) -> List[str]:
+    """The names of the data that are records of a cache, whose lists are checked."""
+    names = []
+    for part in ("train", "valid"):
+        flag = f"{part}_data_path_and_name_and_type"
+        names += check_caches(getattr(args, flag), f"--{flag}")
+    return names
 
 
 def _is_rank0() -> bool:

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from kaldiio.matio import read_kaldi
@@ -285,10 +285,11 @@ class RecordVectors(Mapping[str, np.ndarray]):
 
     Args:
         scp: ``teacher.scp`` of the cache.
+        listed: another list of its records; None for ``teacher.scp``.
     """
 
-    def __init__(self, scp: Pathlike) -> None:
-        self._meta, self._places = read_meta(scp), read_scp(scp)
+    def __init__(self, scp: Pathlike, listed: Optional[Pathlike] = None) -> None:
+        self._meta, self._places = read_meta(scp), read_scp(listed or scp)
 
     def __getitem__(self, utt: str) -> np.ndarray:
         return self._meta.vector(utt, self._places[utt])
