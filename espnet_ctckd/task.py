@@ -293,7 +293,7 @@ def read_kd_file(conf: object) -> object:
     path = conf["base"]
     try:
         base = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, TypeError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"model_conf.kd names {path!r}, which cannot be read: {error}"
         ) from None
