@@ -4,10 +4,13 @@ Any other configuration is handed to the stock task unchanged.
 """
 
 import argparse
+import contextlib
 import inspect
 import logging
+import re
+import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -102,7 +105,8 @@ class CTCKDTask(ASRTask):
                     f"model_conf has the key 'kd', but model is {args.model!r}: set "
                     "model: ctckd, or remove kd"
                 )
-            ASRTask.main_worker(args)
+            with _named_errors(args):
+                ASRTask.main_worker(args)
             return
         name_what_fails()
         super().main_worker(args)
@@ -112,7 +116,8 @@ class CTCKDTask(ASRTask):
         """Build the model, refusing unknown keys of ``model_conf`` by name."""
         register()
         if getattr(args, "model", None) != MODEL_NAME:
-            model: ESPnetASRModel = super().build_model(args)
+            with _named_errors(args):
+                model: ESPnetASRModel = super().build_model(args)
             return model
         config = read_kd_config(args)
         check_layers(args, config)
@@ -120,7 +125,8 @@ class CTCKDTask(ASRTask):
         conf = args.model_conf
         args.model_conf = {**conf, "kd": config}
         try:
-            model = super().build_model(args)
+            with _named_errors(args):
+                model = super().build_model(args)
         finally:
             args.model_conf = conf
         return model
@@ -178,6 +184,42 @@ class CTCKDTask(ASRTask):
             index |= {token: i for i, token in enumerate(tokens)}
             nbest = NBestReader(NBestConfig.from_dict(kd["nbest"]), index)
         return TeacherDecoder(stock, posteriors, nbest)
+
+
+# How ESPnet's ``build_model`` calls the constructor of a part.
+_CONSTRUCTOR = re.compile(r"= (\w+?)(?:_class)?\(", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def _named_errors(args: argparse.Namespace) -> Iterator[None]:
+    """Let what ESPnet's constructors refuse name the configuration.
+
+    Raises:
+        InputError: a part cannot be built as it is configured.
+    """
+    try:
+        yield
+    except (InputError, ImportError, OSError):
+        raise
+    # Constructors assert, divide and look up what they are given.
+    except Exception as error:
+        lines = [
+            frame.line or ""
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.name == "build_model"
+        ]
+        if not lines:  # it comes from the training
+            raise
+        found = _CONSTRUCTOR.search(lines[-1])
+        part = found[1].lower() if found else "model"
+        name = getattr(args, part, None)
+        conf = getattr(args, f"{part}_conf", None) or {}
+        if part == "model":
+            conf = {key: value for key, value in conf.items() if key != "kd"}
+        raise InputError(
+            f"ESPnet cannot build {part}{f' {name!r}' if name else ''} with "
+            f"{part}_conf {conf}: {type(error).__name__}: {error}"
+        ) from error
 
 
 class _ModelConf(NestedDictAction):  # type: ignore[misc]
