@@ -70,7 +70,7 @@ def load_config(path: Pathlike) -> Dict[str, Any]:
         raise InputError(f"there is no {path}; is the training finished?")
     try:
         conf = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
     if not isinstance(conf, dict):
         raise InputError(f"{path} is not the config.yaml of a training; give that")

@@ -67,6 +67,29 @@ def sha256(path: Pathlike) -> str:
     return digest.hexdigest()
 
 
+def read_json(path: Pathlike, advice: str) -> Dict[str, Any]:
+    """Read a JSON object from a file that may have been written by anyone.
+
+    Args:
+        path: the file.
+        advice: what to do about a damaged one, for the error.
+
+    Returns:
+        Its keys and values.
+
+    Raises:
+        InputError: it is not JSON, or not an object, or nested too deeply.
+        OSError: it is missing, or cannot be read.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): {advice}") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged (it holds no mapping): {advice}")
+    return found
+
+
 def read_told(path: Pathlike) -> Dict[str, Any]:
     """Read what a command has told of its work, in JSON.
 
@@ -79,13 +102,10 @@ def read_told(path: Pathlike) -> Dict[str, Any]:
     Raises:
         InputError: it is damaged.
     """
-    path = Path(path)
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return read_json(path, "remove it")
     except FileNotFoundError:
         return {}
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}): remove it") from None
 
 
 def folder_size(path: Pathlike) -> int:
@@ -205,6 +225,20 @@ def refuse_segments(path: Pathlike) -> None:
             "and segments are not read here: write each utterance to a file of its "
             "own, name these in wav.scp and remove segments"
         )
+
+
+def refuse_same(sources: Sequence[Path], target: Path) -> None:
+    """Refuse to write over the data folders that are read.
+
+    Raises:
+        InputError: ``--output_dir`` is one of ``--input_dir``.
+    """
+    for source in sources:
+        if source.resolve() == target.resolve():
+            raise InputError(
+                f"--output_dir is {target}, which is read (--input_dir), and would be "
+                "overwritten: choose another folder"
+            )
 
 
 def limit_bad(

@@ -69,14 +69,15 @@ def load_espnet_model(
         task = CTCKDTask if task is ASRTask else task
         with _for_inference(config_file) as (told, unused):
             model, args = task.build_model_from_file(told, None, device)
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"cannot build the model of {config_file}: {error}") from error
     except ImportError as error:
         raise InputError(
             f"cannot build the model of {config_file}, which needs a library that is "
             f"not installed ({error}): install that"
         ) from error
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    # Constructors assert, divide and look up what they are given.
+    except Exception as error:
         raise InputError(
             f"cannot build the model of {config_file} ({error}): is it of this ESPnet?"
         ) from error
@@ -171,7 +172,15 @@ def shortest_input(model: ESPnetASRModel) -> int:
 @torch.no_grad()
 def _frames(model: ESPnetASRModel, samples: int) -> int:
     speech = torch.zeros(samples, device=next(model.parameters()).device)
-    return int(encode(model, [speech])[1])
+    try:
+        return int(encode(model, [speech])[1])
+    # Parts that do not fit together raise what their layers do.
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        raise InputError(
+            f"the model cannot be run on {samples} samples: do its parts (frontend, "
+            f"preencoder, encoder, postencoder) fit together? {type(error).__name__}: "
+            f"{error}"
+        ) from error
 
 
 def encode(model: ESPnetASRModel, audio: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 from espnet2.train import dataset
 
-from espnet_ctckd.cache.reader import META, RecordVectors
+from espnet_ctckd.cache.reader import META, SCP, RecordVectors, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import audio_info
+from espnet_ctckd.data import audio_info, read_scp
 
 # What to do about each type of data.
 _ADVICE = {
@@ -67,9 +67,54 @@ def name_what_fails() -> None:
 def _named(opened: Callable[..., Any], kind: str) -> Callable[..., Any]:
     def load(path: str, *args: Any, **kwargs: Any) -> _Named:
         # What a cache's list holds is data: no pipe in it is run.
-        cached = kind == "kaldi_ark" and (Path(path).parent / META).exists()
-        reader = RecordVectors(path) if cached else opened(path, *args, **kwargs)
+        cache = cache_of(path) if kind == "kaldi_ark" else None
+        reader = (
+            opened(path, *args, **kwargs)
+            if cache is None
+            else RecordVectors(cache / SCP, path)
+        )
         return _Named(reader, path, kind)
 
     load.named = True  # type: ignore[attr-defined]
     return load
+
+
+def cache_of(path: str) -> Optional[Path]:
+    """The folder of the cache that a list lies in, or None."""
+    folders = (Path(path).parent, Path(path).resolve().parent)
+    return next((f for f in folders if (f / META).exists()), None)
+
+
+def check_caches(data: List[Tuple[str, str, str]], flag: str) -> List[str]:
+    """Refuse lists of caches that name anything but records of their cache.
+
+    kaldiio runs commands and unpickles objects that a list of arks names, and a cache
+    may come from elsewhere.
+
+    Args:
+        data: path, name and type of each data of a training.
+        flag: that gave them, for the error.
+
+    Returns:
+        The names of the data that are records of a cache.
+
+    Raises:
+        InputError: an entry lies outside of its cache, or the list of a cache is given
+            as data of another type.
+    """
+    names = []
+    for path, name, kind in data:
+        cache = cache_of(path)
+        if cache is None:
+            continue
+        if kind == "kaldi_ark":
+            meta = read_meta(cache)
+            for utt, place in read_scp(path).items():
+                meta.locate(utt, place)
+            names.append(name)
+        elif SCP in (Path(path).name, Path(path).resolve().name):
+            raise InputError(
+                f"{flag} reads the records of the cache {cache} as {kind!r}; give "
+                f"{path},{name},kaldi_ark"
+            )
+    return names

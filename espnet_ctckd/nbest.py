@@ -23,7 +23,7 @@ from torchaudio.functional import edit_distance
 from espnet_ctckd.cache.record import Audio, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import NBestConfig
-from espnet_ctckd.data import Pathlike
+from espnet_ctckd.data import Pathlike, read_json
 from espnet_ctckd.decode.prefix_beam import prefix_beam_search
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 
@@ -123,6 +123,12 @@ def _seal(utterance: str, heard: str, listed: Sequence[Any]) -> str:
     return f"{zlib.crc32(text.encode()):08x}"
 
 
+def _is_hypothesis(found: Tuple[Tuple[Any, ...], Any]) -> bool:
+    tokens, share = found
+    probability = type(share) in (int, float) and 0 <= share <= 1
+    return probability and all(type(token) is str for token in tokens)
+
+
 def from_line(line: str, utterance: str) -> Tuple[Audio, List[Weighted]]:
     """Read the rest of a line.
 
@@ -140,10 +146,13 @@ def from_line(line: str, utterance: str) -> Tuple[Audio, List[Weighted]]:
         sealed, *listed = json.loads(line)
         heard, _, seal = sealed.rpartition(" ")
         audio = Audio.read(heard)
-        found = [(tuple(map(str, tokens)), float(p)) for p, *tokens in listed]
-    except (ValueError, TypeError, AttributeError):
-        found, seal, heard, listed = [], "", "", []
-    if not found or seal != _seal(utterance, heard, listed):
+        found = [(tuple(tokens), share) for share, *tokens in listed]
+        whole = seal == _seal(utterance, heard, listed) and all(
+            map(_is_hypothesis, found)
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        found, whole = [], False
+    if not (found and whole):
         raise InputError(
             f"utterance {utterance}: the n-best list {line[:60]!r} is damaged, or of "
             "another utterance, or not of dump_nbest: dump it again"
@@ -244,8 +253,8 @@ def read_nbest_meta(path: Pathlike) -> Dict[str, Any]:
     """
     meta = Path(path).with_name(META)
     try:
-        found: Dict[str, Any] = json.loads(meta.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(meta, "dump the n-best lists again")
+    except OSError:
         raise InputError(
             f"{path} is not a finished n-best list: there is no {meta}. Run `python -m "
             "espnet_ctckd.bin.dump_nbest`"
@@ -254,5 +263,11 @@ def read_nbest_meta(path: Pathlike) -> Dict[str, Any]:
         raise InputError(
             f"{meta} has format {found.get('format')!r}; this version reads {FORMAT}. "
             "Dump the n-best lists again"
+        )
+    if type(found.get("nbest")) is not int or type(found.get("teachers")) is not list:
+        raise InputError(
+            f"{meta} is damaged (nbest is {found.get('nbest')!r:.80}, teachers "
+            f"{found.get('teachers')!r:.80}; they should be a whole number and a "
+            "list): dump the n-best lists again"
         )
     return found

@@ -28,7 +28,14 @@ import jiwer
 import numpy as np
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, read_scp, sha256, shorten, write_beside
+from espnet_ctckd.data import (
+    Pathlike,
+    read_json,
+    read_scp,
+    sha256,
+    shorten,
+    write_beside,
+)
 
 UNITS = ("wer", "cer", "ter")
 _SCORE = "score.json"
@@ -399,7 +406,7 @@ def read_score(folder: Pathlike) -> Score:
             f"{folder} has no scores: run `python -m espnet_ctckd.bin.score`"
         )
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path, "score again")
         normalization = found.pop("normalization", str(Normalization()))
         if found.pop("scoring", 1) < _SCORING and ", without " in normalization:
             normalization += ", each replaced by a blank"
@@ -407,6 +414,8 @@ def read_score(folder: Pathlike) -> Score:
         name, hypothesis = found.pop("hypothesis", ["", ""])
         decoded = Path(folder, name)
         totals = {unit: Counts(**counts) for unit, counts in found.items()}
+    except InputError:
+        raise
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}): score again") from None
     for unit, total in totals.items():

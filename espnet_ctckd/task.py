@@ -4,10 +4,13 @@ Any other configuration is handed to the stock task unchanged.
 """
 
 import argparse
+import contextlib
 import inspect
 import logging
+import re
+import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -34,7 +37,7 @@ from espnet_ctckd.checks import (
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
 from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
-from espnet_ctckd.loading import name_what_fails
+from espnet_ctckd.loading import check_caches, name_what_fails
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.nbest import NBEST, NBestReader
 from espnet_ctckd.preprocess import TEACHER, PosteriorReader, TeacherDecoder
@@ -89,13 +92,21 @@ class CTCKDTask(ASRTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         """Train in this process; spawned workers start here and register first."""
         register()
+        cached = _check_caches(args)
         if args.model != MODEL_NAME:
+            if cached:
+                raise InputError(
+                    f"model is {args.model!r}, which does not learn from posteriors, "
+                    f"but the data {cached[0]!r} are records of a cache: remove "
+                    "them, or set model: ctckd"
+                )
             if "kd" in (args.model_conf or {}):
                 raise InputError(
                     f"model_conf has the key 'kd', but model is {args.model!r}: set "
                     "model: ctckd, or remove kd"
                 )
-            ASRTask.main_worker(args)
+            with _named_errors(args):
+                ASRTask.main_worker(args)
             return
         name_what_fails()
         super().main_worker(args)
@@ -105,7 +116,8 @@ class CTCKDTask(ASRTask):
         """Build the model, refusing unknown keys of ``model_conf`` by name."""
         register()
         if getattr(args, "model", None) != MODEL_NAME:
-            model: ESPnetASRModel = super().build_model(args)
+            with _named_errors(args):
+                model: ESPnetASRModel = super().build_model(args)
             return model
         config = read_kd_config(args)
         check_layers(args, config)
@@ -113,7 +125,8 @@ class CTCKDTask(ASRTask):
         conf = args.model_conf
         args.model_conf = {**conf, "kd": config}
         try:
-            model = super().build_model(args)
+            with _named_errors(args):
+                model = super().build_model(args)
         finally:
             args.model_conf = conf
         return model
@@ -131,6 +144,23 @@ class CTCKDTask(ASRTask):
             _check_training(args, model)
         optimizers: List[torch.optim.Optimizer] = super().build_optimizers(args, model)
         return optimizers
+
+    @classmethod
+    def build_streaming_iterator(
+        cls,
+        data_path_and_name_and_type: List[Tuple[str, str, str]],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Build the iterator that collects statistics, which posteriors have none of.
+
+        ESPnet's reads an entry without its list, by kaldiio, which unpickles what it
+        finds: the records of a cache are left out.
+        """
+        flag = "--train_data_path_and_name_and_type"
+        cached = check_caches(data_path_and_name_and_type, flag)
+        data = [each for each in data_path_and_name_and_type if each[1] not in cached]
+        return super().build_streaming_iterator(data, *args, **kwargs)
 
     @classmethod
     def build_preprocess_fn(
@@ -154,6 +184,42 @@ class CTCKDTask(ASRTask):
             index |= {token: i for i, token in enumerate(tokens)}
             nbest = NBestReader(NBestConfig.from_dict(kd["nbest"]), index)
         return TeacherDecoder(stock, posteriors, nbest)
+
+
+# How ESPnet's ``build_model`` calls the constructor of a part.
+_CONSTRUCTOR = re.compile(r"= (\w+?)(?:_class)?\(", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def _named_errors(args: argparse.Namespace) -> Iterator[None]:
+    """Let what ESPnet's constructors refuse name the configuration.
+
+    Raises:
+        InputError: a part cannot be built as it is configured.
+    """
+    try:
+        yield
+    except (InputError, ImportError, OSError):
+        raise
+    # Constructors assert, divide and look up what they are given.
+    except Exception as error:
+        lines = [
+            frame.line or ""
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.name == "build_model"
+        ]
+        if not lines:  # it comes from the training
+            raise
+        found = _CONSTRUCTOR.search(lines[-1])
+        part = found[1].lower() if found else "model"
+        name = getattr(args, part, None)
+        conf = getattr(args, f"{part}_conf", None) or {}
+        if part == "model":
+            conf = {key: value for key, value in conf.items() if key != "kd"}
+        raise InputError(
+            f"ESPnet cannot build {part}{f' {name!r}' if name else ''} with "
+            f"{part}_conf {conf}: {type(error).__name__}: {error}"
+        ) from error
 
 
 class _ModelConf(NestedDictAction):  # type: ignore[misc]
@@ -184,6 +250,15 @@ class _ModelConf(NestedDictAction):  # type: ignore[misc]
             again, self._single = self._single, []
             for flag in again:
                 self(parser, namespace, flag, option_strings)
+
+
+def _check_caches(args: argparse.Namespace) -> List[str]:
+    """The names of the data that are records of a cache, whose lists are checked."""
+    names = []
+    for part in ("train", "valid"):
+        flag = f"{part}_data_path_and_name_and_type"
+        names += check_caches(getattr(args, flag), f"--{flag}")
+    return names
 
 
 def _is_rank0() -> bool:
@@ -260,7 +335,7 @@ def read_kd_file(conf: object) -> object:
     path = conf["base"]
     try:
         base = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, TypeError, yaml.YAMLError) as error:
+    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(
             f"model_conf.kd names {path!r}, which cannot be read: {error}"
         ) from None

@@ -2,9 +2,10 @@
 
 import argparse
 import logging
+import math
 import sys
 import warnings
-from typing import Callable, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import yaml
 
@@ -66,14 +67,8 @@ def configured(
     path = early.parse_known_args(cmd)[0].config
     if path is None:
         return p.parse_args(cmd)
-    try:
-        with open(path, encoding="utf-8") as f:
-            conf = yaml.safe_load(f) or {}
-    except FileNotFoundError:
-        raise InputError(f"there is no configuration {path}") from None
+    conf = _read_flags(path)
     takes = {action.dest: action for action in p._actions}
-    if not isinstance(conf, dict):
-        raise InputError(f"{path} holds no mapping of flags")
     for key, value in conf.items():
         if key not in takes:
             raise InputError(f"{path} has the key {key!r}, which is no flag here")
@@ -97,6 +92,20 @@ def configured(
     return p.parse_args(cmd)
 
 
+def _read_flags(path: str) -> Dict[str, Any]:
+    """The mapping that a configuration holds."""
+    try:
+        with open(path, encoding="utf-8") as f:
+            conf = yaml.safe_load(f) or {}
+    except FileNotFoundError:
+        raise InputError(f"there is no configuration {path}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
+    if not isinstance(conf, dict):
+        raise InputError(f"{path} holds no mapping of flags")
+    return conf
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1, for a flag."""
     number = int(text)
@@ -113,6 +122,30 @@ def seconds(text: str) -> float:
     return number
 
 
+def count(text: str) -> int:
+    """A whole number of at least 0, for a flag."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 0")
+    return number
+
+
+def amount(text: str) -> float:
+    """A finite number of at least 0, for a flag."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return number
+
+
+def percent(text: str) -> float:
+    """A number from 0 to 100, for a flag."""
+    number = float(text)
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 100")
+    return number
+
+
 def add_model(p: argparse.ArgumentParser) -> None:
     """Add the flags that say which model hears which audio."""
     p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
@@ -123,7 +156,7 @@ def add_model(p: argparse.ArgumentParser) -> None:
 def add_compute(p: argparse.ArgumentParser) -> None:
     """Add the flags that say what computes, and how much of it at once."""
     p.add_argument(
-        "--batch_seconds", type=seconds, default=60.0, help="audio of a batch, padded"
+        "--batch_seconds", type=seconds, default=60.0, help="audio of a batch"
     )
     add_device(p)
 
@@ -169,7 +202,7 @@ def add_max_bad_share(p: argparse.ArgumentParser, default: float = 1.0) -> None:
     """Add the flag that says how much of the data may be bad."""
     p.add_argument(
         "--max_bad_share",
-        type=float,
+        type=percent,
         default=default,
         help="percent of the utterances that may be unusable; one may always be, "
         "unless it is 0",

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 from torch import Tensor
 
-from espnet_ctckd.bin import device, parser, positive, run
+from espnet_ctckd.bin import count, device, parser, positive, run
 from espnet_ctckd.config import TeacherConfig
 from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.objective import KDObjective
@@ -69,7 +69,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         "precision takes minutes on a CPU without such arithmetic)",
     )
     p.add_argument("--num_threads", type=positive, default=torch.get_num_threads())
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=count, default=0)
     p.add_argument(
         "--ngpu", type=int, default=0, choices=(0, 1), help="1: on a GPU (not tried)"
     )

@@ -13,7 +13,7 @@ from typing import Optional, Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_ctckd.bin import add_compute, device, parser, positive, run
+from espnet_ctckd.bin import add_compute, count, device, parser, positive, run
 from espnet_ctckd.bin.bench import Contenders, quartiles, take_turns
 from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
@@ -27,7 +27,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p = parser(__doc__)
     add_teacher(p)
     p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
-    p.add_argument("--top_k", type=int, default=16, help="0: all")
+    p.add_argument("--top_k", type=count, default=16, help="0: all")
     p.add_argument("--rounds", type=positive, default=7, help="of which the median is")
     add_compute(p)
     args = p.parse_args(cmd)

@@ -23,6 +23,7 @@ from espnet_ctckd.bin import (
     add_max_bad_share,
     add_model,
     configured,
+    count,
     device,
     parser,
     positive,
@@ -52,7 +53,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--rounds", type=positive, default=3, help="of which the median is")
     p.add_argument(
         "--espnet_utterances",
-        type=int,
+        type=count,
         default=10,
         help="that ESPnet's own search decodes, evenly spread; 0: none",
     )

@@ -14,7 +14,15 @@ from typing import Dict, Optional, Sequence
 
 import torch
 
-from espnet_ctckd.bin import add_compute, add_model, device, parser, positive, run
+from espnet_ctckd.bin import (
+    add_compute,
+    add_model,
+    count,
+    device,
+    parser,
+    positive,
+    run,
+)
 from espnet_ctckd.bin.bench import quartiles, take_turns
 from espnet_ctckd.bin.bench_search import error_rate
 from espnet_ctckd.choices import InputError
@@ -39,7 +47,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument(
         "--thresholds", type=float, nargs="+", default=[1.1, 0.999, 0.99, 0.95, 0.9]
     )
-    p.add_argument("--neighbours", type=int, nargs="+", default=[1])
+    p.add_argument("--neighbours", type=count, nargs="+", default=[1])
     p.add_argument("--rounds", type=positive, default=5, help="of which the median is")
     add_compute(p)
     args = p.parse_args(cmd)

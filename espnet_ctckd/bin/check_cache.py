@@ -13,7 +13,7 @@ import torch
 
 from espnet_ctckd.align import describe_match, match_frames
 from espnet_ctckd.analysis import find_spikes
-from espnet_ctckd.bin import add_student, parser, run, student_flags
+from espnet_ctckd.bin import add_student, count, parser, run, student_flags
 from espnet_ctckd.cache.check import Student, check_cache, match_student
 from espnet_ctckd.cache.reader import CacheMeta
 from espnet_ctckd.cache.said import Cached
@@ -41,7 +41,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     add_student(p)
     p.add_argument(
         "--audio_sample",
-        type=int,
+        type=count,
         default=200,
         help="utterances whose audio is compared; 0: all",
     )

@@ -8,16 +8,16 @@ from typing import Optional, Sequence
 
 import torch
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin import amount, count, parser, run
 from espnet_ctckd.choices import InputError
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Check the machine."""
     p = parser(__doc__)
-    p.add_argument("--ngpu", type=int, default=0, help="GPUs that are asked for")
+    p.add_argument("--ngpu", type=count, default=0, help="GPUs that are asked for")
     p.add_argument("--output_dir", default=".", help="where results will be written")
-    p.add_argument("--min_free_gb", type=float, default=2.0, help="least free disk")
+    p.add_argument("--min_free_gb", type=amount, default=2.0, help="least free disk")
     args = p.parse_args(cmd)
     there = torch.cuda.device_count()
     free = shutil.disk_usage(args.output_dir).free / 2**30

@@ -18,11 +18,11 @@ from espnet_ctckd.bin import (
     add_max_bad_share,
     add_model,
     configured,
+    count,
     device,
     parser,
     run,
 )
-from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import write_beside, write_scp
 from espnet_ctckd.decode.lexicon import read_lexicon
 from espnet_ctckd.decode.recognise import Recognised, Recogniser, recognise
@@ -37,17 +37,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--output_dir", required=True, help="folder of the results")
     p.add_argument("--ctm", action="store_true", help="say when each word is said")
     p.add_argument(
-        "--search_processes", type=int, default=0, help="beside this one; 0: none"
+        "--search_processes", type=count, default=0, help="beside this one; 0: none"
     )
     add_max_bad_share(p)
     add_search(p)
     add_compute(p)
     args = configured(p, cmd)
     config = search_of(args)
-    if args.search_processes < 0:
-        raise InputError(
-            f"--search_processes is {args.search_processes}; give 0 or more"
-        )
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # or say so at once
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
     found = recognise(

@@ -14,7 +14,15 @@ import torch
 
 from espnet_ctckd.align import espnet_names
 from espnet_ctckd.bin import parser, positive, run
-from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, CacheMeta, read_meta
+from espnet_ctckd.cache.check import check_files, check_listed
+from espnet_ctckd.cache.reader import (
+    SCP,
+    UTT2AUDIO,
+    UTT2FRAMES,
+    CacheMeta,
+    read_audio_list,
+    read_meta,
+)
 from espnet_ctckd.cache.record import Audio
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import read_scp, shorten, write_beside
@@ -30,6 +38,8 @@ from espnet_ctckd.nbest import (
 from espnet_ctckd.posteriors import FramePosteriors
 
 _SAY_EVERY = 5.0  # seconds
+# Of a cache, read here.
+_LISTS = (UTT2AUDIO, UTT2FRAMES)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -50,6 +60,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     metas = [read_meta(cache) for cache in args.cache]
     weights = _weights(args.weight, len(metas))
     scps = [read_scp(meta.folder / SCP) for meta in metas]
+    for meta, scp in zip(metas, scps):
+        lists = {n: entry for n, entry in meta.files.items() if n in _LISTS}
+        check_files(meta, lists)
+        check_listed(meta, scp)
     _check_alike(metas, scps)
     audio = _audio(metas)
     folder = Path(args.output_dir)
@@ -67,11 +81,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     named = [espnet_names(meta.token_list) for meta in metas]
     with write_beside(folder / NBEST) as f:
         for done, utt in enumerate(scps[0], start=1):
-            lists = [
+            found = [
                 nbest_of(_read(meta, utt, scp[utt]), tokens, args.beam, args.nbest)
                 for meta, scp, tokens in zip(metas, scps, named)
             ]
-            hypotheses = join(lists, weights)
+            hypotheses = join(found, weights)
             f.write(f"{utt} {to_line(utt, audio[utt], hypotheses)}\n")
             known += len(hypotheses)
             best += hypotheses[0][1]
@@ -110,16 +124,16 @@ def _describe(
 
 def _audio(metas: Sequence[CacheMeta]) -> Dict[str, Audio]:
     """What the teachers have heard, which must be the same."""
-    heard = [read_scp(meta.folder / UTT2AUDIO) for meta in metas]
+    heard = [read_audio_list(meta) for meta in metas]
     for meta, other in zip(metas[1:], heard[1:]):
-        apart = [utt for utt in other if other[utt] != heard[0][utt]]
+        apart = [utt for utt in other if other[utt] != heard[0].get(utt)]
         if apart:
             raise InputError(
                 f"the teachers of {metas[0].folder} and {meta.folder} have heard other "
                 f"audio in {len(apart)} utterances: {shorten(apart)}. Dump all "
                 "teachers for the same data"
             )
-    return {utt: Audio.read(entry) for utt, entry in heard[0].items()}
+    return heard[0]
 
 
 def _weights(given: Optional[Sequence[float]], number: int) -> List[float]:

@@ -14,7 +14,16 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
-from espnet_ctckd.bin import add_max_bad_share, add_student, parser, run, student_flags
+from espnet_ctckd.bin import (
+    add_max_bad_share,
+    add_student,
+    amount,
+    parser,
+    positive,
+    run,
+    seconds,
+    student_flags,
+)
 from espnet_ctckd.cache.reader import SCP, read_meta, read_unheard
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
@@ -22,6 +31,7 @@ from espnet_ctckd.data import (
     UNUSABLE,
     limit_bad,
     read_scp,
+    refuse_same,
     refuse_segments,
     shorten,
     write_scp,
@@ -41,15 +51,22 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p = parser(__doc__)
     p.add_argument("--input_dir", required=True, action="append", help="data folder")
     p.add_argument("--output_dir", required=True, help="folder to write")
-    p.add_argument("--fs", type=int, default=16000, help="samples per second")
-    p.add_argument("--min_wav_duration", type=float, default=0.1, help="seconds")
-    p.add_argument("--max_wav_duration", type=float, default=20.0, help="seconds")
+    p.add_argument("--fs", type=positive, default=16000, help="samples per second")
+    p.add_argument("--min_wav_duration", type=amount, default=0.1, help="seconds")
+    p.add_argument("--max_wav_duration", type=seconds, default=20.0, help="seconds")
     add_max_bad_share(p)
     p.add_argument("--cache", help="of the teacher's posteriors of these utterances")
     add_student(p)
     args, theirs = p.parse_known_args(cmd)
     folders = [Path(folder) for folder in args.input_dir]
-    files, target = _read(folders), Path(args.output_dir)
+    target = Path(args.output_dir)
+    if args.min_wav_duration > args.max_wav_duration:
+        raise InputError(
+            f"--min_wav_duration is {args.min_wav_duration:g}, above "
+            f"--max_wav_duration {args.max_wav_duration:g}: nothing would be kept"
+        )
+    refuse_same(folders, target)
+    files = _read(folders)
     removed = _beyond(files, args.fs, args.min_wav_duration, args.max_wav_duration)
     removed.update(_unusable(folders))
     bad = _wordless(files)
@@ -114,9 +131,9 @@ def _beyond(files: Files, rate: int, shortest: float, longest: float) -> Dict[st
     """Utterances of another length than was asked for, and why they are left out."""
     removed: Dict[str, str] = {}
     for utt, samples in files["utt2num_samples"].items():
-        seconds = int(samples) / rate
-        if int(samples) and not shortest <= seconds <= longest:
-            removed[utt] = f"{seconds:.2f} s is not within {shortest} to {longest} s"
+        length = int(samples) / rate
+        if int(samples) and not shortest <= length <= longest:
+            removed[utt] = f"{length:.2f} s is not within {shortest} to {longest} s"
     return removed
 
 

@@ -13,7 +13,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import soundfile
 
-from espnet_ctckd.bin import add_max_bad_share, parser, run
+from espnet_ctckd.bin import add_max_bad_share, count, parser, positive, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
@@ -26,6 +26,7 @@ from espnet_ctckd.data import (
     read_audio,
     read_scp,
     read_wav_scp,
+    refuse_same,
     write_scp,
 )
 
@@ -37,13 +38,18 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p = parser(__doc__)
     p.add_argument("--input_dir", required=True, help="Kaldi data folder")
     p.add_argument("--output_dir", required=True, help="folder to write")
-    p.add_argument("--fs", type=int, default=16000, help="samples per second")
+    p.add_argument("--fs", type=positive, default=16000, help="samples per second")
     p.add_argument("--audio_format", default="flac", help="of files that are written")
-    p.add_argument("--job", type=int, default=0, help="which part; 0: join the parts")
-    p.add_argument("--num_jobs", type=int, default=1, help="how many parts there are")
+    p.add_argument("--job", type=count, default=0, help="which part; 0: join the parts")
+    p.add_argument(
+        "--num_jobs", type=positive, default=1, help="how many parts there are"
+    )
     add_max_bad_share(p)
     args = p.parse_args(cmd)
     source, target = Path(args.input_dir), Path(args.output_dir)
+    refuse_same([source], target)
+    if args.job > args.num_jobs:
+        raise InputError(f"--job is {args.job}; give one from 0 to {args.num_jobs}")
     if args.job:
         _format_part(source, target, args)
     else:

@@ -10,7 +10,7 @@ from typing import Dict, Optional, Sequence
 
 from espnet_ctckd.bin import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import SPEEDS, read_scp, read_wav_scp, write_scp
+from espnet_ctckd.data import SPEEDS, read_scp, read_wav_scp, refuse_same, write_scp
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -21,6 +21,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--factors", required=True, help='e.g. "0.9 1.0 1.1"')
     args = p.parse_args(cmd)
     source, target = Path(args.input_dir), Path(args.output_dir)
+    refuse_same([source], target)
     factors = args.factors.split()
     if not factors:
         raise InputError('--factors is empty; give numbers, e.g. "0.9 1.0 1.1"')

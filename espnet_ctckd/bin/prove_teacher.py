@@ -14,7 +14,7 @@ import numpy as np
 
 from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.analysis import find_spikes
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin import amount, parser, run
 from espnet_ctckd.bin.score import add_normalization, normalization_of
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta, read_unheard
 from espnet_ctckd.cache.record import Opened
@@ -64,7 +64,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--bpemodel", help="sentencepiece model of the student")
     p.add_argument("--output_dir", required=True, help="folder of the results")
     p.add_argument(
-        "--max_wer", type=float, default=math.inf, help="percent that it may have"
+        "--max_wer", type=amount, default=math.inf, help="percent that it may have"
     )
     add_normalization(p)
     args = p.parse_args(cmd)

@@ -10,7 +10,7 @@ from typing import Optional, Sequence
 
 import sentencepiece
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin import parser, positive, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import beside, read_scp, write_beside
 
@@ -22,7 +22,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p = parser(__doc__)
     p.add_argument("--text", required=True, help="Kaldi text")
     p.add_argument("--output_dir", required=True, help="folder to write")
-    p.add_argument("--vocab_size", type=int, required=True, help="tokens")
+    p.add_argument("--vocab_size", type=positive, required=True, help="tokens")
     p.add_argument("--model_type", default="unigram", help="unigram or bpe")
     args = p.parse_args(cmd)
     trained = io.BytesIO()

@@ -18,6 +18,7 @@ from espnet_ctckd.bin import (
     add_max_bad_share,
     add_model,
     configured,
+    count,
     device,
     parser,
     run,
@@ -47,7 +48,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--text", required=True, help="transcripts of the dev set")
     p.add_argument("--output", required=True, help="YAML to write")
     p.add_argument(
-        "--search_processes", type=int, default=0, help="beside this one; 0: none"
+        "--search_processes", type=count, default=0, help="beside this one; 0: none"
     )
     for name in TUNED:
         p.add_argument(f"--{name}s", type=float, nargs="+", help="to be tried")

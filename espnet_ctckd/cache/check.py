@@ -19,7 +19,14 @@ from typing import (
 import numpy as np
 
 from espnet_ctckd.align import DROPPED, MOST_DROPPED, check_shift, map_tokens
-from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, UTT2FRAMES, CacheMeta, read_meta
+from espnet_ctckd.cache.reader import (
+    SCP,
+    UTT2AUDIO,
+    UTT2FRAMES,
+    CacheMeta,
+    read_audio_list,
+    read_meta,
+)
 from espnet_ctckd.cache.record import Audio, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
@@ -124,7 +131,7 @@ def check_cache(
     cached = read_scp(meta.folder / SCP)
     check_listed(meta, cached)
     _check_utterances(meta, cached, wavs, wav_scp)
-    heard = read_scp(meta.folder / UTT2AUDIO)
+    heard = read_audio_list(meta)
     check_records(meta, cached)
     _check_audio(meta, wavs, heard, audio_sample)
     if student is not None:
@@ -132,6 +139,7 @@ def check_cache(
         check_frame_ratio(meta, student.frame_shift, student.frame_ratio)
         if student.needs_dense:
             check_dense(meta)
+        _check_lengths(student, wavs, wav_scp, heard)
     if text is not None:
         _check_text(text, wavs, heard, student)
     return meta
@@ -186,15 +194,12 @@ def check_listed(meta: CacheMeta, scp: Mapping[str, str]) -> None:
         )
 
 
-def check_records(
-    meta: CacheMeta, scp: Mapping[str, str], copy: Optional[CacheMeta] = None
-) -> None:
+def check_records(meta: CacheMeta, scp: Mapping[str, str]) -> None:
     """Open every record by the list that the training opens it by.
 
     Args:
         meta: of the cache.
         scp: utterance -> place of its record.
-        copy: of the cache whose arks are read, where these are others.
 
     Raises:
         InputError: naming the first few that are not what the other lists say.
@@ -205,7 +210,7 @@ def check_records(
     def compare(entry: Tuple[str, str]) -> Optional[str]:
         utt, place = entry
         try:
-            said = (copy or meta).read(utt, place)
+            said = meta.read(utt, place)
         except InputError as error:
             return str(error)
         heard = said.audio.entry
@@ -252,7 +257,7 @@ def _check_utterances(
 def _check_audio(
     meta: CacheMeta,
     wavs: Mapping[str, str],
-    heard: Mapping[str, str],
+    heard: Mapping[str, Audio],
     sample: Optional[int],
 ) -> None:
     listed = list(wavs)
@@ -261,21 +266,20 @@ def _check_audio(
 
     def compare(entry: Tuple[str, str]) -> Optional[str]:
         utt, path = entry
-        theirs, crc = heard[utt].split()
         samples = audio_info(utt, path, meta.rate)
-        if samples != int(theirs):
+        if samples != heard[utt].samples:
             return (
                 f"utterance {utt}: {path} has {samples} samples; the teacher heard "
-                f"{theirs}"
+                f"{heard[utt].samples}"
             )
         if utt not in read:
             return None
         ours = fingerprint(read_audio(utt, path, meta.rate))
-        if f"{ours.crc32:08x}" == crc:
+        if ours == heard[utt]:
             return None
         return (
             f"utterance {utt}: {path} is not what the teacher heard (crc32 "
-            f"{ours.crc32:08x}, not {crc})"
+            f"{ours.crc32:08x}, not {heard[utt].crc32:08x})"
         )
 
     wrong = _in_parallel(compare, wavs.items())
@@ -359,10 +363,27 @@ def check_dense(meta: CacheMeta) -> None:
         )
 
 
+def _check_lengths(
+    student: Student,
+    wavs: Mapping[str, str],
+    wav_scp: Pathlike,
+    heard: Mapping[str, Audio],
+) -> None:
+    misfits = {utt: student.misfit(heard[utt].samples, None) for utt in wavs}
+    short = [f"{utt} is {why}" for utt, why in misfits.items() if why is not None]
+    if short:
+        raise InputError(
+            f"the student cannot be trained on {len(short)} of {len(wavs)} utterances "
+            f"of {wav_scp}: {shorten(short, 3)}. Leave them out (`python -m "
+            "espnet_ctckd.bin.filter_data --asr_config …`; the cache may hold more "
+            "than the data)"
+        )
+
+
 def _check_text(
     text: Pathlike,
     wavs: Mapping[str, str],
-    heard: Mapping[str, str],
+    heard: Mapping[str, Audio],
     student: Optional[Student],
 ) -> None:
     transcripts = read_scp(text)
@@ -386,7 +407,7 @@ def _check_text(
         total += len(labels)
         unknown += [utt for label in labels if label == student.unknown]
         needs = len(labels) + sum(a == b for a, b in pairwise(labels))
-        frames = student.frames(Audio.read(heard[utt]).samples)
+        frames = student.frames(heard[utt].samples)
         if needs > frames:
             unfit.append(
                 f"{utt} needs {needs} frames for its {len(labels)} labels, and has "

@@ -1,5 +1,6 @@
 """Lists and ``meta.json`` of a cache whose arks are written; caches joined."""
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -92,20 +93,21 @@ def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
         raise InputError(f"{folder} holds a finished cache; choose another folder")
     first = sources[0]
     placed: Dict[str, Placed] = {}
-    arks: List[Path] = []
+    copies: List[Tuple[CacheMeta, str, Path]] = []
     for meta in sources:
         _check_mergeable(first, meta)
-        check_files(meta, meta.files)
+        check_files(meta, {**meta.files, **meta.arks})
         listed = read_scp(meta.folder / SCP)
         check_listed(meta, listed)
         frames = read_scp(meta.folder / UTT2FRAMES)
         audio = read_scp(meta.folder / UTT2AUDIO)
-        copies = {}
-        for name, (size, crc) in meta.arks.items():
-            copies[Path(name).name] = shard_ark(folder, len(arks))
-            arks.append(copies[Path(name).name])
-            _copy_ark(meta.folder / name, arks[-1], size, crc)
-        moved = {}
+        sources_by_name, targets_by_name = {}, {}
+        for name in meta.arks:
+            target = shard_ark(folder, len(copies))
+            copies.append((meta, name, target))
+            sources_by_name[Path(name).name] = meta.folder / name
+            targets_by_name[Path(name).name] = target
+        found = {}
         for utt, place in listed.items():
             if utt in placed:
                 raise InputError(
@@ -114,20 +116,34 @@ def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
                 )
             # By its name alone, as the folder may have been moved.
             ark, _, offset = place.rpartition(":")
-            if Path(ark).name not in copies or not offset.isdecimal():
+            if Path(ark).name not in sources_by_name or not offset.isdecimal():
                 raise InputError(
                     f"{meta.folder / SCP} has {place!r} for the utterance {utt}, which "
                     "is not of this cache. Delete the folder and dump the teacher again"
                 )
-            moved[utt] = f"{copies[Path(ark).name]}:{offset}"
-            placed[utt] = Placed(utt, moved[utt], frames[utt], audio[utt])
-        copied = {
-            str(copies[Path(name).name].relative_to(folder)): entry
-            for name, entry in meta.arks.items()
-        }
-        check_records(meta, moved, replace(meta, folder=folder, arks=copied))
-    write_index(replace(first, folder=folder), list(placed.values()), arks, [])
+            found[utt] = f"{sources_by_name[Path(ark).name]}:{offset}"
+            moved = f"{targets_by_name[Path(ark).name]}:{offset}"
+            placed[utt] = Placed(utt, moved, frames.get(utt, ""), audio.get(utt, ""))
+        check_records(meta, found)
+    try:
+        for meta, name, target in copies:
+            _copy_ark(meta.folder / name, target, *meta.arks[name])
+        arks = [target for _, _, target in copies]
+        write_index(replace(first, folder=folder), list(placed.values()), arks, [])
+    except BaseException:
+        _remove(folder, [target for _, _, target in copies])
+        raise
     return read_meta(folder)
+
+
+def _remove(folder: Path, arks: Sequence[Path]) -> None:
+    """Remove what a merge has written, and the folders that are empty then."""
+    lists = (folder / name for name in (SCP, UTT2FRAMES, UTT2AUDIO, TOKENS, META))
+    for path in (*arks, *lists):
+        path.unlink(missing_ok=True)
+    for emptied in (*(ark.parent for ark in arks), folder / SHARDS, folder):
+        with contextlib.suppress(OSError):  # others have files there
+            emptied.rmdir()
 
 
 def _check_mergeable(first: CacheMeta, other: CacheMeta) -> None:

@@ -4,24 +4,41 @@ import functools
 import hashlib
 import json
 import logging
+import math
+import os
+import re
 import struct
 import zlib
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 import numpy as np
 from kaldiio.matio import read_kaldi
 
 from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.record import Opened, Records
+from espnet_ctckd.cache.record import Audio, Opened, Records
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, read_scp, read_token_list
+from espnet_ctckd.data import Pathlike, read_json, read_scp, read_token_list
 
 FORMAT = 3
 # Of caches that do not hold how they were batched.
 UNRECORDED = "unrecorded"
+_BATCHINGS = ("single", "padded", UNRECORDED)
+# Bytes from the start of an ark.
+_OFFSET = re.compile("[0-9]{1,18}")
 # What the record of an utterance begins with: Kaldi's binary vector of floats.
 _VECTOR = b"\0BFV "
 META = "meta.json"
@@ -106,7 +123,9 @@ class CacheMeta:
             InputError: the entry is something else.
         """
         ark, _, offset = place.rpartition(":")
-        if not offset.isdecimal() or Path(ark).resolve() not in self._ark_paths:
+        # A null byte is in no path.
+        known = "\0" not in ark and Path(ark).resolve() in self._ark_paths
+        if not (known and _OFFSET.fullmatch(offset)):
             raise InputError(
                 f"{self.folder / SCP} has {place!r} for the utterance {utt}, which is "
                 "not of this cache: the list was changed, the folder was moved, or it "
@@ -132,11 +151,11 @@ class CacheMeta:
         ark, offset = self.locate(utt, place)
         try:
             with open(ark, "rb") as f:
-                f.seek(offset)
+                f.seek(min(offset, os.fstat(f.fileno()).st_size))
                 if f.read(len(_VECTOR)) == _VECTOR:
                     f.seek(offset)
                     return np.asarray(read_kaldi(f))
-        except (ValueError, AssertionError, struct.error, MemoryError):
+        except (ValueError, AssertionError, struct.error, MemoryError, OverflowError):
             pass  # what the bytes of a damaged ark make of the reader
         raise InputError(
             f"utterance {utt}: {place} is no record: the ark or the list is damaged. "
@@ -236,28 +255,30 @@ def read_meta(path: Pathlike) -> CacheMeta:
 @functools.lru_cache(maxsize=16)
 def _read_meta(folder: Path, _cwd: Path, _state: object) -> CacheMeta:
     """The contents of ``meta.json`` and ``tokens.txt``, once for each state of both."""
-    try:
-        found = json.loads((folder / META).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{folder / META} is damaged: {error}. Dump again") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{folder / META} is damaged: it holds no mapping. Dump again")
+    found = read_json(folder / META, "dump the teacher again")
     if found.get("format") != FORMAT:
         raise InputError(
             f"{folder / META} has format {found.get('format')!r}; this version reads "
             f"{FORMAT}. Dump the teacher again"
         )
-    if found.pop("crc32", None) != _crc(found):
+    try:
+        written = found.pop("crc32", None) == _crc(found)
+    except RecursionError:
+        written = False
+    if not written:
         raise InputError(
             f"{folder / META} is damaged: it is not what was written. Dump again"
         )
-    for name in (*found["arks"], *found["files"]):
-        if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise InputError(
-                f"{folder / META} names the file {name!r}, which lies outside of the "
-                "cache: it is none that dump_teacher wrote"
-            )
-    batching = found.get("batching", UNRECORDED)
+    batching = found.setdefault("batching", UNRECORDED)
+    _check_values(folder, found)
+    token_list = read_token_list(folder / TOKENS)
+    codec = _read_codec(folder, found["codec"])
+    if codec.tokens != len(token_list):
+        wrong = f"its tokens are {codec.tokens}, and {TOKENS} has {len(token_list)}"
+        raise _wrong_meta(folder, "codec", wrong)
+    if found["blank"] >= len(token_list):
+        wrong = f"it is {found['blank']}, and there are {len(token_list)} tokens"
+        raise _wrong_meta(folder, "blank", wrong)
     if batching == UNRECORDED:
         logging.warning(
             f"{folder} was dumped by a version that computed the posteriors in padded "
@@ -267,11 +288,11 @@ def _read_meta(folder: Path, _cwd: Path, _state: object) -> CacheMeta:
     return CacheMeta(
         folder=folder,
         teacher=found["teacher"],
-        token_list=read_token_list(folder / TOKENS),
+        token_list=token_list,
         blank=found["blank"],
         rate=found["rate"],
         frame_shift=Fraction(found["frame_shift"]),
-        codec=Codec(**found["codec"]),
+        codec=codec,
         utterances=found["utterances"],
         frames=found["frames"],
         arks={name: tuple(ark) for name, ark in found["arks"].items()},
@@ -280,15 +301,147 @@ def _read_meta(folder: Path, _cwd: Path, _state: object) -> CacheMeta:
     )
 
 
+def _is_count(value: object, least: int = 0) -> bool:
+    return type(value) is int and value >= least
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def _is_shift(value: object) -> bool:
+    """Whether it is a positive fraction, as it is written."""
+    if not isinstance(value, str) or not _SHIFT.fullmatch(value):
+        return False
+    samples, _, of = value.partition("/")
+    return int(samples) > 0 and int(of or 1) > 0
+
+
+def _is_teacher(value: object) -> bool:
+    if not isinstance(value, dict) or "type" not in value:
+        return False
+    return all(isinstance(each, str) for each in value.values())
+
+
+def _are_files(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(entry, list) and len(entry) == 2 and all(map(_is_count, entry))
+        for entry in value.values()
+    )
+
+
+# Samples from one frame to the next, as `Fraction` prints them.
+_SHIFT = re.compile("[0-9]{1,9}(/[0-9]{1,9})?")
+_FILES = "files and, of each, a list of its bytes and its crc32"
+# Which values of ``meta.json`` make sense, and how to say so.
+_WANTED: Dict[str, Tuple[Callable[[Any], bool], str]] = {
+    "teacher": (_is_teacher, "a mapping of strings, with the key type"),
+    "blank": (_is_count, "a whole number, the index of a token"),
+    "rate": (lambda value: _is_count(value, 1), "a whole number of samples a second"),
+    "frame_shift": (_is_shift, "samples above 0, as '640' or '1280/3'"),
+    "codec": (lambda value: isinstance(value, dict), "a mapping"),
+    "utterances": (_is_count, "a whole number"),
+    "frames": (_is_count, "a whole number"),
+    "arks": (_are_files, _FILES),
+    "files": (_are_files, _FILES),
+    "batching": (lambda value: value in _BATCHINGS, f"one of {', '.join(_BATCHINGS)}"),
+}
+_WANTED_OF_CODEC: Dict[str, Tuple[Callable[[Any], bool], str]] = {
+    "tokens": (lambda value: _is_count(value, 1), "a whole number"),
+    "kept": (lambda value: value is None or _is_count(value), "a whole number or null"),
+    "step": (_is_number, "a number"),
+    "worth": (_is_number, "a number"),
+    "states": (_is_count, "a whole number"),
+    "selector": (lambda value: value is None or type(value) is str, "a name or null"),
+    "selector_conf": (lambda value: isinstance(value, dict), "a mapping"),
+}
+
+
+def _check_values(folder: Path, found: Mapping[str, Any]) -> None:
+    """Refuse values of ``meta.json`` that make no sense, by their keys."""
+    for name, (is_right, wanted) in _WANTED.items():
+        if name not in found or not is_right(found[name]):
+            has = f"has {found[name]!r:.80}" if name in found else "lacks it"
+            raise _wrong_meta(folder, name, f"it should be {wanted}; the file {has}")
+    for key in ("arks", "files"):
+        for name in found[key]:
+            if not _lies_in(folder, name):
+                raise InputError(
+                    f"{folder / META} names the file {name!r}, which lies outside of "
+                    "the cache: it is none that dump_teacher wrote"
+                )
+
+
+def _wrong_meta(folder: Path, key: str, wrong: str) -> InputError:
+    return InputError(
+        f"{folder / META} has a wrong {key!r}: {wrong}. dump_teacher has not written "
+        "that: dump the teacher again"
+    )
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).resolve().is_relative_to(folder.resolve())
+    except ValueError:  # a null byte
+        return False
+
+
+def _read_codec(folder: Path, found: Mapping[str, Any]) -> Codec:
+    """The packing that ``meta.json`` says.
+
+    Raises:
+        InputError: a key is unknown, or a value makes no sense.
+    """
+    for name, value in found.items():
+        if name not in _WANTED_OF_CODEC:
+            raise _wrong_meta(folder, f"codec.{name}", "there is no such key")
+        is_right, wanted = _WANTED_OF_CODEC[name]
+        if not is_right(value):
+            wrong = f"it should be {wanted}; the file has {value!r:.80}"
+            raise _wrong_meta(folder, f"codec.{name}", wrong)
+    if "tokens" not in found:
+        raise _wrong_meta(folder, "codec.tokens", "the file lacks it")
+    try:
+        return Codec(**found)
+    # A selector has its own errors for options of another type.
+    except (InputError, TypeError, ValueError, RuntimeError) as error:
+        raise _wrong_meta(folder, "codec", str(error)) from error
+
+
+def read_audio_list(meta: CacheMeta) -> Dict[str, Audio]:
+    """Read what audio the records of a cache were computed from.
+
+    Args:
+        meta: of the cache.
+
+    Returns:
+        Utterance -> length and checksum of its audio.
+
+    Raises:
+        InputError: the list is missing, or an entry of it is something else.
+    """
+    found, path = {}, meta.folder / UTT2AUDIO
+    for utt, entry in read_scp(path).items():
+        try:
+            found[utt] = Audio.read(entry)
+        except ValueError:
+            raise InputError(
+                f"{path} has {entry!r} for the utterance {utt}, which is no length and "
+                "checksum of audio: dump the teacher again"
+            ) from None
+    return found
+
+
 class RecordVectors(Mapping[str, np.ndarray]):
     """The undecoded records of a cache by utterance, as a training's data.
 
     Args:
         scp: ``teacher.scp`` of the cache.
+        listed: another list of its records; None for ``teacher.scp``.
     """
 
-    def __init__(self, scp: Pathlike) -> None:
-        self._meta, self._places = read_meta(scp), read_scp(scp)
+    def __init__(self, scp: Pathlike, listed: Optional[Pathlike] = None) -> None:
+        self._meta, self._places = read_meta(scp), read_scp(listed or scp)
 
     def __getitem__(self, utt: str) -> np.ndarray:
         return self._meta.vector(utt, self._places[utt])

@@ -44,6 +44,7 @@ from espnet_ctckd.cache.record import Audio, Records, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import (
     read_audio,
+    read_json,
     read_scp,
     write_beside,
 )
@@ -173,7 +174,7 @@ def _claim(folder: Path, request: Mapping[str, object]) -> None:
             raise InputError(f"{folder} holds a cache without {PLAN}; delete it")
         with write_beside(path) as f:
             json.dump(request, f, indent=1)
-    begun = json.loads(path.read_text(encoding="utf-8"))
+    begun = read_json(path, f"delete {folder}, and dump the teacher again")
     differs = [key for key in request if begun.get(key) != request[key]]
     if differs:
         hashes = {

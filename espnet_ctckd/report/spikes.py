@@ -18,6 +18,7 @@ from espnet_ctckd.data import (
     Pathlike,
     file_crc32,
     read_audio,
+    read_json,
     shorten,
     write_beside,
 )
@@ -262,8 +263,8 @@ class KnownSpikes:
 def _read_counted(path: Path, stamp: List[Any]) -> Optional[Comparison]:
     """What was counted before, where it is there, whole, and of the same."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
+        found = read_json(path, "remove it") if path.exists() else {}
+    except InputError:
         logging.warning(f"{path} is damaged, and is counted again")
         return None
     if found.get("stamp") != stamp:

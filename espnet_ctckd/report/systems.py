@@ -1,7 +1,6 @@
 """What lies in the folders of experiments: settings, scores, curves, costs."""
 
 import itertools
-import json
 import re
 import statistics
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from espnet_ctckd.cache.reader import META, SPEED, hashes_of
 from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import file_crc32, folder_size, read_told, shorten
+from espnet_ctckd.data import file_crc32, folder_size, read_json, read_told, shorten
 from espnet_ctckd.score import Counts, Score, bootstrap_interval, read_score
 
 # Of TensorBoard: what is drawn, in this order, as (phase, name).
@@ -247,7 +246,13 @@ def _read_meta(cache: Optional[Path]) -> Optional[Dict[str, Any]]:
     """``meta.json`` of a cache; the cache may have been removed since."""
     if cache is None or not (cache / META).exists():
         return None
-    found: Dict[str, Any] = json.loads((cache / META).read_text(encoding="utf-8"))
+    found = read_json(cache / META, "dump the teacher again")
+    teacher, frames = found.get("teacher"), found.get("frames")
+    if not isinstance(teacher, dict) or type(frames) is not int or frames < 1:
+        raise InputError(
+            f"{cache / META} is damaged (its teacher or its number of frames is "
+            "missing or wrong): dump the teacher again"
+        )
     return found
 
 

@@ -173,7 +173,7 @@ def _in_order(
 def _read(path: Pathlike) -> Dict[str, Any]:
     try:
         conf = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read: {error}") from None
     wanted = (
         f"{path} is no ensemble: give `teachers`, a list of mappings with the keys "
