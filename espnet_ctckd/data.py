@@ -215,16 +215,21 @@ def limit_bad(
     Args:
         bad: utterance -> what is wrong with it.
         total: utterances in all.
-        percent: of them that may be bad; one always may, unless it is 0.
+        percent: of them that may be bad; one always may, unless it is 0, but not all.
         where: the data.
         listed: the file that lists all of them.
 
     Raises:
-        InputError: it is more, with the first few.
+        InputError: it is more, or all, with the first few.
     """
     allowed = max(1.0, percent / 100 * total) if percent > 0 else 0.0
+    few = "; ".join(f"{utt}: {why}" for utt, why in list(bad.items())[:5])
+    if bad and len(bad) >= total:
+        raise InputError(
+            f"none of {total} utterances of {where} can be used: {few}. {listed} lists "
+            "all: mend or replace them"
+        )
     if len(bad) > allowed:
-        few = "; ".join(f"{utt}: {why}" for utt, why in list(bad.items())[:5])
         raise InputError(
             f"{len(bad)} of {total} utterances of {where} cannot be used, which is "
             f"more than --max_bad_share {percent:g} %: {few}. {listed} lists all: mend "
@@ -373,13 +378,13 @@ def _decode(where: str, path: str, kind: str) -> Iterator[np.ndarray]:
         ) from None
 
 
-def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
+def read_audio(utt: str, path: str, rate: Optional[int]) -> np.ndarray:
     """Read a mono audio file.
 
     Args:
         utt: utterance, for the error.
         path: a file that libsndfile reads.
-        rate: the sample rate that it must have, in Hz.
+        rate: the sample rate that it must have, in Hz; None for any.
 
     Returns:
         Samples in [-1, 1], (S,), float32.

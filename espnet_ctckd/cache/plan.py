@@ -52,7 +52,7 @@ class Unheard:
 
     Attributes:
         max_bad_share: percent of the set whose audio may be unusable; one always may,
-            unless it is 0.
+            unless it is 0, but not all of a set.
         wav_scp: Kaldi's list of audio files.
         total: utterances of the set.
         short: utterance -> why it is too short for the model.
