@@ -345,7 +345,9 @@ def check_selected(
 
     utterances = list(places)[:: max(1, len(places) // sample)]
     found = _count_selected(utterances, read, objective, last_epoch)
-    return _describe_selected(found, objective, f"utterances of the cache {meta.folder}")
+    return _describe_selected(
+        found, objective, f"utterances of the cache {meta.folder}"
+    )
 
 
 def check_selected_online(

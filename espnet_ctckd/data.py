@@ -215,25 +215,42 @@ def limit_bad(
     Args:
         bad: utterance -> what is wrong with it.
         total: utterances in all.
-        percent: of them that may be bad; one always may, unless it is 0, but not all.
+        percent: of them that may be bad; one always may, unless it is 0.
         where: the data.
         listed: the file that lists all of them.
 
     Raises:
-        InputError: it is more, or all, with the first few.
+        InputError: it is more, with the first few.
     """
     allowed = max(1.0, percent / 100 * total) if percent > 0 else 0.0
-    few = "; ".join(f"{utt}: {why}" for utt, why in list(bad.items())[:5])
-    if bad and len(bad) >= total:
-        raise InputError(
-            f"none of {total} utterances of {where} can be used: {few}. {listed} lists "
-            "all: mend or replace them"
-        )
     if len(bad) > allowed:
+        few = "; ".join(f"{utt}: {why}" for utt, why in list(bad.items())[:5])
         raise InputError(
             f"{len(bad)} of {total} utterances of {where} cannot be used, which is "
             f"more than --max_bad_share {percent:g} %: {few}. {listed} lists all: mend "
             "or remove them, or raise --max_bad_share"
+        )
+
+
+def refuse_all_bad(
+    bad: Mapping[str, str], total: int, where: object, listed: Pathlike
+) -> None:
+    """Refuse data of which nothing can be used, whatever share may be bad.
+
+    Args:
+        bad: utterance -> what is wrong with it.
+        total: utterances that could be used.
+        where: the data.
+        listed: the file that lists all of the bad ones.
+
+    Raises:
+        InputError: all are bad, with the first few.
+    """
+    if bad and len(bad) >= total:
+        few = "; ".join(f"{utt}: {why}" for utt, why in list(bad.items())[:5])
+        raise InputError(
+            f"none of {total} utterances of {where} can be used: {few}. {listed} lists "
+            "all: mend or replace them"
         )
 
 

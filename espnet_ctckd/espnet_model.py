@@ -96,7 +96,9 @@ def load_espnet_model(
     # nearly anything, as an unpickler does that refuses what is no tensor.
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        if isinstance(error, pickle.UnpicklingError):  # torch goes on with unsafe advice
+        if isinstance(
+            error, pickle.UnpicklingError
+        ):  # torch goes on with unsafe advice
             reason = "a file that it names holds more than tensors"
         raise InputError(
             f"cannot build the model of {config_file} ({type(error).__name__}: "
@@ -139,7 +141,9 @@ def check_named_files(conf: Mapping[str, Any], config_file: Pathlike) -> None:
         if path is None:
             continue
         if not isinstance(path, str):
-            raise InputError(f"{config_file}: {key} is {path!r}; give the path of a file")
+            raise InputError(
+                f"{config_file}: {key} is {path!r}; give the path of a file"
+            )
         if os.path.exists(path) and not os.path.isfile(path):
             raise InputError(
                 f"{config_file} names {path} as {key}, which is no regular file: give "
@@ -148,7 +152,7 @@ def check_named_files(conf: Mapping[str, Any], config_file: Pathlike) -> None:
         if os.path.exists(path) and os.path.getsize(path) > _MOST_BYTES:
             raise InputError(
                 f"{config_file} names {path} as {key}, which has "
-                f"{os.path.getsize(path)} bytes, and such a file at most {_MOST_BYTES}: "
+                f"{os.path.getsize(path)} bytes; such a file has {_MOST_BYTES} at most: "
                 "give the file that the model was trained with"
             )
 
