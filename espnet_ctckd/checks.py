@@ -4,17 +4,30 @@ import argparse
 import inspect
 import math
 from fractions import Fraction
-from typing import List, Mapping, Optional, Tuple
+from typing import (
+    Any,
+    Callable,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import encoder_choices
 
 from espnet_ctckd.align import map_tokens
 from espnet_ctckd.cache.check import (
     LEAST_FRAMES,
+    Student,
     check_dense,
     check_dropped,
     check_frame_ratio,
+    check_transcripts,
 )
 from espnet_ctckd.cache.reader import SCP, CacheMeta, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
@@ -28,6 +41,10 @@ from espnet_ctckd.spelling import check_splits
 
 # Utterances that are read to find which share of the frames a selector takes.
 _SELECTED_SAMPLE = 200
+# Utterances of which an online teacher is asked, where it does not output blank alone.
+_ONLINE_SAMPLE = 8
+# Transcripts of a set that are made into labels before a training, twice.
+_CHECKED_TEXTS = 5000
 
 
 def path_of(data: List[Tuple[str, str, str]], wanted: str) -> Optional[str]:
@@ -81,6 +98,68 @@ def check_data(args: argparse.Namespace, config: KDConfig) -> None:
             )
     if len(metas) == 2:
         _check_alike(*metas)
+
+
+def student_of(
+    model: ESPnetASRModel,
+    preprocess: Optional[Callable[..., Any]],
+    shift: Fraction,
+    shortest: int,
+) -> Student:
+    """What a model expects of its data.
+
+    Args:
+        model: distilled or not.
+        preprocess: of its data, without chance: makes labels of a transcript.
+        shift: samples from one frame of it to the next.
+        shortest: samples of its first frame.
+    """
+
+    def labels(text: str) -> List[int]:
+        assert preprocess is not None
+        return list(preprocess("", {"text": text})["text"])
+
+    tokens = list(model.token_list)
+    config: Optional[KDConfig] = getattr(model, "kd_config", None)
+    return Student(
+        token_list=tokens,
+        blank=model.blank_id,
+        frame_shift=shift,
+        shortest=shortest,
+        frame_ratio=Fraction(1) if config is None else config.ratio,
+        needs_dense=config is not None and config.target == "occupancies",
+        needs_labels=config is None or config.needs_labels,
+        labels=labels,
+        unknown=tokens.index("<unk>") if "<unk>" in tokens else None,
+    )
+
+
+def check_texts(args: argparse.Namespace, student: Student) -> None:
+    """Refuse transcripts that CTC cannot align to the audio, or that are not spelled.
+
+    Of a large set, those with the most characters to their audio are checked, and as
+    many others, evenly spread.
+
+    Args:
+        args: the training arguments, whose shape files have the lengths.
+        student: as of `student_of`.
+
+    Raises:
+        InputError: as `check_cache` refuses them.
+    """
+    if not student.needs_labels or not args.use_preprocessor:
+        return
+    for part in ("train", "valid"):
+        data = getattr(args, f"{part}_data_path_and_name_and_type")
+        path, shapes = path_of(data, "text"), getattr(args, f"{part}_shape_file")
+        if path is None or not shapes:
+            continue
+        text = read_scp(path)
+        sizes = {u: int(n) for u, n in read_scp(shapes[0]).items() if n.isdecimal()}
+        dense = sorted(sizes, key=lambda utt: sizes[utt] / max(len(text[utt]), 1))
+        spread = list(sizes)[:: max(1, len(sizes) // _CHECKED_TEXTS)]
+        chosen = dict.fromkeys([*dense[:_CHECKED_TEXTS], *spread])
+        check_transcripts(path, text, {utt: sizes[utt] for utt in chosen}, student)
 
 
 def check_labels(args: argparse.Namespace, config: KDConfig) -> None:
@@ -252,39 +331,105 @@ def check_selected(
     Raises:
         InputError: it takes no frame of the sample.
     """
-    places, config = read_scp(meta.folder / SCP), objective.config
-    last_epoch = min(config.until_epoch or last_epoch, last_epoch)
-    epoch, objective.epoch = objective.epoch, last_epoch
-    utterances = list(places)[:: max(1, len(places) // sample)]
-    frames, selected, empty = 0, 0.0, []
-    for utt in utterances:
+    places = read_scp(meta.folder / SCP)
+
+    def read(utt: str) -> FramePosteriors:
         found = reader.read(utt, meta.vector(utt, places[utt]), None)
         log_probs, ids = found[TEACHER], found.get(f"{TEACHER}_ids")
-        teacher = FramePosteriors(
+        return FramePosteriors(
             torch.from_numpy(log_probs).unsqueeze(0),
             torch.tensor([len(log_probs)]),
             reader.blank,
             None if ids is None else torch.from_numpy(ids).unsqueeze(0),
         )
-        lengths = torch.tensor([-(-len(log_probs) // config.ratio)])
+
+    utterances = list(places)[:: max(1, len(places) // sample)]
+    found = _count_selected(utterances, read, objective, last_epoch)
+    return _describe_selected(
+        found, objective, f"utterances of the cache {meta.folder}"
+    )
+
+
+def check_selected_online(
+    utterances: Sequence[str],
+    ask: Callable[[str], FramePosteriors],
+    objective: KDObjective,
+    last_epoch: int,
+) -> str:
+    """Refuse an online teacher of which a student would learn nothing.
+
+    A few utterances suffice where any of their frames is taken; else as many are tried
+    as of a cache.
+
+    Args:
+        utterances: of the training.
+        ask: what the teacher outputs for one of them, in the student's tokens.
+        objective: that selects the frames.
+        last_epoch: of the training.
+
+    Returns:
+        As `check_selected`.
+
+    Raises:
+        InputError: it takes no frame of the sample.
+    """
+    for most in (_ONLINE_SAMPLE, _SELECTED_SAMPLE):
+        some = list(utterances)[:: max(1, len(utterances) // most)]
+        found = _count_selected(some, ask, objective, last_epoch)
+        if found.selected > 0:
+            break
+    return _describe_selected(found, objective, "utterances from the online teacher")
+
+
+class _Selected(NamedTuple):
+    """Frames of some utterances, the weight of those taken, and who has none."""
+
+    utterances: int
+    frames: int
+    selected: float
+    empty: List[str]
+
+
+def _count_selected(
+    utterances: Iterable[str],
+    read: Callable[[str], FramePosteriors],
+    objective: KDObjective,
+    last_epoch: int,
+) -> _Selected:
+    config = objective.config
+    last_epoch = min(config.until_epoch or last_epoch, last_epoch)
+    epoch, objective.epoch = objective.epoch, last_epoch
+    count, frames, selected, empty = 0, 0, 0.0, []
+    for utt in utterances:
+        teacher = read(utt)
+        lengths = torch.tensor(
+            [-(-int(teacher.lengths) // config.ratio)], device=teacher.lengths.device
+        )
         _, lengths, weights, _ = objective.select(teacher, lengths, int(lengths))
-        frames += int(lengths)
+        count, frames = count + 1, frames + int(lengths)
         selected += float(weights.sum())
         empty += [utt] if not bool((weights > 0).any()) else []
     objective.epoch = epoch
+    return _Selected(count, frames, selected, empty)
+
+
+def _describe_selected(found: _Selected, objective: KDObjective, where: str) -> str:
+    config = objective.config
     chosen = f"the selector {config.selector} {dict(config.selector_conf)}"
-    if selected == 0:
+    if found.selected == 0:
         raise InputError(
-            f"{config.place}: {chosen} takes none of {frames} frames in "
-            f"{len(utterances)} utterances of the cache {meta.folder}, so there is "
+            f"{config.place}: {chosen} takes none of {found.frames} frames in "
+            f"{found.utterances} {where}, so there is "
             "nothing to learn from: take a teacher for this data (does it output "
             "anything but blank?), or another selector"
         )
-    line = f"{config.place}: {chosen} takes {100 * selected / max(frames, 1):.1f} % of "
-    line += f"the frames of {len(utterances)} utterances"
-    if empty:
-        share = 100 * len(empty) / len(utterances)
-        line += f"; none of {len(empty)} of them ({share:.1f} %): {shorten(empty)}"
+    taken = 100 * found.selected / max(found.frames, 1)
+    line = f"{config.place}: {chosen} takes {taken:.1f} % of "
+    line += f"the frames of {found.utterances} utterances"
+    if found.empty:
+        share = 100 * len(found.empty) / found.utterances
+        line += f"; none of {len(found.empty)} of them ({share:.1f} %): "
+        line += shorten(found.empty)
     return line
 
 

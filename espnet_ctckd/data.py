@@ -266,6 +266,28 @@ def limit_bad(
         )
 
 
+def refuse_all_bad(
+    bad: Mapping[str, str], total: int, where: object, listed: Pathlike
+) -> None:
+    """Refuse data of which nothing can be used, whatever share may be bad.
+
+    Args:
+        bad: utterance -> what is wrong with it.
+        total: utterances that could be used.
+        where: the data.
+        listed: the file that lists all of the bad ones.
+
+    Raises:
+        InputError: all are bad, with the first few.
+    """
+    if bad and len(bad) >= total:
+        few = "; ".join(f"{utt}: {why}" for utt, why in list(bad.items())[:5])
+        raise InputError(
+            f"none of {total} utterances of {where} can be used: {few}. {listed} lists "
+            "all: mend or replace them"
+        )
+
+
 @contextlib.contextmanager
 def beside(path: Pathlike) -> Iterator[Path]:
     """A name to write a file to that gets its own only when whole.
@@ -407,13 +429,13 @@ def _decode(where: str, path: str, kind: str) -> Iterator[np.ndarray]:
         ) from None
 
 
-def read_audio(utt: str, path: str, rate: int) -> np.ndarray:
+def read_audio(utt: str, path: str, rate: Optional[int]) -> np.ndarray:
     """Read a mono audio file.
 
     Args:
         utt: utterance, for the error.
         path: a file that libsndfile reads.
-        rate: the sample rate that it must have, in Hz.
+        rate: the sample rate that it must have, in Hz; None for any.
 
     Returns:
         Samples in [-1, 1], (S,), float32.

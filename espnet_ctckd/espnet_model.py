@@ -2,6 +2,9 @@
 
 import contextlib
 import copy
+import math
+import os
+import pickle
 import tempfile
 from argparse import Namespace
 from fractions import Fraction
@@ -27,13 +30,17 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.s2t_ctc import S2TTask
 from torch import Tensor
 
+from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import Pathlike, shorten
+from espnet_ctckd.model import OWN_PARAMETERS
 from espnet_ctckd.probe import frames_per_shift, least_samples
 
 # ESPnet's, which treat audio alike: of ASR, and of OWSM-CTC.
 _PREPROCESSORS = ("default", "multi", "s2t_ctc")
+# Far more than any sentencepiece model, or the statistics of a feature, has.
+_MOST_BYTES = 2**28
 
 
 def load_espnet_model(
@@ -58,11 +65,20 @@ def load_espnet_model(
     """
     from espnet_ctckd.task import CTCKDTask
 
-    if not isinstance(load_config(config_file).get("token_list"), list):
+    conf = load_config(config_file)
+    tokens = conf.get("token_list")
+    if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):
         raise InputError(
             f"{config_file} holds no token list; give the config.yaml that the "
             "training wrote beside its weights"
         )
+    check_named_files(conf, config_file)
+    for key in ("encoder_conf", "frontend_conf", "model_conf", "preprocessor_conf"):
+        if not isinstance(conf.get(key) or {}, dict):
+            raise InputError(
+                f"{config_file}: {key} is {conf[key]!r}; give a mapping of options"
+            )
+    sample_rate(Namespace(frontend_conf=conf.get("frontend_conf")))
     states = load_weights(model_file, device)
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.
@@ -76,10 +92,17 @@ def load_espnet_model(
             f"cannot build the model of {config_file}, which needs a library that is "
             f"not installed ({error}): install that"
         ) from error
-    # Constructors assert, divide and look up what they are given.
+    # A foreign configuration, and the files that it names, make ESPnet and torch raise
+    # nearly anything, as an unpickler does that refuses what is no tensor.
     except Exception as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        if isinstance(
+            error, pickle.UnpicklingError
+        ):  # torch goes on with unsafe advice
+            reason = "a file that it names holds more than tensors"
         raise InputError(
-            f"cannot build the model of {config_file} ({error}): is it of this ESPnet?"
+            f"cannot build the model of {config_file} ({type(error).__name__}: "
+            f"{reason}): is it of this ESPnet?"
         ) from error
     states = {k: v for k, v in states.items() if not k.startswith(unused)}
     try:
@@ -90,6 +113,48 @@ def load_espnet_model(
             f"{shorten([line.strip()[:200] for line in str(error).splitlines()], 3)}"
         ) from None
     return model.eval(), args
+
+
+def check_named_files(conf: Mapping[str, Any], config_file: Pathlike) -> None:
+    """Refuse a configuration that names what is no file as a file to read.
+
+    Files that are missing are another matter: not every command reads them.
+
+    Args:
+        conf: contents of ``config.yaml``.
+        config_file: its path, for the error.
+
+    Raises:
+        InputError: ``bpemodel`` or ``normalize_conf.stats_file`` is no path, or is of a
+            device, pipe or folder, or far larger than any such file.
+    """
+    normalize = conf.get("normalize_conf") or {}
+    if not isinstance(normalize, dict):
+        raise InputError(
+            f"{config_file}: normalize_conf is {normalize!r}; give a mapping of options"
+        )
+    named = {
+        "bpemodel": conf.get("bpemodel"),
+        "normalize_conf.stats_file": normalize.get("stats_file"),
+    }
+    for key, path in named.items():
+        if path is None:
+            continue
+        if not isinstance(path, str):
+            raise InputError(
+                f"{config_file}: {key} is {path!r}; give the path of a file"
+            )
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InputError(
+                f"{config_file} names {path} as {key}, which is no regular file: give "
+                "the file that the model was trained with"
+            )
+        if os.path.exists(path) and os.path.getsize(path) > _MOST_BYTES:
+            raise InputError(
+                f"{config_file} names {path} as {key}, which has "
+                f"{os.path.getsize(path)} bytes; at most {_MOST_BYTES} are read: "
+                "give the file that the model was trained with"
+            )
 
 
 # Front-ends that start from the weights of a model on a hub.
@@ -104,7 +169,8 @@ def _for_inference(
 
     Losses and decoders may need libraries, and front-ends a network, that inference
     does without: the CTC loss and the decoder beside the CTC branch are left out, and
-    the front-end's weights come from the checkpoint.
+    the front-end's weights come from the checkpoint. A student is built as the plain
+    model that it is, so that nothing of ``kd``, which may name a file, is read.
 
     Args:
         config_file: ``config.yaml`` of the training.
@@ -118,11 +184,16 @@ def _for_inference(
     if (changed.get("ctc_conf") or {}).get("ctc_type", "builtin") != "builtin":
         changed["ctc_conf"]["ctc_type"] = "builtin"
     options = changed.get("model_conf") or {}
+    if changed.get("model") == MODEL_NAME:
+        options = {k: v for k, v in options.items() if k != "kd"}
+        options["ctc_weight"] = 1.0
+        changed.update(model="espnet", model_conf=options)
+        unused = OWN_PARAMETERS
     if changed.get("decoder") and options.get("ctc_weight", 0.5) > 0:
         changed["decoder"], options["ctc_weight"] = None, 1.0
         options.pop("transducer_multi_blank_durations", None)
         changed["model_conf"] = options
-        unused = ("decoder.", "joint_network.", "criterion_transducer.")
+        unused += ("decoder.", "joint_network.", "criterion_transducer.")
     if changed.get("frontend") in _HUB_FRONTENDS:
         options = {**(changed.get("frontend_conf") or {}), "load_pretrained": False}
         changed["frontend_conf"] = options
@@ -237,7 +308,18 @@ def volume_of(args: Namespace) -> Optional[float]:
             "refuses there: move it out of preprocessor_conf"
         )
     volume = getattr(args, "speech_volume_normalize", None)
-    return None if volume is None else float(volume)
+    if volume is None:
+        return None
+    try:
+        peak = float(volume)
+    except (TypeError, ValueError):
+        peak = math.nan
+    if not (math.isfinite(peak) and peak > 0):
+        raise InputError(
+            f"speech_volume_normalize is {volume!r}; give the peak, a number above 0, "
+            "as 1.0"
+        )
+    return peak
 
 
 def scale_peak(speech: Tensor, volume: Optional[float]) -> Tensor:
@@ -279,8 +361,23 @@ def _encode_features(
 
 
 def sample_rate(args: Namespace) -> int:
-    """Samples per second that an ESPnet ASR configuration expects."""
-    rate = (args.frontend_conf or {}).get("fs", 16000)
-    if isinstance(rate, str):
-        rate = humanfriendly.parse_size(rate)  # as ESPnet's front-ends: 16k, 16000
+    """Samples per second that an ESPnet ASR configuration expects.
+
+    Args:
+        args: of the training.
+
+    Raises:
+        InputError: ``frontend_conf.fs`` is no rate.
+    """
+    given = (args.frontend_conf or {}).get("fs", 16000)
+    rate = given
+    if isinstance(given, str):
+        try:
+            rate = humanfriendly.parse_size(given)  # as ESPnet's front-ends: 16k, 16000
+        except humanfriendly.InvalidSize:
+            rate = 0
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or rate < 1:
+        raise InputError(
+            f"frontend_conf.fs is {given!r}; give samples per second, as 16000 or 16k"
+        )
     return int(rate)

@@ -105,7 +105,9 @@ def plain_config(conf: Dict[str, Any]) -> Dict[str, Any]:
     plain = {**conf, "model": "espnet", "model_conf": model_conf}
     kd = conf["model_conf"].get("kd")
     encoder_conf = conf.get("encoder_conf") or {}
-    if (kd or {}).get("inter") and not encoder_conf.get("interctc_use_conditioning"):
+    # A foreign configuration may name a file, which is not read here.
+    inter = kd.get("inter") if isinstance(kd, dict) else None
+    if inter and not encoder_conf.get("interctc_use_conditioning"):
         # Only the training read the intermediate layers.
         plain["encoder_conf"] = {**encoder_conf, "interctc_layer_idx": []}
     return plain

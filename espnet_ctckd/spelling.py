@@ -35,10 +35,20 @@ def text_maker(
 
     Returns:
         From tokens to their text.
+
+    Raises:
+        InputError: there is no such type, or the model is none of sentencepiece.
     """
     if type_of_words(token_type, tokens) != token_type:
         return join_pieces
-    tokenizer = build_tokenizer(token_type, bpemodel=bpemodel)
+    if token_type == "bpe" and bpemodel is not None:
+        open_model(Path(bpemodel).read_bytes(), str(bpemodel))
+    try:
+        tokenizer = build_tokenizer(token_type, bpemodel=bpemodel)
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"token_type is {token_type!r}, of which no text is made: {error}"
+        ) from None
 
     def make(named: Sequence[str]) -> str:
         text: str = tokenizer.tokens2text(list(named))

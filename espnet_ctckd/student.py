@@ -1,10 +1,9 @@
 """The student of a training configuration, as commands hold data against it."""
 
-from fractions import Fraction
-from typing import List, Optional, Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 from espnet_ctckd.cache.check import Student
-from espnet_ctckd.checks import check_labels
+from espnet_ctckd.checks import check_labels, student_of
 from espnet_ctckd.data import read_token_list
 from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
 from espnet_ctckd.model import ESPnetCTCKDModel
@@ -32,22 +31,8 @@ def build_student(
     if isinstance(model, ESPnetCTCKDModel):
         check_labels(args, model.kd_config)
     preprocess = CTCKDTask.build_preprocess_fn(args, train=False)
-
-    def labels(text: str) -> List[int]:
-        assert preprocess is not None
-        return list(preprocess("", {"text": text})["text"])
-
-    tokens = list(model.token_list)
     is_student = isinstance(model, ESPnetCTCKDModel)
-    student = Student(
-        token_list=tokens,
-        blank=model.blank_id,
-        frame_shift=measure_frame_shift(model),
-        shortest=shortest_input(model),
-        frame_ratio=model.kd_config.ratio if is_student else Fraction(1),
-        needs_dense=is_student and model.kd_config.target == "occupancies",
-        needs_labels=model.kd_config.needs_labels if is_student else True,
-        labels=labels,
-        unknown=tokens.index("<unk>") if "<unk>" in tokens else None,
+    student = student_of(
+        model, preprocess, measure_frame_shift(model), shortest_input(model)
     )
     return student, model if is_student else None, args.max_epoch

@@ -18,6 +18,7 @@ import torch.distributed as dist
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
+from espnet2.train.dataset import ESPnetDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ctckd import MODEL_NAME, register
@@ -29,17 +30,23 @@ from espnet_ctckd.checks import (
     check_lengths,
     check_rate,
     check_selected,
+    check_selected_online,
+    check_texts,
     match_tokens,
     path_of,
     selecting,
+    student_of,
     token_list_of,
 )
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
+from espnet_ctckd.data import read_scp
 from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
 from espnet_ctckd.loading import check_caches, name_what_fails
 from espnet_ctckd.model import ESPnetCTCKDModel
 from espnet_ctckd.nbest import NBEST, NBestReader
+from espnet_ctckd.online import open_online
+from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.preprocess import TEACHER, PosteriorReader, TeacherDecoder
 from espnet_ctckd.trainer import CTCKDTrainer
 
@@ -276,6 +283,10 @@ def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
         shift, shortest = measure_frame_shift(model.eval()), shortest_input(model)
         model.train(mode)
         check_lengths(args, shift, shortest)
+        stock = ASRTask.build_preprocess_fn(args, train=False)
+        check_texts(args, student_of(model, stock, shift, shortest))
+    if model.kd_config.online:
+        _check_online(args, model)
     if cache is None:
         return
     if shift is not None:
@@ -288,6 +299,35 @@ def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
         reader = PosteriorReader(meta.records, *match_tokens(meta, args))
         for objective in selecting(model.kd_config, model.objectives):
             line = check_selected(meta, reader, objective, args.max_epoch)
+            logging.info(f"{part}: {line}")
+
+
+def _check_online(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
+    """Refuse an online teacher of whose frames the selectors take none.
+
+    The teacher stays with the student, so that the trainer need not open it again.
+    """
+    objectives = selecting(model.kd_config, model.objectives)
+    if not objectives:
+        return
+    device = "cuda" if args.ngpu > 0 else "cpu"
+    config, blank = model.kd_config.teacher, model.blank_id
+    teacher = model.online = open_online(config, model.token_list, blank, device)
+    for part in ("train", "valid"):
+        given = getattr(args, f"{part}_data_path_and_name_and_type")
+        audio = [entry for entry in given if entry[1] == "speech"]
+        stock = ASRTask.build_preprocess_fn(args, train=False)
+        data = ESPnetDataset(audio, preprocess=stock)
+
+        def ask(utt: str, data: ESPnetDataset = data) -> FramePosteriors:
+            speech = torch.from_numpy(data[utt][1]["speech"]).unsqueeze(0).to(device)
+            lengths = torch.tensor([speech.size(1)], device=device)
+            posteriors: FramePosteriors = teacher(speech, lengths)[0]
+            return posteriors
+
+        utterances = list(read_scp(audio[0][0]))
+        for objective in objectives:
+            line = check_selected_online(utterances, ask, objective, args.max_epoch)
             logging.info(f"{part}: {line}")
 
 

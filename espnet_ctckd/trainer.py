@@ -18,7 +18,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data import beside
 from espnet_ctckd.espnet_model import measure_frame_shift, sample_rate
 from espnet_ctckd.model import ESPnetCTCKDModel
-from espnet_ctckd.online import open_online
+from espnet_ctckd.online import OnlineTeacher, open_online
 
 # What ESPnet's reporter leaves in a checkpoint beside tensors: numbers and durations.
 REPORTED: List[Any] = [
@@ -96,7 +96,11 @@ def _open_teacher(
         )
     config = student.kd_config
     device = "cuda" if options.ngpu > 0 else "cpu"
-    teacher = open_online(config.teacher, student.token_list, student.blank_id, device)
+    teacher = student.online  # of the process that has tried it before
+    if not isinstance(teacher, OnlineTeacher):
+        teacher = open_online(
+            config.teacher, student.token_list, student.blank_id, device
+        )
     student.eval()  # trying it must not move its statistics; the trainer sets it back
     teacher.check_rate(options.rate, measure_frame_shift(student), config.ratio)
     student.online = teacher

@@ -5,6 +5,7 @@ import struct
 import numpy as np
 import pytest
 import soundfile
+import tiny
 from espnet2.fileio.sound_scp import soundfile_read
 
 from espnet_ctckd.bin import filter_data, format_audio, perturb_speed, train_bpe
@@ -784,3 +785,39 @@ def test_a_vocabulary_that_the_text_cannot_fill_is_refused(tmp_path):
         )
     assert "\n" not in str(error.value)
     assert not out.exists()
+
+
+def test_audio_damaged_behind_its_header_is_left_out_by_stages_3_and_4(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    names = ["ok", "cut", "flipped", "last", "nan", "inf"]
+    paths = {
+        n: folder / f"{n}.{'wav' if n in ('nan', 'inf') else 'flac'}" for n in names
+    }
+    for name, path in paths.items():
+        samples = tiny.sound(2.0, 3)
+        if path.suffix == ".wav":
+            samples[5000] = float(name)
+            soundfile.write(path, samples, tiny.RATE, "FLOAT")
+            continue
+        soundfile.write(path, samples, tiny.RATE)
+        data = bytearray(path.read_bytes())
+        if name == "cut":
+            data = data[: len(data) * 2 // 3]
+        elif name == "last":
+            data = data[:-1]
+        elif name == "flipped":
+            data[len(data) // 2] ^= 0x55
+        path.write_bytes(data)
+    (folder / "wav.scp").write_text("".join(f"{n} {p}\n" for n, p in paths.items()))
+    (folder / "text").write_text("".join(f"{n} ab\n" for n in names))
+    flags = ["--input_dir", folder, "--output_dir", tmp_path / "org"]
+    for job in (1, 0):
+        given = [*flags, "--job", job, "--max_bad_share", 90]
+        assert tiny.call(format_audio, *given)[0] == 0
+    flags = ["--input_dir", tmp_path / "org", "--output_dir", tmp_path / "set"]
+    assert tiny.call(filter_data, *flags)[0] == 0
+    assert list(read_scp(tmp_path / "set/wav.scp")) == ["ok"]
+    removed = read_scp(tmp_path / "set/removed")
+    assert set(removed) == {*names} - {"ok"}
+    assert all(str(paths[utt]) in why for utt, why in removed.items())

@@ -202,3 +202,41 @@ def test_half_precision_is_near_and_is_another_plan(tmp_path, tiny_model, tiny_d
         assert 0 < abs(torch.tensor(near - said.log_probs).exp() - 1).mean() < 0.2
     with pytest.raises(InputError, match=r"begun for something else \(dtype float32"):
         dump_teacher.main([*dump[0], "--dtype", "bfloat16"])
+
+
+@pytest.mark.parametrize("selector", ["blank_elimination", "all"])
+def test_a_teacher_that_outputs_blank_alone_is_refused_before_the_training(
+    tmp_path, tiny_data, selector
+):
+    teacher = tiny.write_model(tmp_path / "teacher")
+    states = torch.load(teacher.weights, weights_only=True)
+    states["ctc.ctc_lo.bias"][0] += 1e4
+    torch.save(states, teacher.weights)
+    kd = {**KD, "weight": 0.5, "selector": selector, "teacher": online(teacher)}
+    command = flags(tmp_path / "run", tiny_data, kd=kd, max_epoch=1)
+    if selector == "all":  # which takes blank frames, too
+        CTCKDTask.main(cmd=command)
+        return
+    with pytest.raises(InputError, match=r"takes none of .* from the online teacher"):
+        CTCKDTask.main(cmd=command)
+    assert not (tmp_path / "run/exp/1epoch.pth").exists()
+
+
+def test_a_teacher_is_opened_once_and_what_is_selected_is_logged(
+    tmp_path, tiny_model, tiny_data, monkeypatch, caplog
+):
+    opened = []
+
+    def open_it(*args):
+        opened.append(args)
+        return open_online(*args)
+
+    monkeypatch.setattr("espnet_ctckd.task.open_online", open_it)
+    monkeypatch.setattr("espnet_ctckd.trainer.open_online", open_it)
+    kd = {**KD, "selector": "blank_elimination", "teacher": online(tiny_model)}
+    lines = []
+    monkeypatch.setattr("espnet_ctckd.task.logging.info", lines.append)
+    CTCKDTask.main(cmd=flags(tmp_path / "run", tiny_data, kd=kd, max_epoch=1))
+    assert len(opened) == 1
+    for part in ("train", "valid"):
+        assert any(str(x).startswith(f"{part}: kd: the selector") for x in lines)

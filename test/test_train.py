@@ -19,7 +19,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 from espnet_ctckd import task
-from espnet_ctckd.bin import dump_nbest, dump_teacher
+from espnet_ctckd.bin import check_cache, dump_nbest, dump_teacher
 from espnet_ctckd.cache import reader
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import make_plan
@@ -492,3 +492,43 @@ def test_a_warm_up_as_long_as_the_training_is_refused(tmp_path, tiny_data, tiny_
     kd = {**tiny.KD, "feature": states}
     with pytest.raises(InputError, match="alone_epochs is 2, and max_epoch 2"):
         CTCKDTask.main(cmd=flags(tmp_path / "run", tiny_data, tiny_cache, kd))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("abcd " * 60, "CTC cannot align 1 utterances of .*: utt00 needs"),
+        ("XYZ QRS", "labels of .* cannot be spelled in the student's tokens"),
+    ],
+)
+def test_transcripts_that_ctc_cannot_learn_are_refused_as_check_cache_does(
+    tmp_path, tiny_data, tiny_cache, words, message
+):
+    data = tiny_data.copy(tmp_path / "data", tiny_data.wavs())
+    lines = data.text.read_text().splitlines()[1:]
+    data.text.write_text("".join(f"{x}\n" for x in [f"utt00 {words}", *lines]))
+    with pytest.raises(InputError, match=message):
+        CTCKDTask.main(cmd=flags(tmp_path / "run", data, tiny_cache, tiny.KD))
+    flags_of_check = ["--cache", tiny_cache, "--wav_scp", data.wav_scp]
+    flags_of_check += ["--text", data.text, "--token_type", "char"]
+    flags_of_check += ["--asr_config", tmp_path / "run/train.yaml"]
+    flags_of_check += ["--token_list", tmp_path / "run/tokens.txt"]
+    status, stderr = tiny.call(check_cache, *flags_of_check)
+    assert status == 1
+    assert re.search(message, tiny.the_error(stderr))
+    # What is not learned from does not matter.
+    free = {**tiny.KD, "weight": 1.0}
+    CTCKDTask.main(cmd=flags(tmp_path / "free", data, tiny_cache, free, max_epoch=1))
+
+
+def test_of_many_transcripts_the_densest_is_checked(
+    tmp_path, tiny_data, tiny_cache, monkeypatch
+):
+    monkeypatch.setattr("espnet_ctckd.checks._CHECKED_TEXTS", 1)
+    data = tiny_data.copy(tmp_path / "data", tiny_data.wavs())
+    lines = data.text.read_text().splitlines()[:-1]
+    last = list(data.wavs())[-1]
+    text = [*lines, f"{last} {'abcd ' * 60}"]
+    data.text.write_text("".join(f"{x}\n" for x in text))
+    with pytest.raises(InputError, match=f"CTC cannot align 1 .*: {last} needs"):
+        CTCKDTask.main(cmd=flags(tmp_path / "run", data, tiny_cache, tiny.KD))

@@ -140,6 +140,28 @@ def test_a_set_that_cannot_be_heard_at_all_is_decoded(tmp_path, tiny_model, hard
         assert json.loads((tmp_path / method / "decode.json").read_text())["rtf"] == 0
 
 
+@pytest.mark.parametrize("share", [1, 100])
+def test_a_set_whose_audio_is_all_unusable_is_refused(
+    tmp_path, tiny_model, hard_data, share
+):
+    data = hard_data.copy(tmp_path / "data", {"nan": hard_data.wavs()["nan"]})
+    flags = flags_of(tiny_model, data, "--output_dir", tmp_path / "out")
+    status, stderr = tiny.call(decode, *flags, "--max_bad_share", share)
+    assert status == 1
+    error = tiny.the_error(stderr)
+    assert f"none of 1 utterances of {data.wav_scp} can be used: nan: " in error
+    assert not (tmp_path / "out/text").exists()
+
+
+def test_progress_ends_at_the_whole_list(tmp_path, tiny_model, hard_data, caplog):
+    caplog.set_level("INFO")
+    flags = flags_of(tiny_model, hard_data, "--output_dir", tmp_path / "out")
+    status, stderr = tiny.call(decode, *flags, "--max_bad_share", 40)
+    assert status == 0, stderr
+    told = [r.getMessage() for r in caplog.records if " s left" in r.getMessage()]
+    assert told[-1].startswith("9 of 9 utterances"), told
+
+
 def test_a_teacher_names_all_that_it_cannot_hear(tmp_path, tiny_model, hard_data):
     flags = tiny.dump_args(tiny_model, hard_data, tmp_path / "cache")
     status, stderr = tiny.call(dump_teacher, *flags)
@@ -224,14 +246,23 @@ def test_the_report_is_written(decoded, hard_data):
     data.mkdir(parents=True)
     shutil.copy(hard_data.wav_scp, data)
     shutil.copy(hard_data.text, data)
-    # What is damaged behind its header is another matter.
-    wavs = {u: p for u, p in hard_data.wavs().items() if u != "nan"}
+    # Damaged behind its header, and of another rate.
+    whole = data.parent / "whole.flac"
+    soundfile.write(whole, tiny.sound(1.0, 5), tiny.RATE)
+    (data.parent / "cut.flac").write_bytes(whole.read_bytes()[:-100])
+    soundfile.write(data.parent / "slow.wav", tiny.sound(1.0, 6), 8000)
+    wavs = {**hard_data.wavs(), "utt01": str(data.parent / "cut.flac")}
+    wavs["utt02"] = str(data.parent / "slow.wav")
     (data / "wav.scp").write_text("".join(f"{u} {p}\n" for u, p in wavs.items()))
     flags = [decoded, "--data", data.parent, "--teacher", decoded / "teacher_a"]
     status, stderr = tiny.call(report, *flags, "--utterances", 9)
     assert status == 0, stderr
     page = (decoded / "report.html").read_text(encoding="utf-8")
     assert "are too short for a frame" in page
+    assert "cannot be used, so these are not drawn" in page
+    for utt in (*UNUSABLE, "utt01"):
+        assert utt in page.split("cannot be used, so these are not drawn")[1][:200]
+    assert "have another sample rate than the models" in page
 
 
 def test_a_search_is_tuned_with_what_cannot_be_heard(

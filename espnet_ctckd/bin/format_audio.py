@@ -26,6 +26,7 @@ from espnet_ctckd.data import (
     read_audio,
     read_scp,
     read_wav_scp,
+    refuse_all_bad,
     refuse_same,
     write_scp,
 )
@@ -136,6 +137,7 @@ def _join(source: Path, target: Path, num_jobs: int, max_bad_share: float) -> No
     files = {wanted[utt]: utt for utt in bad}
     few = {utt: bad[utt] for utt in files.values()}
     total = len(set(wanted.values()))
+    refuse_all_bad(few, total, source, target / UNUSABLE)
     limit_bad(few, total, max_bad_share, source, target / UNUSABLE)
     for name in COPIED:
         if (source / name).exists():

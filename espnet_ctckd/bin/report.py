@@ -19,6 +19,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.containers import UnusableAudioError
 from espnet_ctckd.data import (
     audio_info,
+    read_audio,
     read_scp,
     read_wav_scp,
     shorten,
@@ -147,6 +148,7 @@ def _look_at_data(
                 wavs = {u: p for u, p in wavs.items() if u in learned.source}
         voices = [learned] if learned else []
         voices += _students(content, exported, learned, wavs)
+        _drop_other_rates(wavs, voices, subset, content)
         _drop_short(wavs, samples, voices, subset, content)
         if teacher is not None and learned:
             some = spread(wavs, args.spike_utterances)
@@ -177,7 +179,8 @@ def _usable(wav_scp: Path, content: Content) -> Tuple[Dict[str, str], Dict[str, 
     wavs, samples, missing = read_wav_scp(wav_scp), {}, []
     for utt, path in wavs.items():
         try:
-            samples[utt] = audio_info(utt, path, rate=None)
+            # To its end: a header does not know what is damaged behind it.
+            samples[utt] = len(read_audio(utt, path, rate=None))
         except UnusableAudioError as error:
             missing.append(utt)
             logging.warning(f"left out of the page's audio: {error}")
@@ -187,6 +190,26 @@ def _usable(wav_scp: Path, content: Content) -> Tuple[Dict[str, str], Dict[str, 
             f"cannot be used, so these are not drawn: {shorten(missing)}."
         )
     return {utt: path for utt, path in wavs.items() if utt in samples}, samples
+
+
+def _drop_other_rates(
+    wavs: Dict[str, str], voices: Sequence[Voice], subset: str, content: Content
+) -> None:
+    """Take out of a set the files of another rate than a model's, and note them."""
+    others = []
+    for utt, path in list(wavs.items()):
+        try:
+            for rate in {voice.source.rate for voice in voices}:
+                audio_info(utt, path, rate)
+        except UnusableAudioError as error:
+            logging.warning(f"left out of the page's audio: {error}")
+            del wavs[utt]
+            others.append(utt)
+    if others:
+        content.note(
+            f"{len(others)} utterances of {subset} have another sample rate than the "
+            f"models, so these are not drawn: {shorten(others)}."
+        )
 
 
 def _drop_short(

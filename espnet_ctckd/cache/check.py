@@ -399,15 +399,35 @@ def _check_text(
             f"{text} has {len(empty)} empty transcripts: {shorten(empty)}. Transcribe "
             "or remove them, or train with kd.weight: 1, without text"
         )
-    if student is None:
-        return
+    if student is not None:
+        samples = {utt: heard[utt].samples for utt in wavs}
+        check_transcripts(text, transcripts, samples, student)
+
+
+def check_transcripts(
+    text: Pathlike,
+    transcripts: Mapping[str, str],
+    samples: Mapping[str, int],
+    student: Student,
+) -> None:
+    """Refuse transcripts that CTC cannot align, or that the tokens do not spell.
+
+    Args:
+        text: where they stand, for the error.
+        transcripts: utterance -> words.
+        samples: of the audio of the utterances that are checked.
+        student: whose frames and labels they are.
+
+    Raises:
+        InputError: some utterance has too few frames, or too many labels are unknown.
+    """
     total, unknown, unfit = 0, [], []
-    for utt in wavs:
+    for utt, size in samples.items():
         labels = student.labels(transcripts[utt])
         total += len(labels)
         unknown += [utt for label in labels if label == student.unknown]
         needs = len(labels) + sum(a == b for a, b in pairwise(labels))
-        frames = student.frames(heard[utt].samples)
+        frames = student.frames(size)
         if needs > frames:
             unfit.append(
                 f"{utt} needs {needs} frames for its {len(labels)} labels, and has "

@@ -14,6 +14,7 @@ from espnet_ctckd.data import (
     limit_bad,
     read_scp,
     read_wav_scp,
+    refuse_all_bad,
     shorten,
 )
 
@@ -52,7 +53,7 @@ class Unheard:
 
     Attributes:
         max_bad_share: percent of the set whose audio may be unusable; one always may,
-            unless it is 0.
+            unless it is 0, but not all of a set.
         wav_scp: Kaldi's list of audio files.
         total: utterances of the set.
         short: utterance -> why it is too short for the model.
@@ -72,11 +73,13 @@ class Unheard:
             bad: utterance -> why its audio cannot be used.
 
         Raises:
-            InputError: it is more than may be.
+            InputError: it is more than may be, or all that is not too short.
         """
         for utt, why in bad.items():
             self.bad[utt] = why
             logging.warning(f"{why.rstrip('.')}. It counts as an empty hypothesis")
+        possible = self.total - len(self.short)
+        refuse_all_bad(self.bad, possible, self.wav_scp, "the log")
         limit_bad(self.bad, self.total, self.max_bad_share, self.wav_scp, "the log")
 
     def note_short(self, short: Mapping[str, str]) -> None:

@@ -212,6 +212,7 @@ class Recogniser:
         """
         plan = self._plan(wav_scp, batch_seconds, unheard)
         total = sum(u.samples for u in plan.utterances)
+        listed = len(plan.utterances) if unheard is None else unheard.total
         begun, done, samples = time.monotonic(), 0, 0
         for batch, audio in self._read(plan, unheard):
             start = time.perf_counter()
@@ -219,9 +220,9 @@ class Recogniser:
             yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
             done, samples = done + len(batch), samples + sum(map(len, audio))
             left = (time.monotonic() - begun) / samples * (total - samples)
-            logging.info(
-                f"{done} of {len(plan.utterances)} utterances, {left:.0f} s left"
-            )
+            # With those that have an empty hypothesis, so that all come to the list.
+            empty = 0 if unheard is None else len(unheard.names)
+            logging.info(f"{done + empty} of {listed} utterances, {left:.0f} s left")
 
     def read(self, wav_scp: str, batch_seconds: float) -> Iterator[Read]:
         """The audio of a set (S,) each, batch by batch, by length; as `hear`."""
