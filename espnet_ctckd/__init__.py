@@ -33,9 +33,9 @@ def register() -> None:
     """
     from espnet2.tasks.asr import encoder_choices, frontend_choices, model_choices
 
-    from espnet_ctckd.frontend import CTCKDHuggingFaceFrontend
-    from espnet_ctckd.model import ESPnetCTCKDModel
-    from espnet_ctckd.skip_encoder import CTCKDSkipConformerEncoder
+    from espnet_ctckd.models.frontend import CTCKDHuggingFaceFrontend
+    from espnet_ctckd.models.skip_encoder import CTCKDSkipConformerEncoder
+    from espnet_ctckd.plugin.model import ESPnetCTCKDModel
 
     for choices, name, own in (
         (model_choices, MODEL_NAME, ESPnetCTCKDModel),

@@ -2,7 +2,7 @@
 
 import torch
 
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.plugin.task import CTCKDTask
 
 TOKENS = ["<blank>", "<unk>", "<space>", "A", "B", "C", "<sos/eos>"]
 

@@ -7,11 +7,11 @@ import tiny
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_ctckd.analysis import blank_runs, find_spikes
 from espnet_ctckd.bin import compare_spikes, dump_teacher
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.export import export
-from espnet_ctckd.matching import match_spikes, spike_rates
+from espnet_ctckd.evaluation.spikes import match_spikes, spike_rates
+from espnet_ctckd.export.plain import export
+from espnet_ctckd.paths import blank_runs, find_spikes
 from espnet_ctckd.report.spikes import (
     Comparison,
     compare,

@@ -32,7 +32,7 @@ from espnet_ctckd.bin import (
     format_audio,
     score,
 )
-from espnet_ctckd.data import read_scp, write_scp
+from espnet_ctckd.data.kaldi import read_scp, write_scp
 
 
 def start(command, *flags, **kwargs):
@@ -114,7 +114,7 @@ def test_scoring_a_doubled_utterance(tmp_path):
 
 UNPRIVILEGED = """
 import os
-from espnet_ctckd.bin import run, score
+from espnet_ctckd.bin.cli import run, score
 if os.geteuid() == 0:  # to whom nothing is forbidden
     os.setgroups([])
     os.setgid(65534)

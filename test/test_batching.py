@@ -14,10 +14,10 @@ from espnet_ctckd.bin import cache_merge, decode, dump_teacher
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import TeacherConfig
-from espnet_ctckd.data import read_scp
-from espnet_ctckd.espnet_model import encode
-from espnet_ctckd.online import open_online
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.data.kaldi import read_scp
+from espnet_ctckd.models.espnet import encode
+from espnet_ctckd.plugin.task import CTCKDTask
+from espnet_ctckd.teachers.online import open_online
 
 SIZE = {
     "output_size": 16,

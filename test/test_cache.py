@@ -11,8 +11,8 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet_ctckd.bin import dump_teacher, estimate_prior
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.reader import read_meta
-from espnet_ctckd.data import read_audio, read_prior, read_scp
-from espnet_ctckd.preprocess import PosteriorReader, TeacherDecoder
+from espnet_ctckd.data.kaldi import read_audio, read_prior, read_scp
+from espnet_ctckd.plugin.preprocessor import PosteriorReader, TeacherDecoder
 from espnet_ctckd.teachers.espnet import EspnetTeacher
 
 TOP_K = 3

@@ -17,10 +17,10 @@ from espnet_ctckd.cache.check import check_cache
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.cache.reader import read_meta
-from espnet_ctckd.cache.said import Cached
+from espnet_ctckd.cache.statistics import Cached
 from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, write_scp
+from espnet_ctckd.data.kaldi import read_scp, write_scp
 from espnet_ctckd.posteriors import FramePosteriors
 
 JOBS = 3

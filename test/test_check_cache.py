@@ -12,14 +12,14 @@ import tiny
 import torch
 from test_train import flags
 
-from espnet_ctckd.analysis import find_spikes
 from espnet_ctckd.bin import check_cache, dump_teacher
 from espnet_ctckd.cache.check import Student
 from espnet_ctckd.cache.check import check_cache as check
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, write_scp
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.data.kaldi import read_scp, write_scp
+from espnet_ctckd.paths import find_spikes
+from espnet_ctckd.plugin.task import CTCKDTask
 
 TOP_K = 3
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.record import Audio, Records, fingerprint
-from espnet_ctckd.checks import check_frames
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
+from espnet_ctckd.plugin.checks import check_frames
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.select import SELECTOR_CHOICES
 

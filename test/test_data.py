@@ -11,8 +11,8 @@ from espnet2.fileio.sound_scp import soundfile_read
 from espnet_ctckd.bin import filter_data, format_audio, perturb_speed, train_bpe
 from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.containers import decode
-from espnet_ctckd.data import (
+from espnet_ctckd.data.containers import decode
+from espnet_ctckd.data.kaldi import (
     audio_info,
     decode_audio,
     read_audio,

@@ -18,14 +18,14 @@ from espnet2.tasks.asr import ASRTask
 from espnet_ctckd import register
 from espnet_ctckd.bin import decode, dump_teacher, export_student, fetch_model
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_audio, read_scp
-from espnet_ctckd.espnet_model import (
+from espnet_ctckd.data.kaldi import read_audio, read_scp
+from espnet_ctckd.models.espnet import (
     encode,
     load_espnet_model,
     sample_rate,
     volume_of,
 )
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.plugin.task import CTCKDTask
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from espnet_ctckd.bin import dump_teacher, filter_data, prove_teacher
 from espnet_ctckd.cache.check import check_cache as check
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp
+from espnet_ctckd.data.kaldi import read_scp
 
 TOP_K = 3
 

@@ -23,8 +23,8 @@ from espnet_ctckd.bin import (
     prove_teacher,
 )
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, write_scp
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.data.kaldi import read_scp, write_scp
+from espnet_ctckd.plugin.task import CTCKDTask
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from espnet_ctckd.bin import decode, dump_teacher, export_student
-from espnet_ctckd.espnet_model import load_espnet_model, sample_rate
+from espnet_ctckd.models.espnet import load_espnet_model, sample_rate
 
 
 class Pickled:

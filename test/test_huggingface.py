@@ -11,7 +11,7 @@ from test_teachers import SMALL, VOCABULARY, audio_of, dump
 
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.frontend import CTCKDHuggingFaceFrontend
+from espnet_ctckd.models.frontend import CTCKDHuggingFaceFrontend
 from espnet_ctckd.teachers import open_teacher
 
 transformers = pytest.importorskip("transformers")

@@ -9,8 +9,8 @@ from torch.nn.functional import ctc_loss
 
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.objective import KDObjective
+from espnet_ctckd.plugin.task import CTCKDTask
 from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.task import CTCKDTask
 
 SIZE = {
     "output_size": 16,

@@ -14,10 +14,10 @@ from student import (
     make_teacher,
 )
 
-from espnet_ctckd.batch import Batch, EncoderOutput
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.losses.sequence import occupancies
+from espnet_ctckd.plugin.batch import Batch, EncoderOutput
 from espnet_ctckd.posteriors import FramePosteriors
 
 

@@ -11,11 +11,11 @@ from espnet_ctckd.align import MOST_DROPPED
 from espnet_ctckd.bin import dump_teacher
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import TeacherConfig
-from espnet_ctckd.data import read_audio
-from espnet_ctckd.online import OnlineTeacher, open_online
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.data.kaldi import read_audio
+from espnet_ctckd.plugin.task import CTCKDTask
+from espnet_ctckd.plugin.trainer import REPORTED
 from espnet_ctckd.teachers import open_teacher
-from espnet_ctckd.trainer import REPORTED
+from espnet_ctckd.teachers.online import OnlineTeacher, open_online
 
 KD = {**tiny.KD, "weight": 1.0, "reduction": "frame_mean"}
 
@@ -231,11 +231,11 @@ def test_a_teacher_is_opened_once_and_what_is_selected_is_logged(
         opened.append(args)
         return open_online(*args)
 
-    monkeypatch.setattr("espnet_ctckd.task.open_online", open_it)
-    monkeypatch.setattr("espnet_ctckd.trainer.open_online", open_it)
+    monkeypatch.setattr("espnet_ctckd.plugin.task.open_online", open_it)
+    monkeypatch.setattr("espnet_ctckd.plugin.trainer.open_online", open_it)
     kd = {**KD, "selector": "blank_elimination", "teacher": online(tiny_model)}
     lines = []
-    monkeypatch.setattr("espnet_ctckd.task.logging.info", lines.append)
+    monkeypatch.setattr("espnet_ctckd.plugin.task.logging.info", lines.append)
     CTCKDTask.main(cmd=flags(tmp_path / "run", tiny_data, kd=kd, max_epoch=1))
     assert len(opened) == 1
     for part in ("train", "valid"):

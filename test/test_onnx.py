@@ -11,9 +11,9 @@ import torch
 
 from espnet_ctckd.bin import export_onnx
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_audio
-from espnet_ctckd.decode.recognise import Recogniser
-from espnet_ctckd.onnx_model import WaveformModel, traceable, write_onnx, write_sherpa
+from espnet_ctckd.data.kaldi import read_audio
+from espnet_ctckd.decode.recogniser import Recogniser
+from espnet_ctckd.export.onnx import WaveformModel, traceable, write_onnx, write_sherpa
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")

@@ -17,9 +17,9 @@ from espnet2.main_funcs.pack_funcs import unpack
 from test_train import flags
 
 from espnet_ctckd.bin import export_student, pack, score
-from espnet_ctckd.checkpoint import load_weights
-from espnet_ctckd.data import read_scp
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.data.kaldi import read_scp
+from espnet_ctckd.models.checkpoint import load_weights
+from espnet_ctckd.plugin.task import CTCKDTask
 
 # Decodes where espnet_ctckd cannot be imported.
 ALONE = """

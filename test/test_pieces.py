@@ -21,15 +21,15 @@ from espnet_ctckd.bin import (
     prove_teacher,
     train_bpe,
 )
-from espnet_ctckd.nbest import from_line
-from espnet_ctckd.pieces import join_pieces, piece_names
-from espnet_ctckd.spelling import (
+from espnet_ctckd.cache.nbest import from_line
+from espnet_ctckd.data.spelling import (
     make_model,
     model_of_tokenizer,
     open_model,
     splits_text,
 )
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.pieces import join_pieces, piece_names
+from espnet_ctckd.plugin.task import CTCKDTask
 
 TEXTS = ["hello world", "he lo", "world hello he", "lo"]
 # The same pieces as each library marks them, and a teacher's way to spell `TEXTS`.

@@ -7,8 +7,8 @@ from test_train import flags
 
 from espnet_ctckd.bin import decode
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_prior
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.data.kaldi import read_prior
+from espnet_ctckd.plugin.task import CTCKDTask
 
 
 def test_a_prior_is_matched_by_token(tmp_path):

@@ -10,7 +10,7 @@ import soundfile
 import tiny
 
 from espnet_ctckd.bin import check_cache, dump_teacher
-from espnet_ctckd.data import read_scp
+from espnet_ctckd.data.kaldi import read_scp
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / "shared" / "data"

@@ -12,7 +12,7 @@ import tiny
 import yaml
 
 from espnet_ctckd.bin import check_config
-from espnet_ctckd.data import read_scp, write_scp
+from espnet_ctckd.data.kaldi import read_scp, write_scp
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted([*ROOT.glob("egs/TEMPLATE/kd/**/*.sh"), *ROOT.glob("egs/*/kd/*.sh")])

@@ -19,7 +19,7 @@ from espnet_ctckd.bin import (
     perturb_speed,
     prove_teacher,
 )
-from espnet_ctckd.nbest import _seal, from_line
+from espnet_ctckd.cache.nbest import _seal, from_line
 
 WRONG = [
     ({"encoder_conf": {"output_size": 17}}, "encoder", "'output_size': 17"),

@@ -20,7 +20,7 @@ def picture():
         dict(vars(espnet2.asr.espnet_model.ESPnetASRModel)), \\
         dict(vars(espnet2.train.trainer.Trainer))
 before = picture()
-import espnet_ctckd, espnet_ctckd.task
+import espnet_ctckd, espnet_ctckd.plugin.task
 espnet_ctckd.register()
 espnet_ctckd.register()
 after = picture()

@@ -29,11 +29,11 @@ from espnet_ctckd.bin import (
     results,
     score,
 )
-from espnet_ctckd.data import read_scp, write_scp
+from espnet_ctckd.data.kaldi import read_scp, write_scp
+from espnet_ctckd.evaluation.experiments import read_curves
+from espnet_ctckd.plugin.task import CTCKDTask
 from espnet_ctckd.report.charts import densities, lines, ticks
-from espnet_ctckd.report.systems import read_curves
 from espnet_ctckd.report.utterances import diff
-from espnet_ctckd.task import CTCKDTask
 
 STUDENTS = {
     "asr_labels": {**tiny.KD, "selector": "symmetric", "selector_conf": {"n": 1}},

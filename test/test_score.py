@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from espnet_ctckd.bin import compare_scores, results
 from espnet_ctckd.bin import score as score_command
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import write_scp
-from espnet_ctckd.score import (
+from espnet_ctckd.data.kaldi import write_scp
+from espnet_ctckd.evaluation.score import (
     Counts,
     Normalization,
     bootstrap_interval,

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import espnet_ctckd.decode.lexicon
-import espnet_ctckd.decode.recognise
-from espnet_ctckd.bin import (
+import espnet_ctckd.decode.recogniser
+from espnet_ctckd.bin.cli import (
     check_lm,
     configured,
     decode,
@@ -30,13 +30,13 @@ from espnet_ctckd.bin import (
 )
 from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.collapse import collapse
 from espnet_ctckd.decode.lexicon import limit_homophones, read_lexicon
-from espnet_ctckd.decode.recognise import Recogniser, recognise
+from espnet_ctckd.decode.pool import Searching
+from espnet_ctckd.decode.recogniser import Recogniser, recognise
 from espnet_ctckd.decode.search import Search, SearchConfig, words_of
-from espnet_ctckd.decode.searching import Searching
 
 ROOT = Path(__file__).parent.parent
 TOKENS = ["<blank>", "<unk>", "<space>", "a", "b", "c", "d", "<sos/eos>"]
@@ -624,7 +624,7 @@ def test_every_method_decodes_a_set(tmp_path, tiny_model, tiny_data, lexicon):
 def test_other_processes_find_the_same_and_read_nothing_again(
     tmp_path, tiny_model, tiny_data, lexicon, method, monkeypatch
 ):
-    monkeypatch.setattr(espnet_ctckd.decode.recognise, "_AHEAD", 1)
+    monkeypatch.setattr(espnet_ctckd.decode.recogniser, "_AHEAD", 1)
     files = {"lexicon": str(lexicon), "lm": str(tmp_path / "lm.arpa")}
     config = SearchConfig(
         method=method, nbest=3, **(files if method == "lexicon" else {})
@@ -638,7 +638,7 @@ def test_other_processes_find_the_same_and_read_nothing_again(
             Path(name).unlink()
         return Searching(*args)
 
-    monkeypatch.setattr(espnet_ctckd.decode.recognise, "Searching", without_files)
+    monkeypatch.setattr(espnet_ctckd.decode.recogniser, "Searching", without_files)
     there = recognise(model, str(tiny_data.wav_scp), 0.0, config, 2, times=True)
     assert len(here.text) == len(tiny_data.wavs())
     for kind in ("text", "tokens", "nbest", "words"):

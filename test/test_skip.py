@@ -11,8 +11,8 @@ from test_train import flags
 
 from espnet_ctckd.bin import bench_skip, decode, export_student
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.skip_encoder import CTCKDSkipConformerEncoder
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.models.skip_encoder import CTCKDSkipConformerEncoder
+from espnet_ctckd.plugin.task import CTCKDTask
 
 CONF = {**tiny.CONF["encoder_conf"], "num_blocks": 4}
 KD = {

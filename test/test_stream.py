@@ -9,8 +9,8 @@ import tiny
 import torch
 
 from espnet_ctckd.bin import decode, decode_stream
-from espnet_ctckd.data import read_audio, read_scp
-from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
+from espnet_ctckd.data.kaldi import read_audio, read_scp
+from espnet_ctckd.decode.streaming import Emission, StreamingDecoder, latency
 
 BLOCKS = {
     "encoder": "contextual_block_conformer",

@@ -18,7 +18,6 @@ import torch
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_ctckd import task
 from espnet_ctckd.bin import check_cache, dump_nbest, dump_teacher
 from espnet_ctckd.cache import reader
 from espnet_ctckd.cache.codec import Codec
@@ -26,13 +25,14 @@ from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.cache.writer import dump
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
-from espnet_ctckd.data import write_scp
-from espnet_ctckd.espnet_model import load_espnet_model
-from espnet_ctckd.export import export
-from espnet_ctckd.model import ESPnetCTCKDModel
-from espnet_ctckd.task import CTCKDTask, read_kd_config, read_kd_file
+from espnet_ctckd.data.kaldi import write_scp
+from espnet_ctckd.export.plain import export
+from espnet_ctckd.models.espnet import load_espnet_model
+from espnet_ctckd.plugin import task
+from espnet_ctckd.plugin.model import ESPnetCTCKDModel
+from espnet_ctckd.plugin.task import CTCKDTask, read_kd_config, read_kd_file
+from espnet_ctckd.plugin.trainer import read_checkpoint, restore_checkpoint
 from espnet_ctckd.teachers.espnet import EspnetTeacher
-from espnet_ctckd.trainer import read_checkpoint, restore_checkpoint
 
 CTCKD_PYTHON = str(Path(sys.executable).with_name("ctckd-python"))
 
@@ -52,7 +52,7 @@ TRAINING = {
 
 SPAWN = """
 import sys, torch
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.plugin.task import CTCKDTask
 from espnet2.train.distributed_utils import free_port
 
 if __name__ == "__main__":
@@ -524,7 +524,7 @@ def test_transcripts_that_ctc_cannot_learn_are_refused_as_check_cache_does(
 def test_of_many_transcripts_the_densest_is_checked(
     tmp_path, tiny_data, tiny_cache, monkeypatch
 ):
-    monkeypatch.setattr("espnet_ctckd.checks._CHECKED_TEXTS", 1)
+    monkeypatch.setattr("espnet_ctckd.plugin.checks._CHECKED_TEXTS", 1)
     data = tiny_data.copy(tmp_path / "data", tiny_data.wavs())
     lines = data.text.read_text().splitlines()[:-1]
     last = list(data.wavs())[-1]

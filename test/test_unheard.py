@@ -20,8 +20,8 @@ from espnet_ctckd.bin import (
     score,
     tune_decoding,
 )
-from espnet_ctckd.data import read_scp
-from espnet_ctckd.score import read_score
+from espnet_ctckd.data.kaldi import read_scp
+from espnet_ctckd.evaluation.score import read_score
 
 SHORT = ("short", "none")
 UNUSABLE = ("gone", "noise", "nan")

@@ -21,7 +21,7 @@ from espnet_ctckd.bin import (
 )
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, write_scp
+from espnet_ctckd.data.kaldi import read_scp, write_scp
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
-from espnet_ctckd.bin import run
+from espnet_ctckd.bin.cli import run
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.cache.record import Opened
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.plugin.task import CTCKDTask
 
 RATE = 16000
 TOKENS = ("<blank>", "<unk>", "<space>", "a", "b", "c", "d", "<sos/eos>")

@@ -44,7 +44,7 @@ if [ "$(cat "${venv}/.done" 2>/dev/null)" != "${wanted}" ]; then
     "${venv}/bin/python" -m pip install --quiet --disable-pip-version-check \
         --editable "${here}/..[${extras}]"
     # Imports are compiled once, here, and not in each of a recipe's first jobs.
-    "${venv}/bin/python" -c 'import espnet_ctckd.task' 2>/dev/null
+    "${venv}/bin/python" -c 'import espnet_ctckd.plugin.task' 2>/dev/null
     echo "${wanted}" >"${venv}/.done"
 fi
 echo "Environment: ${venv}"

@@ -2,8 +2,8 @@
 
 from typing import Optional, Sequence
 
-from espnet_ctckd.bin import run
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.bin.cli import run
+from espnet_ctckd.plugin.task import CTCKDTask
 
 
 def get_parser():  # type: ignore[no-untyped-def]

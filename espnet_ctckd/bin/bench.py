@@ -21,14 +21,14 @@ import torch.nn.functional as F
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 from torch import Tensor
 
-from espnet_ctckd.bin import count, device, parser, positive, run
+from espnet_ctckd.bin.cli import count, device, parser, positive, run
 from espnet_ctckd.config import TeacherConfig
 from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.objective import KDObjective
-from espnet_ctckd.online import OnlineTeacher, open_online
+from espnet_ctckd.plugin.task import CTCKDTask
 from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.task import CTCKDTask
-from espnet_ctckd.teachers.half import DTYPES
+from espnet_ctckd.teachers.online import OnlineTeacher, open_online
+from espnet_ctckd.teachers.precision import DTYPES
 
 RATE, SECONDS, FRAMES = 16000, 20, 499  # frames of 40 ms, as the encoder makes them
 TOP_K = 16

@@ -13,13 +13,13 @@ from typing import Optional, Sequence
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_ctckd.bin import add_compute, count, device, parser, positive, run
 from espnet_ctckd.bin.bench import Contenders, quartiles, take_turns
+from espnet_ctckd.bin.cli import add_compute, count, device, parser, positive, run
 from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.cache.writer import dump
-from espnet_ctckd.data import read_audio
+from espnet_ctckd.data.kaldi import read_audio
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

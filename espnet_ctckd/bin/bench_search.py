@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from espnet2.bin.asr_inference import Speech2Text
 
-from espnet_ctckd.bin import (
+from espnet_ctckd.bin.bench import quartiles, take_turns
+from espnet_ctckd.bin.cli import (
     add_compute,
     add_max_bad_share,
     add_model,
@@ -29,15 +30,19 @@ from espnet_ctckd.bin import (
     positive,
     run,
 )
-from espnet_ctckd.bin.bench import quartiles, take_turns
 from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_audio, read_wav_scp, shorten
+from espnet_ctckd.data.kaldi import read_audio, read_wav_scp, shorten
 from espnet_ctckd.decode.lexicon import SPACE, Lexicon
-from espnet_ctckd.decode.recognise import Recogniser
+from espnet_ctckd.decode.recogniser import Recogniser
 from espnet_ctckd.decode.search import Search, SearchConfig
-from espnet_ctckd.score import Counts, Normalization, count_errors, read_references
+from espnet_ctckd.evaluation.score import (
+    Counts,
+    Normalization,
+    count_errors,
+    read_references,
+)
 
 # Utterances that are searched side by side, as in a batch of decode.
 _AT_ONCE = 20

@@ -14,7 +14,9 @@ from typing import Dict, Optional, Sequence
 
 import torch
 
-from espnet_ctckd.bin import (
+from espnet_ctckd.bin.bench import quartiles, take_turns
+from espnet_ctckd.bin.bench_search import error_rate
+from espnet_ctckd.bin.cli import (
     add_compute,
     add_model,
     count,
@@ -23,14 +25,12 @@ from espnet_ctckd.bin import (
     positive,
     run,
 )
-from espnet_ctckd.bin.bench import quartiles, take_turns
-from espnet_ctckd.bin.bench_search import error_rate
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.decode.greedy import greedy
-from espnet_ctckd.decode.recognise import Read, Recogniser
+from espnet_ctckd.decode.recogniser import Read, Recogniser
 from espnet_ctckd.decode.search import Hypothesis
-from espnet_ctckd.skip_encoder import CTCKDSkipConformerEncoder
+from espnet_ctckd.models.skip_encoder import CTCKDSkipConformerEncoder
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

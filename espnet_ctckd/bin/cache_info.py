@@ -10,11 +10,11 @@ from typing import Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 
-from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import folder_size, read_scp
+from espnet_ctckd.data.kaldi import folder_size, read_scp
 
 KEPT = (4, 8, 16, 32)
 STEPS = (0.125, 0.25, 0.5)

@@ -7,7 +7,7 @@ alone into a new folder makes one that names them by the new place.
 from pathlib import Path
 from typing import Optional, Sequence
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.cache.index import merge
 from espnet_ctckd.cache.reader import read_meta
 

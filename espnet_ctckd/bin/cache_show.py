@@ -13,11 +13,11 @@ import numpy as np
 import yaml
 from matplotlib.backend_bases import FigureCanvasBase
 
-from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.cache.reader import CacheMeta
-from espnet_ctckd.cache.said import Cached
+from espnet_ctckd.cache.statistics import Cached
 from espnet_ctckd.choices import InputError, check_options, look_up
-from espnet_ctckd.data import beside
+from espnet_ctckd.data.kaldi import beside
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.select import SELECTOR_CHOICES
 

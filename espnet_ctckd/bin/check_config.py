@@ -15,9 +15,9 @@ from typing import Dict, Optional, Sequence
 import yaml
 
 from espnet_ctckd import MODEL_NAME
-from espnet_ctckd.bin import parser, run
-from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
-from espnet_ctckd.task import CTCKDTask, read_kd_config
+from espnet_ctckd.bin.cli import parser, run
+from espnet_ctckd.models.espnet import measure_frame_shift, shortest_input
+from espnet_ctckd.plugin.task import CTCKDTask, read_kd_config
 
 # Enough to build any model; its own list comes later in a recipe.
 _TOKENS = ["<unk>", "<sos/eos>"]

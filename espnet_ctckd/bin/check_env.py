@@ -8,7 +8,7 @@ from typing import Optional, Sequence
 
 import torch
 
-from espnet_ctckd.bin import amount, count, parser, run
+from espnet_ctckd.bin.cli import amount, count, parser, run
 from espnet_ctckd.choices import InputError
 
 

@@ -3,7 +3,7 @@
 import importlib
 from typing import Optional, Sequence
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.decode.language_model import check_lm, read_words
 

@@ -8,10 +8,16 @@ taken; with one seed the training's own luck is not in the interval.
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike
-from espnet_ctckd.score import UNITS, Score, bootstrap_interval, check_alike, read_score
+from espnet_ctckd.data.kaldi import Pathlike
+from espnet_ctckd.evaluation.score import (
+    UNITS,
+    Score,
+    bootstrap_interval,
+    check_alike,
+    read_score,
+)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

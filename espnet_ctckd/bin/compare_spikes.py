@@ -10,8 +10,8 @@ import json
 from dataclasses import asdict
 from typing import Optional, Sequence
 
-from espnet_ctckd.bin import parser, run
-from espnet_ctckd.data import read_wav_scp, write_beside
+from espnet_ctckd.bin.cli import parser, run
+from espnet_ctckd.data.kaldi import read_wav_scp, write_beside
 from espnet_ctckd.report.spikes import COLUMNS, compare, open_source, read_spikes
 
 

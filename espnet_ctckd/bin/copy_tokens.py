@@ -12,14 +12,14 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 from espnet_ctckd.align import espnet_names
-from espnet_ctckd.bin import parser, run
-from espnet_ctckd.checkpoint import load_config
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, beside, write_beside
-from espnet_ctckd.espnet_model import task_of
-from espnet_ctckd.model_zoo import find_model
+from espnet_ctckd.data.kaldi import Pathlike, beside, write_beside
+from espnet_ctckd.data.spelling import check_model, make_model
+from espnet_ctckd.models.checkpoint import load_config
+from espnet_ctckd.models.espnet import task_of
+from espnet_ctckd.models.zoo import find_model
 from espnet_ctckd.pieces import SPECIAL, has_pieces
-from espnet_ctckd.spelling import check_model, make_model
 from espnet_ctckd.teachers import TEACHER_CHOICES, Teacher, open_teacher
 from espnet_ctckd.teachers.espnet import spoken_tokens
 

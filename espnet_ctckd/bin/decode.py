@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
-from espnet_ctckd.bin import (
+from espnet_ctckd.bin.cli import (
     add_compute,
     add_max_bad_share,
     add_model,
@@ -23,11 +23,11 @@ from espnet_ctckd.bin import (
     parser,
     run,
 )
-from espnet_ctckd.data import write_beside, write_scp
+from espnet_ctckd.data.kaldi import write_beside, write_scp
 from espnet_ctckd.decode.lexicon import read_lexicon
-from espnet_ctckd.decode.recognise import Recognised, Recogniser, recognise
+from espnet_ctckd.decode.recogniser import Recognised, Recogniser, recognise
 from espnet_ctckd.decode.search import METHODS, SearchConfig
-from espnet_ctckd.score import spelled_by
+from espnet_ctckd.evaluation.score import spelled_by
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import torch
 
-from espnet_ctckd.bin import (
+from espnet_ctckd.bin.cli import (
     add_device,
     add_max_bad_share,
     add_model,
@@ -23,16 +23,16 @@ from espnet_ctckd.bin import (
     run,
 )
 from espnet_ctckd.cache.plan import Unheard, list_audio
-from espnet_ctckd.checkpoint import load_config
-from espnet_ctckd.containers import UnusableAudioError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.containers import UnusableAudioError
+from espnet_ctckd.data.kaldi import (
     read_audio,
     write_beside,
     write_scp,
 )
-from espnet_ctckd.decode.stream import Emission, StreamingDecoder, latency
-from espnet_ctckd.score import spelled_by
-from espnet_ctckd.spelling import text_maker
+from espnet_ctckd.data.spelling import text_maker
+from espnet_ctckd.decode.streaming import Emission, StreamingDecoder, latency
+from espnet_ctckd.evaluation.score import spelled_by
+from espnet_ctckd.models.checkpoint import load_config
 
 _SAY_EVERY = 5.0  # seconds
 

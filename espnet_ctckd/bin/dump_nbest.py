@@ -13,8 +13,17 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 
 from espnet_ctckd.align import espnet_names
-from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.cache.check import check_files, check_listed
+from espnet_ctckd.cache.nbest import (
+    FORMAT,
+    META,
+    NBEST,
+    join,
+    nbest_of,
+    read_nbest_meta,
+    to_line,
+)
 from espnet_ctckd.cache.reader import (
     SCP,
     UTT2AUDIO,
@@ -25,16 +34,7 @@ from espnet_ctckd.cache.reader import (
 )
 from espnet_ctckd.cache.record import Audio
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, shorten, write_beside
-from espnet_ctckd.nbest import (
-    FORMAT,
-    META,
-    NBEST,
-    join,
-    nbest_of,
-    read_nbest_meta,
-    to_line,
-)
+from espnet_ctckd.data.kaldi import read_scp, shorten, write_beside
 from espnet_ctckd.posteriors import FramePosteriors
 
 _SAY_EVERY = 5.0  # seconds

@@ -15,7 +15,7 @@ from typing import Optional, Sequence
 import yaml
 
 from espnet_ctckd.align import describe_match, map_tokens
-from espnet_ctckd.bin import (
+from espnet_ctckd.bin.cli import (
     add_compute,
     add_max_bad_share,
     count,
@@ -30,9 +30,9 @@ from espnet_ctckd.cache.plan import Plan, Unheard, make_plan
 from espnet_ctckd.cache.reader import UNHEARD
 from espnet_ctckd.cache.writer import dump, forecast
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import limit_bad, read_token_list, write_scp
+from espnet_ctckd.data.kaldi import limit_bad, read_token_list, write_scp
 from espnet_ctckd.teachers import Teacher
-from espnet_ctckd.teachers.half import DTYPES
+from espnet_ctckd.teachers.precision import DTYPES
 
 # Utterances that the size of a cache is forecast from.
 _FORECAST = 8

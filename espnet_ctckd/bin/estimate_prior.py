@@ -10,11 +10,11 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_scp, write_beside
+from espnet_ctckd.data.kaldi import read_scp, write_beside
 
 # A token that the teacher never says still has a logarithm.
 _LEAST = 1e-30

@@ -6,8 +6,8 @@ Python class Speech2Text of any ESPnet.
 
 from typing import Optional, Sequence
 
-from espnet_ctckd.bin import parser, run
-from espnet_ctckd.export import export
+from espnet_ctckd.bin.cli import parser, run
+from espnet_ctckd.export.plain import export
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

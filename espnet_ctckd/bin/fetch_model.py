@@ -6,9 +6,9 @@ names made absolute.
 
 from typing import Optional, Sequence
 
-from espnet_ctckd.bin import parser, run
-from espnet_ctckd.export import export
-from espnet_ctckd.model_zoo import find_model
+from espnet_ctckd.bin.cli import parser, run
+from espnet_ctckd.export.plain import export
+from espnet_ctckd.models.zoo import find_model
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
-from espnet_ctckd.bin import (
+from espnet_ctckd.bin.cli import (
     add_max_bad_share,
     add_student,
     amount,
@@ -26,7 +26,7 @@ from espnet_ctckd.bin import (
 )
 from espnet_ctckd.cache.reader import SCP, read_meta, read_unheard
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.kaldi import (
     SPEEDS,
     UNUSABLE,
     limit_bad,
@@ -73,7 +73,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     flags = student_flags(p, args, theirs)
     if flags:
         # Here, because it takes seconds to import, and most filtering does without.
-        from espnet_ctckd.student import build_student
+        from espnet_ctckd.plugin.student import build_student
 
         student, _, _ = build_student(flags)
         bad = {**_unfit(files, student), **bad}

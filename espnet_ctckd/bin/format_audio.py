@@ -13,10 +13,10 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import soundfile
 
-from espnet_ctckd.bin import add_max_bad_share, count, parser, positive, run
+from espnet_ctckd.bin.cli import add_max_bad_share, count, parser, positive, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.containers import UnusableAudioError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.containers import UnusableAudioError
+from espnet_ctckd.data.kaldi import (
     SPEEDS,
     UNUSABLE,
     UnknownLengthError,

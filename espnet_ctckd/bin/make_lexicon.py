@@ -10,13 +10,13 @@ from typing import Optional, Sequence
 
 from espnet2.text.build_tokenizer import build_tokenizer
 
-from espnet_ctckd.bin import parser, run
-from espnet_ctckd.checkpoint import load_config
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import shorten, write_beside
+from espnet_ctckd.data.kaldi import shorten, write_beside
+from espnet_ctckd.data.spelling import check_splits
 from espnet_ctckd.decode.language_model import read_words
 from espnet_ctckd.decode.lexicon import spell
-from espnet_ctckd.spelling import check_splits
+from espnet_ctckd.models.checkpoint import load_config
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

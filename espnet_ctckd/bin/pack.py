@@ -19,14 +19,14 @@ import yaml
 from espnet2.main_funcs.pack_funcs import pack
 from espnet2.train.reporter import Reporter
 
-from espnet_ctckd.bin import parser, run
-from espnet_ctckd.checkpoint import load_config, load_weights
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import beside, read_told
-from espnet_ctckd.espnet_model import load_espnet_model
-from espnet_ctckd.report.systems import Result, System, read_system
-from espnet_ctckd.task import CTCKDTask
-from espnet_ctckd.trainer import read_checkpoint
+from espnet_ctckd.data.kaldi import beside, read_told
+from espnet_ctckd.evaluation.experiments import Result, System, read_system
+from espnet_ctckd.models.checkpoint import load_config, load_weights
+from espnet_ctckd.models.espnet import load_espnet_model
+from espnet_ctckd.plugin.task import CTCKDTask
+from espnet_ctckd.plugin.trainer import read_checkpoint
 
 GOING_ON = """
 To go on with its training, with espnet_ctckd and the ESPnet that it was trained with

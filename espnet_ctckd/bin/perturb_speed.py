@@ -8,9 +8,15 @@ import math
 from pathlib import Path
 from typing import Dict, Optional, Sequence
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import SPEEDS, read_scp, read_wav_scp, refuse_same, write_scp
+from espnet_ctckd.data.kaldi import (
+    SPEEDS,
+    read_scp,
+    read_wav_scp,
+    refuse_same,
+    write_scp,
+)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

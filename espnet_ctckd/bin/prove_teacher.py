@@ -13,26 +13,26 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_ctckd.align import DROPPED, map_tokens
-from espnet_ctckd.analysis import find_spikes
-from espnet_ctckd.bin import amount, parser, run
+from espnet_ctckd.bin.cli import amount, parser, run
 from espnet_ctckd.bin.score import add_normalization, normalization_of
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta, read_unheard
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.kaldi import (
     read_scp,
     read_token_list,
     write_beside,
     write_scp,
 )
-from espnet_ctckd.score import (
+from espnet_ctckd.data.spelling import text_maker
+from espnet_ctckd.evaluation.score import (
     read_references,
     score,
     spelled_by,
     warn_unspelled,
     write_scores,
 )
-from espnet_ctckd.spelling import text_maker
+from espnet_ctckd.paths import find_spikes
 
 
 @dataclass

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
 
 from espnet_ctckd import __version__
-from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.cache.reader import META, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.containers import UnusableAudioError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.containers import UnusableAudioError
+from espnet_ctckd.data.kaldi import (
     audio_info,
     read_audio,
     read_scp,
@@ -25,17 +25,17 @@ from espnet_ctckd.data import (
     shorten,
     write_beside,
 )
-from espnet_ctckd.report.page import Content, render, spread
-from espnet_ctckd.report.spikes import KnownSpikes, open_source, places
-from espnet_ctckd.report.systems import (
+from espnet_ctckd.evaluation.experiments import (
     System,
     find_systems,
     is_named_teacher,
     read_system,
     unscored_sets,
 )
+from espnet_ctckd.evaluation.score import check_alike, hash_transcripts, read_errors
+from espnet_ctckd.report.page import Content, render, spread
+from espnet_ctckd.report.spikes import KnownSpikes, open_source, places
 from espnet_ctckd.report.utterances import Voice, list_utterances, look_at
-from espnet_ctckd.score import check_alike, hash_transcripts, read_errors
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

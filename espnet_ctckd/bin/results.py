@@ -11,10 +11,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_told, write_beside
-from espnet_ctckd.score import UNITS, bootstrap_interval, read_scores, results_table
+from espnet_ctckd.data.kaldi import read_told, write_beside
+from espnet_ctckd.evaluation.score import (
+    UNITS,
+    bootstrap_interval,
+    read_scores,
+    results_table,
+)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

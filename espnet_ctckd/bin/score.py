@@ -10,9 +10,9 @@ import argparse
 from pathlib import Path
 from typing import Callable, Dict, Optional, Sequence
 
-from espnet_ctckd.bin import parser, run
-from espnet_ctckd.data import read_scp, read_told
-from espnet_ctckd.score import (
+from espnet_ctckd.bin.cli import parser, run
+from espnet_ctckd.data.kaldi import read_scp, read_told
+from espnet_ctckd.evaluation.score import (
     Normalization,
     read_references,
     score,

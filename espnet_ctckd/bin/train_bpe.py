@@ -10,9 +10,9 @@ from typing import Optional, Sequence
 
 import sentencepiece
 
-from espnet_ctckd.bin import parser, positive, run
+from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import beside, read_scp, write_beside
+from espnet_ctckd.data.kaldi import beside, read_scp, write_beside
 
 _SPECIAL = ("<unk>", "<s>", "</s>")
 

@@ -13,7 +13,7 @@ from typing import Dict, Optional, Sequence
 
 import yaml
 
-from espnet_ctckd.bin import (
+from espnet_ctckd.bin.cli import (
     add_compute,
     add_max_bad_share,
     add_model,
@@ -27,11 +27,11 @@ from espnet_ctckd.bin.decode import add_search, output_characters, search_of
 from espnet_ctckd.bin.score import add_normalization, normalization_of
 from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_wav_scp, shorten, write_beside
-from espnet_ctckd.decode.recognise import Heard, Recogniser
+from espnet_ctckd.data.kaldi import read_wav_scp, shorten, write_beside
+from espnet_ctckd.decode.pool import Asked, Searching
+from espnet_ctckd.decode.recogniser import Heard, Recogniser
 from espnet_ctckd.decode.search import SearchConfig
-from espnet_ctckd.decode.searching import Asked, Searching
-from espnet_ctckd.score import (
+from espnet_ctckd.evaluation.score import (
     Counts,
     count_errors,
     read_references,

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple, Type
 
-from espnet_ctckd.bin import parser, run
+from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
 
 

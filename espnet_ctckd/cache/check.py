@@ -29,7 +29,7 @@ from espnet_ctckd.cache.reader import (
 )
 from espnet_ctckd.cache.record import Audio, fingerprint
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.kaldi import (
     Pathlike,
     audio_info,
     file_crc32,

@@ -18,7 +18,13 @@ from espnet_ctckd.cache.reader import (
     read_meta,
 )
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import beside, file_crc32, read_scp, write_beside, write_scp
+from espnet_ctckd.data.kaldi import (
+    beside,
+    file_crc32,
+    read_scp,
+    write_beside,
+    write_scp,
+)
 
 SHARDS = "shards"
 

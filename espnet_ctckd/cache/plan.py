@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.containers import UnusableAudioError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.containers import UnusableAudioError
+from espnet_ctckd.data.kaldi import (
     UNUSABLE,
     EmptyAudioError,
     audio_info,

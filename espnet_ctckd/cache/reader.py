@@ -31,7 +31,7 @@ from kaldiio.matio import read_kaldi
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.record import Audio, Opened, Records
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, read_json, read_scp, read_token_list
+from espnet_ctckd.data.kaldi import Pathlike, read_json, read_scp, read_token_list
 
 FORMAT = 3
 # Of caches that do not hold how they were batched.

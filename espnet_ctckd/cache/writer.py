@@ -42,7 +42,7 @@ from espnet_ctckd.cache.reader import (
 )
 from espnet_ctckd.cache.record import Audio, Records, fingerprint
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.kaldi import (
     read_audio,
     read_json,
     read_scp,

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, read_lines, shorten
+from espnet_ctckd.data.kaldi import Pathlike, read_lines, shorten
 from espnet_ctckd.decode.language_model import check_lm, kenlm_error
 
 # Words of one spelling that flashlight-text's trie keeps (its kTrieMaxLabel).

@@ -8,7 +8,7 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import read_prior
+from espnet_ctckd.data.kaldi import read_prior
 from espnet_ctckd.decode.collapse import collapse
 from espnet_ctckd.decode.lexicon import SPACE, Lexicon, LexiconSearch
 from espnet_ctckd.decode.prefix_beam import prefix_beam_searches

@@ -12,10 +12,10 @@ from typing import Any, DefaultDict, Dict, List, Mapping, Optional, Sequence, Tu
 
 import jinja2
 
+from espnet_ctckd.evaluation.experiments import CURVES, Result, System, without_seed
+from espnet_ctckd.evaluation.score import bootstrap_interval
 from espnet_ctckd.report.charts import densities, lines
 from espnet_ctckd.report.spikes import COLUMNS, Comparison
-from espnet_ctckd.report.systems import CURVES, Result, System, without_seed
-from espnet_ctckd.score import bootstrap_interval
 
 Key = Tuple[str, str]  # decoding and set
 

@@ -11,10 +11,9 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 import torch
 
 from espnet_ctckd.align import DROPPED, map_tokens
-from espnet_ctckd.analysis import Spike, blank_runs, find_spikes
-from espnet_ctckd.cache.said import Cached
+from espnet_ctckd.cache.statistics import Cached
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.kaldi import (
     Pathlike,
     file_crc32,
     read_audio,
@@ -22,7 +21,8 @@ from espnet_ctckd.data import (
     shorten,
     write_beside,
 )
-from espnet_ctckd.matching import match_spikes
+from espnet_ctckd.evaluation.spikes import match_spikes
+from espnet_ctckd.paths import Spike, blank_runs, find_spikes
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.espnet import EspnetTeacher
 

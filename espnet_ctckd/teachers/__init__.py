@@ -8,8 +8,8 @@ from torch import Tensor
 from espnet_ctckd.choices import Choice
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.ensemble import EnsembleTeacher
-from espnet_ctckd.teachers.half import in_dtype
-from espnet_ctckd.teachers.kinds import SINGLE_CHOICES, open_kind
+from espnet_ctckd.teachers.precision import in_dtype
+from espnet_ctckd.teachers.registry import SINGLE_CHOICES, open_kind
 
 
 class Teacher(Protocol):

@@ -13,10 +13,10 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.s2t_ctc import S2TTask
 from torch import Tensor
 
-from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, sha256, shorten
-from espnet_ctckd.espnet_model import (
+from espnet_ctckd.data.kaldi import Pathlike, sha256, shorten
+from espnet_ctckd.models.checkpoint import load_config
+from espnet_ctckd.models.espnet import (
     encode,
     load_espnet_model,
     measure_frame_shift,
@@ -26,9 +26,9 @@ from espnet_ctckd.espnet_model import (
     task_of,
     volume_of,
 )
-from espnet_ctckd.model_zoo import find_model
+from espnet_ctckd.models.probe import frames_per_shift, least_samples
+from espnet_ctckd.models.zoo import find_model
 from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.probe import frames_per_shift, least_samples
 
 # Tokens for what is not spoken, as OWSM writes them, and those of the kind that are.
 _SPECIAL = re.compile(r"<[^<>]+>")

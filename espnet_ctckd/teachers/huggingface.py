@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.pretrained import (
+from espnet_ctckd.data.spelling import model_of_tokenizer
+from espnet_ctckd.models.pretrained import (
     load_pretrained,
     mask_of,
     output_lengths,
     transformers_library,
 )
-from espnet_ctckd.probe import (
+from espnet_ctckd.models.probe import (
     SHORT,
     frames_per_shift,
     hash_of,
     least_samples,
     together,
 )
-from espnet_ctckd.spelling import model_of_tokenizer
+from espnet_ctckd.posteriors import FramePosteriors
 
 
 class HuggingFaceTeacher:

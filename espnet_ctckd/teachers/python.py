@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.probe import (
+from espnet_ctckd.models.probe import (
     SHORT,
     alone,
     frames_per_shift,
     least_samples,
     together,
 )
+from espnet_ctckd.posteriors import FramePosteriors
 
 _WANTED = (
     "an object with the attributes token_list (V names), blank (index) and rate "

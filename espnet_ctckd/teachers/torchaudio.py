@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.probe import (
+from espnet_ctckd.models.probe import (
     SHORT,
     alone,
     frames_per_shift,
@@ -17,6 +16,7 @@ from espnet_ctckd.probe import (
     least_samples,
     together,
 )
+from espnet_ctckd.posteriors import FramePosteriors
 
 
 def _open(bundle: Any) -> Tuple[Any, Tuple[str, ...]]:

@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from espnet_ctckd.data import read_scp
+from espnet_ctckd.data.kaldi import read_scp
+from espnet_ctckd.evaluation.experiments import without_seed
+from espnet_ctckd.evaluation.score import bootstrap_interval, read_scores
 from espnet_ctckd.report.spikes import KnownSpikes, open_source
-from espnet_ctckd.report.systems import without_seed
-from espnet_ctckd.score import bootstrap_interval, read_scores
 
 BASELINE = "no_distillation"
 COLUMNS = (

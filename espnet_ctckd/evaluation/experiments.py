@@ -8,10 +8,16 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from espnet_ctckd.cache.reader import META, SPEED, hashes_of
-from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import file_crc32, folder_size, read_json, read_told, shorten
-from espnet_ctckd.score import Counts, Score, bootstrap_interval, read_score
+from espnet_ctckd.data.kaldi import (
+    file_crc32,
+    folder_size,
+    read_json,
+    read_told,
+    shorten,
+)
+from espnet_ctckd.evaluation.score import Counts, Score, bootstrap_interval, read_score
+from espnet_ctckd.models.checkpoint import load_config
 
 # Of TensorBoard: what is drawn, in this order, as (phase, name).
 CURVES = (

@@ -13,12 +13,13 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ctckd.cache.plan import Plan, Unheard, Utterance, make_plan
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.containers import UnusableAudioError
-from espnet_ctckd.data import Pathlike, read_audio
+from espnet_ctckd.data.containers import UnusableAudioError
+from espnet_ctckd.data.kaldi import Pathlike, read_audio
+from espnet_ctckd.data.spelling import text_maker
 from espnet_ctckd.decode.align import align
+from espnet_ctckd.decode.pool import Asked, Searching
 from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
-from espnet_ctckd.decode.searching import Asked, Searching
-from espnet_ctckd.espnet_model import (
+from espnet_ctckd.models.espnet import (
     encode,
     load_espnet_model,
     measure_frame_shift,
@@ -28,7 +29,6 @@ from espnet_ctckd.espnet_model import (
     volume_of,
 )
 from espnet_ctckd.pieces import type_of_words
-from espnet_ctckd.spelling import text_maker
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from espnet2.train import dataset
 
 from espnet_ctckd.cache.reader import META, SCP, RecordVectors, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import audio_info, read_scp
+from espnet_ctckd.data.kaldi import audio_info, read_scp
 
 # What to do about each type of data.
 _ADVICE = {

@@ -10,8 +10,8 @@ from typing import Dict, List, Tuple
 
 from espnet2.main_funcs.pack_funcs import unpack
 
-from espnet_ctckd.checkpoint import load_config
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.models.checkpoint import load_config
 
 # In this order: what our export and ESPnet's recipes call the weights to use.
 _WEIGHTS = ("model.pth", "valid.cer_ctc.ave.pth", "valid.acc.ave.pth", "*.ave.pth")

@@ -9,15 +9,15 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
 from espnet_ctckd.align import FrameMismatchError
-from espnet_ctckd.batch import Batch, EncoderOutput, TwoViews
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
-from espnet_ctckd.data import read_prior
+from espnet_ctckd.data.kaldi import read_prior
+from espnet_ctckd.evaluation.spikes import spike_rates
 from espnet_ctckd.frame_config import FrameConfig
 from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss, occupancies
-from espnet_ctckd.matching import spike_rates
-from espnet_ctckd.model_checks import check_model
 from espnet_ctckd.objective import KDObjective
+from espnet_ctckd.plugin.batch import Batch, EncoderOutput, TwoViews
+from espnet_ctckd.plugin.model_checks import check_model
 from espnet_ctckd.posteriors import FramePosteriors, blank_padding
 from espnet_ctckd.reduce import sum_over_processes
 

@@ -23,7 +23,7 @@ from torchaudio.functional import edit_distance
 from espnet_ctckd.cache.record import Audio, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import NBestConfig
-from espnet_ctckd.data import Pathlike, read_json
+from espnet_ctckd.data.kaldi import Pathlike, read_json
 from espnet_ctckd.decode.prefix_beam import prefix_beam_search
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 

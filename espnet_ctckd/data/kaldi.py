@@ -28,7 +28,7 @@ import numpy as np
 import soundfile
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.containers import UnusableAudioError, check_whole, decode
+from espnet_ctckd.data.containers import UnusableAudioError, check_whole, decode
 
 Pathlike = Union[str, Path]
 

@@ -16,9 +16,9 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike
-from espnet_ctckd.decode.recognise import count_parameters
-from espnet_ctckd.espnet_model import (
+from espnet_ctckd.data.kaldi import Pathlike
+from espnet_ctckd.decode.recogniser import count_parameters
+from espnet_ctckd.models.espnet import (
     load_espnet_model,
     measure_frame_shift,
     sample_rate,

@@ -28,7 +28,7 @@ import jiwer
 import numpy as np
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import (
+from espnet_ctckd.data.kaldi import (
     Pathlike,
     read_json,
     read_scp,

@@ -29,15 +29,15 @@ from espnet_ctckd.cache.check import (
     check_frame_ratio,
     check_transcripts,
 )
+from espnet_ctckd.cache.nbest import NBEST, read_nbest_meta
 from espnet_ctckd.cache.reader import SCP, CacheMeta, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
-from espnet_ctckd.data import read_lines, read_scp, refuse_segments, shorten
-from espnet_ctckd.nbest import NBEST, read_nbest_meta
+from espnet_ctckd.data.kaldi import read_lines, read_scp, refuse_segments, shorten
+from espnet_ctckd.data.spelling import check_splits
 from espnet_ctckd.objective import KDObjective
+from espnet_ctckd.plugin.preprocessor import TEACHER, PosteriorReader
 from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.preprocess import TEACHER, PosteriorReader
-from espnet_ctckd.spelling import check_splits
 
 # Utterances that are read to find which share of the frames a selector takes.
 _SELECTED_SAMPLE = 200

@@ -31,11 +31,11 @@ from espnet2.tasks.s2t_ctc import S2TTask
 from torch import Tensor
 
 from espnet_ctckd import MODEL_NAME
-from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, shorten
-from espnet_ctckd.model import OWN_PARAMETERS
-from espnet_ctckd.probe import frames_per_shift, least_samples
+from espnet_ctckd.data.kaldi import Pathlike, shorten
+from espnet_ctckd.models.checkpoint import load_config, load_weights
+from espnet_ctckd.models.probe import frames_per_shift, least_samples
+from espnet_ctckd.plugin.model import OWN_PARAMETERS
 
 # ESPnet's, which treat audio alike: of ASR, and of OWSM-CTC.
 _PREPROCESSORS = ("default", "multi", "s2t_ctc")
@@ -63,7 +63,7 @@ def load_espnet_model(
     Raises:
         InputError: a file is missing or damaged, or the weights are of another model.
     """
-    from espnet_ctckd.task import CTCKDTask
+    from espnet_ctckd.plugin.task import CTCKDTask
 
     conf = load_config(config_file)
     tokens = conf.get("token_list")

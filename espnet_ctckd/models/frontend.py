@@ -9,13 +9,13 @@ from espnet2.asr.frontend.huggingface import HuggingFaceFrontend
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.posteriors import length_mask
-from espnet_ctckd.pretrained import (
+from espnet_ctckd.models.pretrained import (
     load_pretrained,
     mask_of,
     output_lengths,
     transformers_library,
 )
+from espnet_ctckd.posteriors import length_mask
 
 
 class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):

@@ -9,11 +9,11 @@ import torch
 import yaml
 
 from espnet_ctckd import ENCODER_NAME, FRONTEND_NAME, MODEL_NAME
-from espnet_ctckd.checkpoint import load_config, load_weights
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import Pathlike, beside, write_beside
-from espnet_ctckd.espnet_model import load_espnet_model, task_of
-from espnet_ctckd.model import OWN_PARAMETERS
+from espnet_ctckd.data.kaldi import Pathlike, beside, write_beside
+from espnet_ctckd.models.checkpoint import load_config, load_weights
+from espnet_ctckd.models.espnet import load_espnet_model, task_of
+from espnet_ctckd.plugin.model import OWN_PARAMETERS
 
 
 def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str:

@@ -4,7 +4,7 @@ from typing import Dict, Iterable, List, Sequence, Tuple
 
 import jiwer
 
-from espnet_ctckd.analysis import Spike, find_spikes
+from espnet_ctckd.paths import Spike, find_spikes
 
 
 def match_spikes(

@@ -3,11 +3,11 @@
 from typing import Optional, Sequence, Tuple
 
 from espnet_ctckd.cache.check import Student
-from espnet_ctckd.checks import check_labels, student_of
-from espnet_ctckd.data import read_token_list
-from espnet_ctckd.espnet_model import measure_frame_shift, shortest_input
-from espnet_ctckd.model import ESPnetCTCKDModel
-from espnet_ctckd.task import CTCKDTask
+from espnet_ctckd.data.kaldi import read_token_list
+from espnet_ctckd.models.espnet import measure_frame_shift, shortest_input
+from espnet_ctckd.plugin.checks import check_labels, student_of
+from espnet_ctckd.plugin.model import ESPnetCTCKDModel
+from espnet_ctckd.plugin.task import CTCKDTask
 
 
 def build_student(

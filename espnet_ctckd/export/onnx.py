@@ -18,9 +18,9 @@ from torch import Tensor
 
 from espnet_ctckd import ENCODER_NAME
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import beside, write_beside
-from espnet_ctckd.decode.recognise import Recogniser
-from espnet_ctckd.espnet_model import shortest_input
+from espnet_ctckd.data.kaldi import beside, write_beside
+from espnet_ctckd.decode.recogniser import Recogniser
+from espnet_ctckd.models.espnet import shortest_input
 
 # What sherpa-onnx takes for the frame shift of such models, in seconds.
 _SHERPA_SHIFT = 0.02

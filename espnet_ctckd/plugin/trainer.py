@@ -15,10 +15,10 @@ import torch
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data import beside
-from espnet_ctckd.espnet_model import measure_frame_shift, sample_rate
-from espnet_ctckd.model import ESPnetCTCKDModel
-from espnet_ctckd.online import OnlineTeacher, open_online
+from espnet_ctckd.data.kaldi import beside
+from espnet_ctckd.models.espnet import measure_frame_shift, sample_rate
+from espnet_ctckd.plugin.model import ESPnetCTCKDModel
+from espnet_ctckd.teachers.online import OnlineTeacher, open_online
 
 # What ESPnet's reporter leaves in a checkpoint beside tensors: numbers and durations.
 REPORTED: List[Any] = [

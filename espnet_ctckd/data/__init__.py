@@ -1,0 +1,1 @@
+"""Data on disk: Kaldi lists, audio, text."""

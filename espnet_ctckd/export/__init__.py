@@ -1,0 +1,1 @@
+"""Students that run without this package."""

@@ -1,0 +1,1 @@
+"""ESPnet's models, and what is registered beside its own."""

@@ -1,0 +1,1 @@
+"""The plug-in into ESPnet: model, task, trainer and data."""
