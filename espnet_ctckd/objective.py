@@ -6,8 +6,8 @@ from typing import Callable, Dict, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from espnet_ctckd.align import match_frames
-from espnet_ctckd.frame_config import FrameConfig
+from espnet_ctckd.config import FrameConfig
+from espnet_ctckd.frames import match_frames
 from espnet_ctckd.losses import LOSS_CHOICES
 from espnet_ctckd.posteriors import (
     LOG_ZERO,

@@ -9,18 +9,13 @@ from conftest import keep_top, make_batch, pad_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_ctckd.align import (
-    DROPPED,
-    FrameMismatchError,
-    describe_match,
-    map_tokens,
-    match_frames,
-)
 from espnet_ctckd.cache.codec import rename_tokens
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig
+from espnet_ctckd.frames import FrameMismatchError, match_frames
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
+from espnet_ctckd.tokens import DROPPED, describe_match, map_tokens
 
 TOKENS = ["<blank>", "a", "b", "<unk>"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from conftest import make_batch
 
-from espnet_ctckd.align import match_frames
 from espnet_ctckd.config import FeatureConfig
+from espnet_ctckd.frames import match_frames
 from espnet_ctckd.losses import FEATURE_LOSS_CHOICES
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import length_mask

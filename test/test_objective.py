@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from espnet_ctckd.align import FrameMismatchError
 from espnet_ctckd.choices import Choice, InputError
 from espnet_ctckd.config import KDConfig
+from espnet_ctckd.frames import FrameMismatchError
 from espnet_ctckd.losses import LOSS_CHOICES
 from espnet_ctckd.losses.frame import kl
 from espnet_ctckd.objective import KDObjective

@@ -7,7 +7,6 @@ import tiny
 import torch
 from test_train import flags, weights
 
-from espnet_ctckd.align import MOST_DROPPED
 from espnet_ctckd.bin import dump_teacher
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import TeacherConfig
@@ -16,6 +15,7 @@ from espnet_ctckd.plugin.task import CTCKDTask
 from espnet_ctckd.plugin.trainer import REPORTED
 from espnet_ctckd.teachers import open_teacher
 from espnet_ctckd.teachers.online import OnlineTeacher, open_online
+from espnet_ctckd.tokens import MOST_DROPPED
 
 KD = {**tiny.KD, "weight": 1.0, "reduction": "frame_mean"}
 

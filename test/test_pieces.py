@@ -9,7 +9,6 @@ import test_train
 import tiny
 import yaml
 
-from espnet_ctckd.align import map_tokens
 from espnet_ctckd.bin import (
     asr_train,
     check_cache,
@@ -28,8 +27,8 @@ from espnet_ctckd.data.spelling import (
     open_model,
     splits_text,
 )
-from espnet_ctckd.pieces import join_pieces, piece_names
 from espnet_ctckd.plugin.task import CTCKDTask
+from espnet_ctckd.tokens import join_pieces, map_tokens, piece_names
 
 TEXTS = ["hello world", "he lo", "world hello he", "lo"]
 # The same pieces as each library marks them, and a teacher's way to spell `TEXTS`.

@@ -18,7 +18,6 @@ from espnet2.bin.s2t_inference_ctc import Speech2TextGreedySearch
 from espnet2.tasks.s2t_ctc import S2TTask
 from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
-from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.bin import (
     copy_tokens,
     decode,
@@ -35,6 +34,7 @@ from espnet_ctckd.models.frontend import CTCKDHuggingFaceFrontend
 from espnet_ctckd.models.zoo import find_model
 from espnet_ctckd.plugin.task import CTCKDTask
 from espnet_ctckd.teachers import open_teacher
+from espnet_ctckd.tokens import DROPPED, map_tokens
 
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "|", "E", "T", "A", "'"]
 SMALL = {

@@ -22,8 +22,7 @@ from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 from torch import Tensor
 
 from espnet_ctckd.bin.cli import count, device, parser, positive, run
-from espnet_ctckd.config import TeacherConfig
-from espnet_ctckd.frame_config import FrameConfig
+from espnet_ctckd.config import FrameConfig, TeacherConfig
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.plugin.task import CTCKDTask
 from espnet_ctckd.posteriors import FramePosteriors

@@ -11,12 +11,12 @@ from typing import Optional, Sequence
 
 import torch
 
-from espnet_ctckd.align import describe_match, match_frames
 from espnet_ctckd.bin.cli import add_student, count, parser, run, student_flags
 from espnet_ctckd.cache.check import Student, check_cache, match_student
 from espnet_ctckd.cache.reader import CacheMeta
 from espnet_ctckd.cache.statistics import Cached
 from espnet_ctckd.evaluation.score import Counts, count_errors
+from espnet_ctckd.frames import match_frames
 from espnet_ctckd.paths import find_spikes
 from espnet_ctckd.plugin.checks import (
     check_frames,
@@ -27,6 +27,7 @@ from espnet_ctckd.plugin.checks import (
 from espnet_ctckd.plugin.model import ESPnetCTCKDModel
 from espnet_ctckd.plugin.preprocessor import PosteriorReader
 from espnet_ctckd.plugin.student import build_student
+from espnet_ctckd.tokens import describe_match
 
 # Utterances in which frames are joined, for a figure.
 _JOINED = 50

@@ -11,7 +11,6 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import yaml
 from espnet2.tasks.asr import ASRTask
 
-from espnet_ctckd.align import espnet_names
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import Pathlike, beside, write_beside
@@ -19,9 +18,9 @@ from espnet_ctckd.data.spelling import check_model, make_model
 from espnet_ctckd.models.checkpoint import load_config
 from espnet_ctckd.models.espnet import task_of
 from espnet_ctckd.models.zoo import find_model
-from espnet_ctckd.pieces import SPECIAL, has_pieces
 from espnet_ctckd.teachers import TEACHER_CHOICES, Teacher, open_teacher
 from espnet_ctckd.teachers.espnet import spoken_tokens
+from espnet_ctckd.tokens import SPECIAL, espnet_names, has_pieces
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:

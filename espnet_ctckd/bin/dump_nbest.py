@@ -12,7 +12,6 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
-from espnet_ctckd.align import espnet_names
 from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.cache.check import check_files, check_listed
 from espnet_ctckd.cache.nbest import (
@@ -36,6 +35,7 @@ from espnet_ctckd.cache.record import Audio
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, shorten, write_beside
 from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.tokens import espnet_names
 
 _SAY_EVERY = 5.0  # seconds
 # Of a cache, read here.

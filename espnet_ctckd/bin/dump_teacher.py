@@ -14,7 +14,6 @@ from typing import Optional, Sequence
 
 import yaml
 
-from espnet_ctckd.align import describe_match, map_tokens
 from espnet_ctckd.bin.cli import (
     add_compute,
     add_max_bad_share,
@@ -33,6 +32,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import limit_bad, read_token_list, write_scp
 from espnet_ctckd.teachers import Teacher
 from espnet_ctckd.teachers.precision import DTYPES
+from espnet_ctckd.tokens import describe_match, map_tokens
 
 # Utterances that the size of a cache is forecast from.
 _FORECAST = 8

@@ -12,7 +12,6 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.bin.cli import amount, parser, run
 from espnet_ctckd.bin.score import add_normalization, normalization_of
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta, read_unheard
@@ -33,6 +32,7 @@ from espnet_ctckd.evaluation.score import (
     write_scores,
 )
 from espnet_ctckd.paths import find_spikes
+from espnet_ctckd.tokens import DROPPED, map_tokens
 
 
 @dataclass

@@ -18,7 +18,6 @@ from typing import (
 
 import numpy as np
 
-from espnet_ctckd.align import DROPPED, MOST_DROPPED, check_shift, map_tokens
 from espnet_ctckd.cache.reader import (
     SCP,
     UTT2AUDIO,
@@ -38,6 +37,8 @@ from espnet_ctckd.data.kaldi import (
     read_wav_scp,
     shorten,
 )
+from espnet_ctckd.frames import check_shift
+from espnet_ctckd.tokens import DROPPED, MOST_DROPPED, map_tokens
 
 # A few odd characters do not spoil a corpus; a wrong case does.
 _MOST_UNKNOWN = 0.1

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_ctckd.align import DROPPED
 from espnet_ctckd.choices import InputError, check_options, look_up
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 from espnet_ctckd.select import SELECTOR_CHOICES
+from espnet_ctckd.tokens import DROPPED
 
 # A count of kept tokens has seven bits; the eighth says that the blank is not the best.
 _MOST_KEPT = 127

@@ -11,7 +11,7 @@ from sentencepiece import sentencepiece_model_pb2 as pb2
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import Pathlike, shorten
-from espnet_ctckd.pieces import (
+from espnet_ctckd.tokens import (
     MARK,
     SPECIAL,
     has_pieces,

@@ -28,7 +28,7 @@ from espnet_ctckd.models.espnet import (
     shortest_input,
     volume_of,
 )
-from espnet_ctckd.pieces import type_of_words
+from espnet_ctckd.tokens import type_of_words
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import encoder_choices
 
-from espnet_ctckd.align import map_tokens
 from espnet_ctckd.cache.check import (
     LEAST_FRAMES,
     Student,
@@ -38,6 +37,7 @@ from espnet_ctckd.data.spelling import check_splits
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.plugin.preprocessor import TEACHER, PosteriorReader
 from espnet_ctckd.posteriors import FramePosteriors
+from espnet_ctckd.tokens import map_tokens
 
 # Utterances that are read to find which share of the frames a selector takes.
 _SELECTED_SAMPLE = 200

@@ -8,12 +8,11 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from torch import Tensor
 
-from espnet_ctckd.align import FrameMismatchError
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.config import KDConfig
+from espnet_ctckd.config import FrameConfig, KDConfig
 from espnet_ctckd.data.kaldi import read_prior
 from espnet_ctckd.evaluation.spikes import spike_rates
-from espnet_ctckd.frame_config import FrameConfig
+from espnet_ctckd.frames import FrameMismatchError
 from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss, occupancies
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.plugin.batch import Batch, EncoderOutput, TwoViews

@@ -22,7 +22,6 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ctckd import MODEL_NAME, register
-from espnet_ctckd.align import espnet_names
 from espnet_ctckd.cache.nbest import NBEST, NBestReader
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
@@ -49,6 +48,7 @@ from espnet_ctckd.plugin.readers import check_caches, name_what_fails
 from espnet_ctckd.plugin.trainer import CTCKDTrainer
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.online import open_online
+from espnet_ctckd.tokens import espnet_names
 
 
 class CTCKDTask(ASRTask):

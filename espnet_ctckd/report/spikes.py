@@ -10,7 +10,6 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Tuple
 
 import torch
 
-from espnet_ctckd.align import DROPPED, map_tokens
 from espnet_ctckd.cache.statistics import Cached
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import (
@@ -25,6 +24,7 @@ from espnet_ctckd.evaluation.spikes import match_spikes
 from espnet_ctckd.paths import Spike, blank_runs, find_spikes
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.espnet import EspnetTeacher
+from espnet_ctckd.tokens import DROPPED, map_tokens
 
 
 @dataclass

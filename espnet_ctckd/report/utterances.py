@@ -12,7 +12,6 @@ import soundfile
 import torch
 import torchaudio
 
-from espnet_ctckd.align import DROPPED
 from espnet_ctckd.choices import look_up
 from espnet_ctckd.data.kaldi import read_audio, read_scp
 from espnet_ctckd.evaluation.experiments import System
@@ -20,6 +19,7 @@ from espnet_ctckd.evaluation.score import read_errors
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.report.spikes import Source
 from espnet_ctckd.select import SELECTOR_CHOICES
+from espnet_ctckd.tokens import DROPPED
 
 # Tokens that some model holds as probable as this are drawn, and at most so many.
 _LIKELY, _MOST = 0.1, 40

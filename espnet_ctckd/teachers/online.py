@@ -8,11 +8,12 @@ from typing import Dict, List, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from espnet_ctckd.align import DROPPED, MOST_DROPPED, check_shift, map_tokens
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import TeacherConfig
+from espnet_ctckd.frames import check_shift
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 from espnet_ctckd.teachers import Teacher, open_teacher
+from espnet_ctckd.tokens import DROPPED, MOST_DROPPED, map_tokens
 
 # So many frames say how much of what the teacher says the student lacks.
 _ENOUGH_FRAMES = 5000

@@ -1,19 +1,17 @@
-"""From the teacher's tokens and frames to the student's.
+"""The teacher's frames at the student's frame rate."""
 
-Tokens are matched by their strings, the blank by its role; frames by time.
-"""
-
-from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Tuple
 
 import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.pieces import has_pieces, piece_names
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors, blank_padding
+
+# Front-ends of one frame shift round differently at the edges of an utterance.
+MAX_EDGE_FRAMES = 2
 
 
 class FrameMismatchError(InputError):
@@ -26,72 +24,6 @@ class FrameMismatchError(InputError):
     def __init__(self, message: str, utterance: int) -> None:
         super().__init__(message)
         self.utterance = utterance
-
-
-# The place of a token that the student has not.
-DROPPED = -1
-# Share of the teacher's mass that tokens may have which the student lacks.
-MOST_DROPPED = 0.01
-
-# Front-ends of one frame shift round differently at the edges of an utterance.
-MAX_EDGE_FRAMES = 2
-
-
-def map_tokens(
-    teacher_tokens: Sequence[str],
-    teacher_blank: int,
-    student_tokens: Sequence[str],
-    student_blank: int,
-    where: str,
-) -> Optional[List[int]]:
-    """Where the teacher's tokens stand in the student's list.
-
-    Tokens are matched by their strings, word pieces by sentencepiece's names for them
-    (`piece_names`); then by what the field's libraries call the
-    same thing (``|`` and ``<space>``, ``[UNK]`` and ``<unk>``, apostrophes); then
-    without regard to case. Tokens that the student lacks are `DROPPED`; whoever reads
-    posteriors says what mass they had. The student may have more special tokens
-    (``<...>``), which the teacher never says.
-
-    Args:
-        teacher_tokens: in the order of the posteriors.
-        teacher_blank: index of the blank among them.
-        student_tokens: V tokens in the order of the student's outputs.
-        student_blank: index of the blank among them.
-        where: file or object that the teacher's tokens come from.
-
-    Returns:
-        The student's index of each of the teacher's tokens, or None where the lists
-        are the same.
-
-    Raises:
-        InputError: nothing but the blank is matched, or the teacher lacks tokens that
-            the student is to learn.
-    """
-    index = [DROPPED] * len(teacher_tokens)
-    index[teacher_blank] = student_blank
-    free = [i for i in range(len(student_tokens)) if i != student_blank]
-    our_names, their_names = piece_names(student_tokens), piece_names(teacher_tokens)
-    for name in (str, plain_name, _folded):
-        ours = _unique({i: name(our_names[i]) for i in free})
-        left = [i for i, place in enumerate(index) if place == DROPPED]
-        theirs = _unique({i: name(their_names[i]) for i in left})
-        for token, i in theirs.items():
-            if token in ours:
-                index[i] = ours[token]
-                free.remove(ours[token])
-    lacks = [teacher_tokens[i] for i, place in enumerate(index) if place == DROPPED]
-    extra = [student_tokens[i] for i in free if not _special(student_tokens[i])]
-    matched = len(teacher_tokens) - 1 - len(lacks)
-    if extra or not matched:
-        raise InputError(
-            f"the teacher's tokens ({where}) are not the student's: {matched} of "
-            f"{len(teacher_tokens) - 1} but the blank are matched; the student lacks "
-            f"{_some(lacks)} of the teacher's, the teacher {_some(extra)} of the "
-            "student's. Train the student with the teacher's token list, or dump the "
-            "posteriors of a teacher that has the student's"
-        )
-    return None if index == list(range(len(student_tokens))) else index
 
 
 def check_shift(
@@ -118,75 +50,6 @@ def check_shift(
             "student's subsampling (encoder_conf.input_layer, "
             "frontend_conf.hop_length)"
         )
-
-
-def describe_match(
-    teacher_tokens: Sequence[str], student_tokens: Sequence[str], index: Sequence[int]
-) -> str:
-    """How the teacher's tokens are taken, in a line for people.
-
-    Args:
-        teacher_tokens: in the order of the posteriors.
-        student_tokens: V.
-        index: from `map_tokens`.
-    """
-    pairs = [(token, place) for token, place in zip(teacher_tokens, index)]
-    renamed = [
-        f"{token} as {student_tokens[place]}"
-        for token, place in pairs
-        if place != DROPPED and token != student_tokens[place]
-    ]
-    dropped = [token for token, place in pairs if place == DROPPED]
-    same = len(pairs) - len(renamed) - len(dropped)
-    return (
-        f"{same} of the teacher's {len(pairs)} tokens are the student's, "
-        f"{_some(renamed, 40)} are renamed, {_some(dropped, 40)} dropped"
-    )
-
-
-def _unique(names: Mapping[int, str]) -> Dict[str, int]:
-    """Name -> index, of the names that stand once."""
-    times = Counter(names.values())
-    return {name: i for i, name in names.items() if times[name] == 1}
-
-
-def plain_name(token: str) -> str:
-    """What the field's libraries call by several names, by one, as ESPnet has it."""
-    if token in ("|", "▁", " ", "[SPACE]"):
-        return "<space>"
-    if token.lower() in ("[unk]", "unk"):
-        return "<unk>"
-    return token.replace("’", "'").replace("`", "'")
-
-
-def espnet_names(tokens: Sequence[str]) -> List[str]:
-    """The names that ESPnet has for a teacher's tokens, of characters or word pieces.
-
-    Args:
-        tokens: V names.
-
-    Returns:
-        V names.
-    """
-    names = piece_names(tokens)
-    if not has_pieces(names):
-        return [plain_name(name) for name in names]
-    # Among word pieces, ▁ is a piece as others, and | a character.
-    return ["<unk>" if plain_name(name) == "<unk>" else name for name in names]
-
-
-def _folded(token: str) -> str:
-    return plain_name(token).casefold()
-
-
-def _special(token: str) -> bool:
-    return token.startswith("<") and token.endswith(">") and token != "<space>"
-
-
-def _some(tokens: Sequence[str], shown: int = 5) -> str:
-    named = ", ".join(repr(token) for token in tokens[:shown])
-    more = ", ..." if len(tokens) > shown else ""
-    return f"{len(tokens)} ({named}{more})" if tokens else "0"
 
 
 def match_frames(
@@ -269,7 +132,7 @@ def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors
     )
 
 
-class _Groups:
+class FrameGroups:
     """Which of the teacher's frames have their centres in each of the student's.
 
     Args:
@@ -319,7 +182,7 @@ def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
     """The teacher's frames whose centres lie in each of the student's, joined."""
     if not teacher.log_probs.size(1):
         return teacher
-    groups = _Groups(teacher, ratio)
+    groups = FrameGroups(teacher, ratio)
     log_blank = groups.add(teacher.log_blank().unsqueeze(-1))  # (B, T, 1)
     if teacher.ids is None:
         ids = None
@@ -350,7 +213,7 @@ def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
 
 
 def _add_kept(
-    teacher: FramePosteriors, ids: Tensor, groups: _Groups
+    teacher: FramePosteriors, ids: Tensor, groups: FrameGroups
 ) -> Tuple[Tensor, Tensor]:
     """The K most probable tokens of each group, blank among them, and their sums.
 
@@ -372,7 +235,7 @@ def _add_kept(
     return tokens.gather(-1, kept), sums.gather(-1, kept)
 
 
-def _strongest(teacher: FramePosteriors, groups: _Groups) -> Tensor:
+def _strongest(teacher: FramePosteriors, groups: FrameGroups) -> Tensor:
     """The token of the strongest spike of each group (B, T), blank where is none."""
     best = teacher.argmax()  # (B, U)
     if teacher.ids is None:
