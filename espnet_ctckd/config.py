@@ -7,10 +7,9 @@ from typing import (
     Any,
     Callable,
     ClassVar,
-    List,
+    Dict,
     Mapping,
     Optional,
-    Sequence,
     Tuple,
     Type,
     TypeVar,
@@ -43,6 +42,8 @@ class Checked:
 
     # Where it stands in the YAML, for errors.
     place: ClassVar[str]
+    # Prefixes of the model's parameters that only the training of it uses.
+    parameters: ClassVar[Tuple[str, ...]] = ()
 
     def check_number(self, key: str, value: object, most: float = float("inf")) -> None:
         """Refuse what is no number in [0, most]."""
@@ -69,8 +70,13 @@ class Checked:
             )
 
     def labels_for(self) -> Optional[str]:
-        """What of it reads the transcripts, or None."""
+        """The setting that needs transcripts, in words, or None."""
         return None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether training learns from a teacher's posteriors or states."""
+        return False
 
     @classmethod
     def from_dict(cls: Type[_Config], conf: object) -> _Config:
@@ -250,7 +256,7 @@ class FrameConfig(Checked):
         return choice.fn
 
     def labels_for(self) -> Optional[str]:
-        """What of it reads the transcripts, or None."""
+        """The setting that needs transcripts, in words, or None."""
         if "labels" in REDUCTION_CHOICES[self.reduction].needs:
             return f"reduction {self.reduction!r}"
         return None
@@ -282,6 +288,7 @@ class InterConfig(FrameConfig):
     """
 
     place: ClassVar[str] = "kd.inter"
+    parameters: ClassVar[Tuple[str, ...]] = ("inter_heads.",)
 
     weight: Any
     ctc_weight: float
@@ -320,10 +327,15 @@ class InterConfig(FrameConfig):
             )
 
     def labels_for(self) -> Optional[str]:
-        """What of it reads the transcripts, or None."""
+        """The setting that needs transcripts, in words, or None."""
         if self.ctc_weight > 0:
             return f"kd.inter.ctc_weight {self.ctc_weight}"
         return super().labels_for()
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether training learns from a teacher's posteriors or states."""
+        return self.target == "teacher"
 
     def weight_at(self, progress: float) -> float:
         """The weight w.
@@ -377,6 +389,7 @@ class FeatureConfig(FrameConfig):
 
     place: ClassVar[str] = "kd.feature"
     losses: ClassVar[Mapping[str, Choice]] = FEATURE_LOSS_CHOICES
+    parameters: ClassVar[Tuple[str, ...]] = ("feature_projection.",)
 
     weight: float
     size: int
@@ -392,6 +405,11 @@ class FeatureConfig(FrameConfig):
                 "kd.feature.weight and kd.feature.alone_epochs are both 0: give one "
                 "of them, or remove kd.feature"
             )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether training learns from a teacher's posteriors or states."""
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -426,7 +444,7 @@ class NBestConfig(Checked):
             raise InputError("kd.nbest.weight is 0: give one above 0, or remove it")
 
     def labels_for(self) -> Optional[str]:
-        """What of it reads the transcripts, or None."""
+        """The setting that needs transcripts, in words, or None."""
         return "kd.nbest.weights 'accuracy'" if self.weights == "accuracy" else None
 
 
@@ -482,6 +500,7 @@ class KDConfig(FrameConfig):
         feature: `FeatureConfig`, or the mapping that holds it; None is none.
         nbest: `NBestConfig`, or the mapping that holds it; None is none.
         teacher: `TeacherConfig`, or the mapping that holds it; None is ``cached``.
+        terms: the mappings of loss terms that others have added, by name.
     """
 
     weight: float
@@ -493,6 +512,7 @@ class KDConfig(FrameConfig):
     feature: Any = None
     nbest: Any = None
     teacher: Any = None
+    terms: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         weight = self.weight
@@ -507,11 +527,13 @@ class KDConfig(FrameConfig):
         else:
             self.check_number("ctc_weight", self.ctc_weight)
         self.check_one_of("target", TARGETS)
-        for key, kind in (*_PARTS, _TEACHER):
+        kinds: Dict[str, Type[Checked]] = {**_OWN_KEYS, "teacher": TeacherConfig}
+        for key, kind in kinds.items():
             part = getattr(self, key)
             if part is not None and not isinstance(part, kind):
                 object.__setattr__(self, key, kind.from_dict(part))
-        if self.weight == self.ctc_weight == 0 and not self._parts:
+        self._read_terms()
+        if self.weight == self.ctc_weight == 0 and not self.parts:
             raise InputError(
                 "kd.weight and kd.ctc_weight are both 0, and nothing else is to be "
                 "learned: give one of them"
@@ -523,9 +545,28 @@ class KDConfig(FrameConfig):
                 "the output shall be: give kd.ctc_weight"
             )
 
+    def _read_terms(self) -> None:
+        if not isinstance(self.terms, Mapping):
+            raise InputError(
+                f"kd.terms is {self.terms!r}; give a mapping of loss terms"
+            )
+        read = {}
+        for name, conf in self.terms.items():
+            if name not in PART_CHOICES or name in _OWN_KEYS:
+                added = [key for key in PART_CHOICES if key not in _OWN_KEYS]
+                raise InputError(
+                    f"unknown loss term {name!r} in kd.terms; added are: "
+                    f"{', '.join(added) or 'none'}"
+                )
+            kind = PART_CHOICES[name]
+            read[name] = conf if isinstance(conf, kind) else kind.from_dict(conf)
+        object.__setattr__(self, "terms", read)
+
     @property
-    def _parts(self) -> List[Any]:
-        return [part for part in (getattr(self, key) for key, _ in _PARTS) if part]
+    def parts(self) -> Dict[str, Any]:
+        """The configurations of all loss terms beside CTC and frames, by name."""
+        own = {key: getattr(self, key) for key in _OWN_KEYS}
+        return {**{k: v for k, v in own.items() if v is not None}, **self.terms}
 
     def _check_ctc_norm(self) -> None:
         if self.ctc_norm is None:
@@ -559,7 +600,7 @@ class KDConfig(FrameConfig):
         """What reads the transcripts, in words, or None."""
         if self.uses_ctc:
             return f"{self.ctc_key} keeps the CTC loss"
-        readers = (part.labels_for() for part in (self, *self._parts))
+        readers = (part.labels_for() for part in (self, *self.parts.values()))
         reader = next((reader for reader in readers if reader), None)
         return reader and f"{reader} needs labels"
 
@@ -584,9 +625,7 @@ class KDConfig(FrameConfig):
     @property
     def needs_teacher(self) -> bool:
         """Whether training learns from a teacher's posteriors or states."""
-        if self.weight > 0 or self.feature is not None:
-            return True
-        return self.inter is not None and self.inter.target == "teacher"
+        return self.weight > 0 or any(p.needs_teacher for p in self.parts.values())
 
     @property
     def online(self) -> bool:
@@ -599,10 +638,17 @@ class KDConfig(FrameConfig):
         return self.needs_teacher and not self.online
 
 
-_TEACHER: Tuple[str, Type[Checked]] = ("teacher", TeacherConfig)
-_PARTS: Sequence[Tuple[str, Type[Checked]]] = (
-    ("inter", InterConfig),
-    ("views", ViewsConfig),
-    ("feature", FeatureConfig),
-    ("nbest", NBestConfig),
-)
+_OWN_KEYS: Dict[str, Type[Checked]] = {
+    "inter": InterConfig,
+    "views": ViewsConfig,
+    "feature": FeatureConfig,
+    "nbest": NBestConfig,
+}
+
+# The configurations of loss terms, by name. Who adds a term adds its configuration.
+PART_CHOICES: Dict[str, Type[Checked]] = dict(_OWN_KEYS)
+
+
+def own_parameters() -> Tuple[str, ...]:
+    """Prefixes of the parameters that a student has and the plain model does not."""
+    return tuple(prefix for kind in PART_CHOICES.values() for prefix in kind.parameters)

@@ -150,7 +150,8 @@ def test_the_gradient_of_two_views_stops_at_the_targets(batch):
     seen = EncoderOutput(logits, lengths, [], logits)
     given = Batch(batch["speech"], batch["speech_lengths"], *[None] * 4, {})
     model.build_objectives()
-    distance = model._views_distance(given, seen, {})
+    (views,) = [term for term in model.terms if term.name == "views"]
+    distance = views.forward(given, seen, {})
     (gradient,) = torch.autograd.grad(distance, logits)
     q = logits.detach().softmax(-1)
     for b in range(6):

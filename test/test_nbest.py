@@ -11,12 +11,14 @@ from conftest import keep_top, make_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_ctckd.cache.nbest import NBestReader, from_line, join, nbest_of, to_line
+from espnet_ctckd.cache.nbest import from_line, join, to_line
 from espnet_ctckd.cache.record import Audio, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import NBestConfig
+from espnet_ctckd.decode.nbest import nbest_of
 from espnet_ctckd.decode.prefix_beam import prefix_beam_search, prefix_beam_searches
 from espnet_ctckd.losses.sequence import Hypotheses, hypotheses_loss
+from espnet_ctckd.plugin.nbest import NBestReader
 from espnet_ctckd.posteriors import FramePosteriors
 
 TOKENS, BLANK = 4, 1

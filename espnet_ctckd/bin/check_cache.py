@@ -22,7 +22,6 @@ from espnet_ctckd.plugin.checks import (
     check_frames,
     check_selected,
     check_states,
-    selecting,
 )
 from espnet_ctckd.plugin.model import ESPnetCTCKDModel
 from espnet_ctckd.plugin.preprocessor import PosteriorReader
@@ -80,7 +79,7 @@ def _describe(
         model.build_objectives()
         tokens = len(student.token_list)
         reader = PosteriorReader(meta.records, index, tokens, student.blank)
-        for objective in selecting(model.kd_config, model.objectives):
+        for objective in model.selecting():
             print(check_selected(meta, reader, objective, last_epoch))
     if student.frame_ratio > 1:
         lost = lost_by_joining(meta, student.frame_ratio)

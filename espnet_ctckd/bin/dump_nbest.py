@@ -14,15 +14,7 @@ import torch
 
 from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.cache.check import check_files, check_listed
-from espnet_ctckd.cache.nbest import (
-    FORMAT,
-    META,
-    NBEST,
-    join,
-    nbest_of,
-    read_nbest_meta,
-    to_line,
-)
+from espnet_ctckd.cache.nbest import FORMAT, META, NBEST, join, read_nbest_meta, to_line
 from espnet_ctckd.cache.reader import (
     SCP,
     UTT2AUDIO,
@@ -34,6 +26,7 @@ from espnet_ctckd.cache.reader import (
 from espnet_ctckd.cache.record import Audio
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, shorten, write_beside
+from espnet_ctckd.decode.nbest import nbest_of
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.tokens import espnet_names
 

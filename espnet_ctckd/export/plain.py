@@ -10,10 +10,10 @@ import yaml
 
 from espnet_ctckd import ENCODER_NAME, FRONTEND_NAME, MODEL_NAME
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.config import own_parameters
 from espnet_ctckd.data.kaldi import Pathlike, beside, write_beside
 from espnet_ctckd.models.checkpoint import load_config, load_weights
 from espnet_ctckd.models.espnet import load_espnet_model, task_of
-from espnet_ctckd.plugin.model import OWN_PARAMETERS
 
 
 def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str:
@@ -50,7 +50,7 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str
     states = {
         name: value
         for name, value in load_weights(model_file).items()
-        if not name.startswith(OWN_PARAMETERS)
+        if not name.startswith(own_parameters())
     }
     folder.mkdir(parents=True, exist_ok=True)
     plain = plain_config(conf)

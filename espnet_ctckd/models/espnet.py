@@ -30,12 +30,12 @@ from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.s2t_ctc import S2TTask
 from torch import Tensor
 
-from espnet_ctckd import MODEL_NAME
+from espnet_ctckd import MODEL_NAME, register
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.config import own_parameters
 from espnet_ctckd.data.kaldi import Pathlike, shorten
 from espnet_ctckd.models.checkpoint import load_config, load_weights
 from espnet_ctckd.models.probe import frames_per_shift, least_samples
-from espnet_ctckd.plugin.model import OWN_PARAMETERS
 
 # ESPnet's, which treat audio alike: of ASR, and of OWSM-CTC.
 _PREPROCESSORS = ("default", "multi", "s2t_ctc")
@@ -63,8 +63,7 @@ def load_espnet_model(
     Raises:
         InputError: a file is missing or damaged, or the weights are of another model.
     """
-    from espnet_ctckd.plugin.task import CTCKDTask
-
+    register()
     conf = load_config(config_file)
     tokens = conf.get("token_list")
     if not isinstance(tokens, list) or not all(isinstance(t, str) for t in tokens):
@@ -82,7 +81,6 @@ def load_espnet_model(
     states = load_weights(model_file, device)
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.
-        task = CTCKDTask if task is ASRTask else task
         with _for_inference(config_file) as (told, unused):
             model, args = task.build_model_from_file(told, None, device)
     except InputError as error:
@@ -188,7 +186,7 @@ def _for_inference(
         options = {k: v for k, v in options.items() if k != "kd"}
         options["ctc_weight"] = 1.0
         changed.update(model="espnet", model_conf=options)
-        unused = OWN_PARAMETERS
+        unused = own_parameters()
     if changed.get("decoder") and options.get("ctc_weight", 0.5) > 0:
         changed["decoder"], options["ctc_weight"] = None, 1.0
         options.pop("transducer_multi_blank_durations", None)

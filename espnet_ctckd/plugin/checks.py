@@ -31,7 +31,7 @@ from espnet_ctckd.cache.check import (
 from espnet_ctckd.cache.nbest import NBEST, read_nbest_meta
 from espnet_ctckd.cache.reader import SCP, CacheMeta, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.config import KDConfig, NBestConfig
+from espnet_ctckd.config import FrameConfig, KDConfig, NBestConfig
 from espnet_ctckd.data.kaldi import read_lines, read_scp, refuse_segments, shorten
 from espnet_ctckd.data.spelling import check_splits
 from espnet_ctckd.objective import KDObjective
@@ -195,8 +195,8 @@ def _check_types(data: List[Tuple[str, str, str]], flag: str) -> None:
 
 
 def _check_epochs(last: int, config: KDConfig) -> None:
-    for part in (config, config.inter, config.views, config.feature):
-        if part is not None and part.from_epoch > last:
+    for part in (config, *config.parts.values()):
+        if isinstance(part, FrameConfig) and part.from_epoch > last:
             raise InputError(
                 f"{part.place}.from_epoch is {part.from_epoch}, after the last epoch "
                 f"(max_epoch {last}): the selector would never choose"
@@ -431,26 +431,6 @@ def _describe_selected(found: _Selected, objective: KDObjective, where: str) -> 
         line += f"; none of {len(found.empty)} of them ({share:.1f} %): "
         line += shorten(found.empty)
     return line
-
-
-def selecting(config: KDConfig, objectives: torch.nn.ModuleDict) -> List[KDObjective]:
-    """Of a student's objectives, those that select frames of the teacher's posteriors.
-
-    Args:
-        config: ``model_conf.kd``.
-        objectives: of the student, by the part of ``kd`` that they are of.
-    """
-    inter = config.inter
-    reads = {
-        # The occupancies of a transcript are other posteriors.
-        "frames": config.weight > 0 and config.target == "posteriors",
-        "inter": inter is not None
-        and inter.target == "teacher"
-        and inter.kd_weight > 0,
-        "feature": config.feature is not None,
-    }
-    chosen = [objectives[name] for name, read in reads.items() if read]
-    return [each for each in chosen if isinstance(each, KDObjective)]
 
 
 def _check_nbest(

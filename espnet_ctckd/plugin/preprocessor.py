@@ -6,9 +6,10 @@ from typing import Any, Callable, Dict, List, Optional
 import numpy as np
 
 from espnet_ctckd.cache.codec import rename_tokens
-from espnet_ctckd.cache.nbest import NBEST, NBestReader
+from espnet_ctckd.cache.nbest import NBEST
 from espnet_ctckd.cache.record import Records, fingerprint
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.plugin.nbest import NBestReader
 
 # Names of the data, beside ESPnet's own and `NBEST`.
 TEACHER = "teacher"

@@ -22,7 +22,7 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
 
 from espnet_ctckd import MODEL_NAME, register
-from espnet_ctckd.cache.nbest import NBEST, NBestReader
+from espnet_ctckd.cache.nbest import NBEST
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
@@ -38,13 +38,14 @@ from espnet_ctckd.plugin.checks import (
     check_texts,
     match_tokens,
     path_of,
-    selecting,
     student_of,
     token_list_of,
 )
 from espnet_ctckd.plugin.model import ESPnetCTCKDModel
+from espnet_ctckd.plugin.nbest import NBestReader
 from espnet_ctckd.plugin.preprocessor import TEACHER, PosteriorReader, TeacherDecoder
 from espnet_ctckd.plugin.readers import check_caches, name_what_fails
+from espnet_ctckd.plugin.terms import TERM_CHOICES
 from espnet_ctckd.plugin.trainer import CTCKDTrainer
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers.online import open_online
@@ -75,7 +76,8 @@ class CTCKDTask(ASRTask):
     ) -> Tuple[str, ...]:
         """Names that are understood where they are given."""
         stock = super().optional_data_names(train, inference)
-        return (*stock, "text", TEACHER, NBEST)
+        own = {name for term in TERM_CHOICES.values() for name in term.data}
+        return (*stock, "text", TEACHER, *sorted(own))
 
     @classmethod
     def get_parser(cls) -> argparse.ArgumentParser:
@@ -297,7 +299,7 @@ def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
             continue
         meta = read_meta(path)
         reader = PosteriorReader(meta.records, *match_tokens(meta, args))
-        for objective in selecting(model.kd_config, model.objectives):
+        for objective in model.selecting():
             line = check_selected(meta, reader, objective, args.max_epoch)
             logging.info(f"{part}: {line}")
 
@@ -307,7 +309,7 @@ def _check_online(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
 
     The teacher stays with the student, so that the trainer need not open it again.
     """
-    objectives = selecting(model.kd_config, model.objectives)
+    objectives = model.selecting()
     if not objectives:
         return
     device = "cuda" if args.ngpu > 0 else "cpu"

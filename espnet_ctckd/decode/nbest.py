@@ -1,0 +1,57 @@
+"""The n-best hypotheses of a teacher, from its posteriors."""
+
+from typing import List, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from espnet_ctckd.cache.nbest import Weighted
+from espnet_ctckd.decode.prefix_beam import prefix_beam_search
+from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
+
+
+def nbest_of(
+    teacher: FramePosteriors, tokens: Sequence[str], beam: int, number: int
+) -> List[Weighted]:
+    """The best hypotheses of an utterance, with their exact probabilities.
+
+    Args:
+        teacher: one utterance, log_probs (1, U, K).
+        tokens: V.
+        beam: of the search.
+        number: N.
+
+    Returns:
+        At most N, the likeliest first; their probabilities add up to 1.
+    """
+    ids = None if teacher.ids is None else teacher.ids[0].numpy()
+    found = prefix_beam_search(teacher.log_probs[0].numpy(), teacher.blank, beam, ids)[
+        :number
+    ]
+    # The beam has lost alignments; CTC has them all.
+    sequences = [list(hypothesis.tokens) for hypothesis in found]
+    log_probs = _log_probabilities(teacher, sequences, len(tokens))
+    shares = log_probs.softmax(0).tolist()
+    ordered = sorted(zip(shares, sequences), key=lambda pair: -pair[0])
+    return [(tuple(tokens[i] for i in ids), share) for share, ids in ordered]
+
+
+def _log_probabilities(
+    teacher: FramePosteriors, sequences: Sequence[Sequence[int]], size: int
+) -> Tensor:
+    """Log P of each sequence (N,), float64."""
+    said = teacher.log_probs[0].double()  # (U, K)
+    if teacher.ids is not None:
+        all_of_them = said.new_full((said.size(0), size), LOG_ZERO)
+        said = all_of_them.scatter(1, teacher.ids[0], said)  # (U, V)
+    number = len(sequences)
+    losses = F.ctc_loss(
+        said.clamp(min=LOG_ZERO).unsqueeze(1).expand(-1, number, -1),
+        torch.tensor([i for ids in sequences for i in ids], dtype=torch.long),
+        torch.full((number,), said.size(0)),
+        torch.tensor([len(ids) for ids in sequences]),
+        blank=teacher.blank,
+        reduction="none",
+    )
+    return -losses
