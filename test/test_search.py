@@ -28,7 +28,7 @@ from espnet_ctckd.bin.cli import (
     parser,
     tune_decoding,
 )
-from espnet_ctckd.bin.decode import add_search, search_of
+from espnet_ctckd.bin.flags import add_search, search_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.decode.align import align

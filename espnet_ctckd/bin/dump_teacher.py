@@ -23,7 +23,7 @@ from espnet_ctckd.bin.cli import (
     positive,
     run,
 )
-from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
+from espnet_ctckd.bin.flags import DTYPES, add_teacher, teacher_of
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import Plan, Unheard, make_plan
 from espnet_ctckd.cache.reader import UNHEARD
@@ -31,7 +31,6 @@ from espnet_ctckd.cache.writer import dump, forecast
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import limit_bad, read_token_list, write_scp
 from espnet_ctckd.teachers import Teacher
-from espnet_ctckd.teachers.precision import DTYPES
 from espnet_ctckd.tokens import describe_match, map_tokens
 
 # Utterances that the size of a cache is forecast from.

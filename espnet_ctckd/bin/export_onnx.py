@@ -19,13 +19,13 @@ from typing import Any, Dict, Optional, Sequence
 import numpy as np
 import torch
 
-from espnet_ctckd.bin.bench_search import error_rate
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, read_wav_scp, shorten
 from espnet_ctckd.decode.greedy import greedy
 from espnet_ctckd.decode.recogniser import Recogniser
 from espnet_ctckd.decode.search import Hypothesis
+from espnet_ctckd.evaluation.score import error_rate
 from espnet_ctckd.export.onnx import check_sherpa, quantize, write_onnx, write_sherpa
 
 

@@ -13,7 +13,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from espnet_ctckd.bin.cli import amount, parser, run
-from espnet_ctckd.bin.score import add_normalization, normalization_of
+from espnet_ctckd.bin.flags import add_normalization, normalization_of
 from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta, read_unheard
 from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError

@@ -23,11 +23,16 @@ from espnet_ctckd.bin.cli import (
     parser,
     run,
 )
-from espnet_ctckd.bin.decode import add_search, output_characters, search_of
-from espnet_ctckd.bin.score import add_normalization, normalization_of
+from espnet_ctckd.bin.flags import (
+    add_normalization,
+    add_search,
+    normalization_of,
+    search_of,
+)
 from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_wav_scp, shorten, write_beside
+from espnet_ctckd.decode.characters import output_characters
 from espnet_ctckd.decode.pool import Asked, Searching
 from espnet_ctckd.decode.recogniser import Heard, Recogniser
 from espnet_ctckd.decode.search import SearchConfig

@@ -24,7 +24,6 @@ from typing import (
     Tuple,
 )
 
-import jiwer
 import numpy as np
 
 from espnet_ctckd.choices import InputError
@@ -134,6 +133,8 @@ def count_errors(references: Sequence[str], hypothesis: Sequence[str]) -> Counts
     if not references:
         extra = len(hypothesis)
         return Counts(sentences=1, wrong=int(extra > 0), insertions=extra)
+    import jiwer
+
     # jiwer splits at spaces of any kind, which may be units themselves: number them.
     numbers: Dict[str, int] = {}
     ref, hyp = (
@@ -150,6 +151,17 @@ def count_errors(references: Sequence[str], hypothesis: Sequence[str]) -> Counts
         deletions=out.deletions,
         insertions=out.insertions,
     )
+
+
+def error_rate(references: Mapping[str, str], texts: Mapping[str, str]) -> float:
+    """Word error rate in percent.
+
+    Args:
+        references: transcript of each utterance.
+        texts: hypothesis of each utterance that counts.
+    """
+    counts = [count_errors(references[u].split(), t.split()) for u, t in texts.items()]
+    return sum(counts, Counts()).rate
 
 
 def read_references(path: Pathlike, normalization: Normalization) -> Dict[str, str]:
