@@ -4,22 +4,19 @@ They are in the order and under the names that an ESPnet student needs: the blan
 a space as <space>, and no special tokens but <unk> and <sos/eos>.
 """
 
-from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from __future__ import annotations
 
-from espnet2.tasks.asr import ASRTask
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.bin.flags import add_teacher, teacher_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import Pathlike, beside, write_beside
-from espnet_ctckd.data.spelling import check_model, make_model
-from espnet_ctckd.models.checkpoint import load_config
-from espnet_ctckd.models.espnet import task_of
-from espnet_ctckd.models.zoo import find_model
-from espnet_ctckd.teachers import Teacher
-from espnet_ctckd.teachers.espnet import spoken_tokens
 from espnet_ctckd.tokens import SPECIAL, espnet_names, has_pieces
+
+if TYPE_CHECKING:
+    from espnet_ctckd.teachers import Teacher
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -30,6 +27,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = p.parse_args(cmd)
     folder = Path(args.output_dir)
     config = args.teacher_config
+    from espnet_ctckd.models.zoo import find_model
+
     if args.teacher and not config and args.teacher_type == "espnet":
         config, _ = find_model(args.teacher)
     note = ""
@@ -55,6 +54,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 def _model_of(teacher: Teacher, tokens: Sequence[str]) -> Tuple[bytes, str]:
     """The sentencepiece model of a teacher's word pieces, and what is to be said."""
+    from espnet_ctckd.data.spelling import check_model, make_model
+
     if teacher.bpemodel is not None:
         check_model(teacher.bpemodel, tokens, "the teacher's sentencepiece model")
         return teacher.bpemodel, ""
@@ -65,6 +66,12 @@ def _model_of(teacher: Teacher, tokens: Sequence[str]) -> Tuple[bytes, str]:
 
 
 def _of_espnet(config: Pathlike) -> Tuple[List[str], str, Optional[bytes]]:
+    from espnet2.tasks.asr import ASRTask
+
+    from espnet_ctckd.models.checkpoint import load_config
+    from espnet_ctckd.models.espnet import task_of
+    from espnet_ctckd.teachers.espnet import spoken_tokens
+
     conf = load_config(config)
     if not isinstance(conf.get("token_list"), list):
         raise InputError(f"{config} holds no token list")

@@ -8,9 +8,11 @@ in seconds, word and confidence. Of audio that is too short for a frame, or cann
 read, the hypothesis is empty; /decode.json counts both.
 """
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 from espnet_ctckd.bin.cli import (
     add_compute,
@@ -24,9 +26,10 @@ from espnet_ctckd.bin.cli import (
 )
 from espnet_ctckd.bin.flags import add_search, search_of
 from espnet_ctckd.data.kaldi import write_beside, write_scp
-from espnet_ctckd.decode.characters import output_characters
-from espnet_ctckd.decode.recogniser import Recognised, Recogniser, recognise
-from espnet_ctckd.decode.search import SearchConfig
+
+if TYPE_CHECKING:
+    from espnet_ctckd.decode.recogniser import Recognised
+    from espnet_ctckd.decode.search import SearchConfig
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -44,6 +47,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = configured(p, cmd)
     config = search_of(args)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # or say so at once
+    from espnet_ctckd.decode.characters import output_characters
+    from espnet_ctckd.decode.recogniser import Recogniser, recognise
+
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
     found = recognise(
         model,
