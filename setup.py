@@ -37,6 +37,7 @@ setup(
         "pyyaml",
         "jiwer>=4",
         "jinja2",
+        "tqdm",
         # ESPnet imports these in training without requiring them.
         "editdistance",
         "tensorboard",

@@ -7,7 +7,6 @@ at, and the second at which it was known) and /decode.json (real-time factor, la
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from pathlib import Path
@@ -29,12 +28,11 @@ from espnet_ctckd.data.kaldi import (
     write_beside,
     write_scp,
 )
+from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.evaluation.score import spelled_by
 
 if TYPE_CHECKING:
     from espnet_ctckd.decode.streaming import Emission, StreamingDecoder
-
-_SAY_EVERY = 5.0  # seconds
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -56,28 +54,24 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     decoder = StreamingDecoder(args.asr_train_config, args.asr_model_file, device(args))
     chunk = max(args.chunk_ms * decoder.rate // 1000, 1)
     found: Dict[str, List[Emission]] = {}
-    seconds, samples, told = 0.0, 0, time.monotonic()
+    seconds, samples = 0.0, 0
     unheard = Unheard(args.max_bad_share, args.wav_scp)
     utterances = list_audio(
         args.wav_scp, decoder.rate, decoder.shortest, unheard=unheard
     )
-    for utterance in utterances:
-        utt = utterance.name
-        try:
-            audio = read_audio(utt, utterance.path, decoder.rate)
-        except UnusableAudioError as error:  # damaged behind its header
-            unheard.note_bad({utt: str(error)})
-            continue
-        start = time.perf_counter()
-        found[utt] = list(decoder.decode(torch.from_numpy(audio), chunk))
-        seconds += time.perf_counter() - start
-        samples += len(audio)
-        if time.monotonic() - told > _SAY_EVERY:
-            told = time.monotonic()
-            left = seconds / len(found) * (len(utterances) - len(found))
-            logging.info(
-                f"{len(found)} of {len(utterances)} utterances, {left:.0f} s left"
-            )
+    with Progress(len(utterances), "utterances") as bar:
+        for utterance in utterances:
+            utt = utterance.name
+            bar.update()
+            try:
+                audio = read_audio(utt, utterance.path, decoder.rate)
+            except UnusableAudioError as error:  # damaged behind its header
+                unheard.note_bad({utt: str(error)})
+                continue
+            start = time.perf_counter()
+            found[utt] = list(decoder.decode(torch.from_numpy(audio), chunk))
+            seconds += time.perf_counter() - start
+            samples += len(audio)
     heard, duration = len(found), samples / decoder.rate
     found.update((utt, []) for utt in unheard.names)
     conf = load_config(args.asr_train_config)

@@ -8,21 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, shorten, write_beside
+from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.tokens import espnet_names
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
     from espnet_ctckd.cache.record import Audio
     from espnet_ctckd.posteriors import FramePosteriors
-
-_SAY_EVERY = 5.0  # seconds
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -65,11 +63,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             )
         logging.info(f"{folder} is finished, and left as it is")
         return
-    begun = told = time.monotonic()
     known = best = 0.0
     named = [espnet_names(meta.token_list) for meta in metas]
-    with write_beside(folder / NBEST) as f:
-        for done, utt in enumerate(scps[0], start=1):
+    with (
+        write_beside(folder / NBEST) as f,
+        Progress(len(scps[0]), "utterances") as bar,
+    ):
+        for utt in scps[0]:
             found = [
                 nbest_of(_read(meta, utt, scp[utt]), tokens, args.beam, args.nbest)
                 for meta, scp, tokens in zip(metas, scps, named)
@@ -78,10 +78,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f.write(f"{utt} {to_line(utt, audio[utt], hypotheses)}\n")
             known += len(hypotheses)
             best += hypotheses[0][1]
-            if time.monotonic() - told > _SAY_EVERY:
-                told = time.monotonic()
-                left = (told - begun) / done * (len(scps[0]) - done)
-                logging.info(f"{done}/{len(scps[0])} utterances, {left:.0f} s left")
+            bar.update()
     with write_beside(folder / META) as f:
         json.dump(described, f, indent=1, ensure_ascii=False)
         f.write("\n")

@@ -6,8 +6,6 @@ taken out. Of top-K posteriors, the rest is spread evenly over the other tokens.
 
 from __future__ import annotations
 
-import logging
-import time
 from typing import TYPE_CHECKING, Optional, Sequence
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, write_beside
+from espnet_ctckd.data.progress import Progress
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 # A token that the teacher never says still has a logarithm.
 _LEAST = 1e-30
-_SAY_EVERY = 5.0  # seconds
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -59,16 +57,13 @@ def estimate(meta: CacheMeta) -> np.ndarray:
     from espnet_ctckd.cache.reader import SCP
 
     total = np.zeros(len(meta.token_list))
-    done, begun, told = 0, time.monotonic(), 0.0
-    for utt, place in read_scp(meta.folder / SCP).items():
-        said = meta.read(utt, place)
-        total += _sum_of(said, len(meta.token_list))
-        done += len(said.log_probs)
-        spent = time.monotonic() - begun
-        if spent - told > _SAY_EVERY:
-            left = spent / done * (meta.frames - done)
-            logging.info(f"{done}/{meta.frames} frames, {left:.0f} s left")
-            told = spent
+    done = 0
+    with Progress(meta.frames, "frames") as bar:
+        for utt, place in read_scp(meta.folder / SCP).items():
+            said = meta.read(utt, place)
+            total += _sum_of(said, len(meta.token_list))
+            done += len(said.log_probs)
+            bar.update(len(said.log_probs))
     if done != meta.frames:
         raise InputError(
             f"{meta.folder} has {done} frames; {meta.frames} were written. Delete it "

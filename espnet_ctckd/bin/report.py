@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import datetime
 import logging
-import time
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -35,6 +34,7 @@ from espnet_ctckd.data.kaldi import (
     shorten,
     write_beside,
 )
+from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.evaluation.score import check_alike, hash_transcripts, read_errors
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _look_at_data(
     _check_places(teacher, args)
     exported = [s for s in systems if (s.folder / "export/model.pth").exists()]
     sets = sorted({name for s in systems for _, name in s.results})
-    total = Progress(len(sets) * (len(exported) + args.utterances))
+    bar = Progress(len(sets) * (len(exported) + args.utterances), "steps")
     for subset in sets:
         folder = Path(args.data) / subset
         lacks = [n for n in ("wav.scp", "text") if not (folder / n).exists()]
@@ -179,7 +179,7 @@ def _look_at_data(
             for voice in voices:
                 path = folders.get(voice.name, teacher) / f"spikes.{subset}.json"
                 content.add_spikes(voice.name, known.of(voice.source, path))
-                total.step(f"spikes of {voice.name}")
+                _advance(bar, f"spikes of {voice.name}")
         heard = [u for u in utterances if u["name"] in wavs] if voices else []
         for each in heard[: args.utterances]:
             utt = each["name"]
@@ -187,12 +187,18 @@ def _look_at_data(
             for selector, share in looked.pop("shares").items():
                 content.selected[selector].append(share)
             each.update(looked)
-            total.step(utt)
+            _advance(bar, utt)
+    bar.close()
     if not content.spikes:
         content.without_data = (
             "No teacher was found that says something of these sets: neither an "
             "exported ESPnet model in its folder (--teacher), nor a --teacher_cache."
         )
+
+
+def _advance(bar: Progress, done: str) -> None:
+    bar.set_postfix_str(done, refresh=False)
+    bar.update()
 
 
 def _usable(wav_scp: Path, content: Content) -> Tuple[Dict[str, str], Dict[str, int]]:
@@ -335,22 +341,6 @@ def _students(
         voice = Voice(system.name, source, where, system.selector)
         first = first or voice
         yield voice
-
-
-class Progress:
-    """Says how far it is, and when it will end."""
-
-    def __init__(self, steps: int) -> None:
-        self._steps, self._done, self._begun = steps, 0, time.monotonic()
-
-    def step(self, what: str) -> None:
-        """One more is done."""
-        self._done += 1
-        left = (time.monotonic() - self._begun) / self._done
-        logging.info(
-            f"{self._done} of {self._steps}: {what}, "
-            f"{left * max(self._steps - self._done, 0):.0f} s left"
-        )
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ then decoded once, with that.
 from __future__ import annotations
 
 import itertools
-import logging
-import time
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Mapping, Optional, Sequence
 
 import yaml
 
@@ -34,9 +32,10 @@ from espnet_ctckd.bin.flags import (
 from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_wav_scp, shorten, write_beside
+from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.evaluation.score import (
-    Counts,
-    count_errors,
+    Normalization,
+    error_rate,
     read_references,
     warn_unspelled,
 )
@@ -94,18 +93,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     warn_unspelled(references, characters, normalization)
     unheard = Unheard(args.max_bad_share, args.wav_scp)
     heard = list(model.hear(args.wav_scp, args.batch_seconds, unheard))
-    wers, begun = [], time.monotonic()
-    for config in configs:
-        searching = Searching(search.at(config), args.search_processes)
-        texts = search_all(model, heard, searching)
-        counts = [
-            # Of what cannot be heard the hypothesis is empty.
-            count_errors(reference.split(), normalization(texts.get(utt, "")).split())
-            for utt, reference in references.items()
-        ]
-        wers.append(sum(counts, Counts()).rate)
-        left = (time.monotonic() - begun) / len(wers) * (len(configs) - len(wers))
-        logging.info(f"{len(wers)} of {len(configs)} searches, {left:.0f} s left")
+    wers = []
+    with Progress(len(configs), "searches") as bar:
+        for config in configs:
+            searching = Searching(search.at(config), args.search_processes)
+            texts = search_all(model, heard, searching)
+            wers.append(_error_rate(references, texts, normalization))
+            bar.update()
     best = min(range(len(configs)), key=lambda i: wers[i])
     print("".join(f"{name:>14}" for name in (*TUNED, "WER %")))
     for number, (point, wer) in enumerate(zip(points, wers)):
@@ -124,6 +118,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         chosen = {k: v for k, v in asdict(configs[best]).items() if v is not None}
         yaml.safe_dump(chosen, f, sort_keys=False, allow_unicode=True)
     print(f"written: {args.output}")
+
+
+def _error_rate(
+    references: Mapping[str, str], texts: Mapping[str, str], normalize: Normalization
+) -> float:
+    """Word error rate in percent; the hypothesis of unusable audio is empty."""
+    hypotheses = {utt: normalize(texts.get(utt, "")) for utt in references}
+    return error_rate(references, hypotheses)
 
 
 def at(base: SearchConfig, point: Dict[str, float]) -> SearchConfig:

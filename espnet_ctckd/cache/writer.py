@@ -48,6 +48,7 @@ from espnet_ctckd.data.kaldi import (
     read_scp,
     write_beside,
 )
+from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers import Teacher
 
@@ -130,23 +131,21 @@ def dump(
 
 
 def _progress(todo: Sequence[int], plan: Plan, told: Path) -> Iterator[int]:
-    """The shards to do, saying after each how far it is and when it will end."""
+    """The shards to do; notes the audio and the seconds so far after each."""
     seconds = [
         sum(u.samples for batch in plan.shards[i] for u in batch) / plan.rate
         for i in todo
     ]
-    start, done, total = time.monotonic(), 0.0, sum(seconds)
-    for index, audio in zip(todo, seconds):
-        yield index
-        done += audio
-        spent = time.monotonic() - start
-        left = spent / done * (total - done)
-        logging.info(
-            f"{done / 60:.1f} of {total / 60:.1f} minutes of audio, "
-            f"{done / spent:.0f} times real time, {left:.0f} s left"
-        )
-        with write_beside(told) as f:
-            json.dump({"audio": done, "seconds": spent}, f)
+    begun, done = time.monotonic(), 0.0
+    with Progress(sum(seconds), "s of audio") as bar:
+        for index, audio in zip(todo, seconds):
+            yield index
+            done += audio
+            spent = time.monotonic() - begun
+            bar.set_postfix_str(f"{done / spent:.0f} times real time", refresh=False)
+            bar.update(audio)
+            with write_beside(told) as f:
+                json.dump({"audio": done, "seconds": spent}, f)
 
 
 def _describe_plan(

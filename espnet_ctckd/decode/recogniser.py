@@ -1,7 +1,6 @@
 """Recognise a list of audio files with the CTC branch of an ESPnet model."""
 
 import collections
-import logging
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from espnet_ctckd.cache.plan import Plan, Unheard, Utterance, make_plan
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.containers import UnusableAudioError
 from espnet_ctckd.data.kaldi import Pathlike, read_audio
+from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.data.spelling import text_maker
 from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.pool import Asked, Searching
@@ -213,16 +213,20 @@ class Recogniser:
         plan = self._plan(wav_scp, batch_seconds, unheard)
         total = sum(u.samples for u in plan.utterances)
         listed = len(plan.utterances) if unheard is None else unheard.total
-        begun, done, samples = time.monotonic(), 0, 0
-        for batch, audio in self._read(plan, unheard):
-            start = time.perf_counter()
-            log_probs, lengths = self.say(audio)
-            yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
-            done, samples = done + len(batch), samples + sum(map(len, audio))
-            left = (time.monotonic() - begun) / samples * (total - samples)
-            # With those that have an empty hypothesis, so that all come to the list.
-            empty = 0 if unheard is None else len(unheard.names)
-            logging.info(f"{done + empty} of {listed} utterances, {left:.0f} s left")
+        done = 0
+        with Progress(total / self.rate, "s of audio") as bar:
+            for batch, audio in self._read(plan, unheard):
+                start = time.perf_counter()
+                log_probs, lengths = self.say(audio)
+                yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
+                done += len(batch)
+                # With those that have an empty hypothesis, so that all come to the
+                # list.
+                empty = 0 if unheard is None else len(unheard.names)
+                bar.set_description_str(
+                    f"{done + empty} of {listed} utterances, ", refresh=False
+                )
+                bar.update(sum(map(len, audio)) / self.rate)
 
     def read(self, wav_scp: str, batch_seconds: float) -> Iterator[Read]:
         """The audio of a set (S,) each, batch by batch, by length; as `hear`."""
