@@ -139,11 +139,11 @@ def test_hidden_states_are_kept_beside(kept):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"kept": 1}, "--top_k is 1; give one from 2 to 9"),
-        ({"kept": 10}, "--top_k is 10; give one from 2 to 9"),
-        ({"kept": 4, "step": 0.01}, "--step is 0.01; give nats from 0.1 to 1"),
-        ({"kept": 4, "worth": -1.0}, "--worth is -1.0; give nats from 0 to 1"),
-        ({"selector": "trim"}, "--selector packs fewer frames, so it needs --top_k"),
+        ({"kept": 1}, "`kept` is 1; give one from 2 to 9"),
+        ({"kept": 10}, "`kept` is 10; give one from 2 to 9"),
+        ({"kept": 4, "step": 0.01}, "`step` is 0.01; give nats from 0.1 to 1"),
+        ({"kept": 4, "worth": -1.0}, "`worth` is -1.0; give nats from 0 to 1"),
+        ({"selector": "trim"}, "`selector` packs fewer frames, so it needs `kept`"),
         ({"kept": 4, "selector": "none"}, "unknown selector 'none'; choose one of"),
         (
             {"kept": 4, "selector": "random", "selector_conf": {"ratio": 1.0}},
@@ -159,7 +159,7 @@ def test_hidden_states_are_kept_beside(kept):
 def test_a_packing_without_sense_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         Codec(10, **options)
-    with pytest.raises(InputError, match="--top_k is 129; give one from 2 to 128"):
+    with pytest.raises(InputError, match="`kept` is 129; give one from 2 to 128"):
         Codec(5000, 129)
 
 

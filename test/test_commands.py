@@ -6,10 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 import espnet_ctckd
-from espnet_ctckd.bin import bench, flags
+from espnet_ctckd.bin import bench, copy_tokens, flags
 from espnet_ctckd.bin.benches import BENCHES
+from espnet_ctckd.bin.cli import naming
+from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.choices import InputError
 from espnet_ctckd.decode.search import METHODS, SearchConfig
 from espnet_ctckd.teachers import TEACHER_CHOICES
 from espnet_ctckd.teachers.precision import DTYPES
@@ -73,6 +77,26 @@ def test_the_flags_of_a_search_have_the_defaults_of_its_configuration():
     assert {"method": "greedy", **defaults} == vars(SearchConfig())
     for kind, default, _ in flags.SEARCH.values():
         assert default is None or type(default) is kind
+
+
+def test_errors_of_the_library_name_the_flags_of_the_command(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"^--top_k is 99; give one from 2 to 9; "),
+        naming(kept="--top_k"),
+    ):
+        Codec(10, 99)
+    flags = ["--teacher_type", "huggingface", "--output_dir", tmp_path]
+    status, stderr = tiny.call(copy_tokens, *flags)
+    assert status == 1
+    assert tiny.the_error(stderr) == (
+        "error: a teacher of the type huggingface needs a source (--teacher)"
+    )
+
+
+def test_other_words_in_an_error_of_the_library_stay():
+    with pytest.raises(InputError) as error, naming(a="--b"):
+        raise InputError("`a` and `c`, as `a c` has")
+    assert str(error.value) == "--b and `c`, as `a c` has"
 
 
 @pytest.mark.parametrize("what", BENCHES)

@@ -1,11 +1,13 @@
 """One command a file: ``python -m espnet_ctckd.bin.<name> --help``."""
 
 import argparse
+import contextlib
 import logging
 import math
+import re
 import sys
 import warnings
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence
 
 import yaml
 
@@ -34,6 +36,27 @@ def run(main: Main) -> None:
         _fail(f"the configuration is not YAML: {error}")
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename or 'while writing'}")
+
+
+@contextlib.contextmanager
+def naming(**flags: str) -> Iterator[None]:
+    """Name flags in an error of the library, which names parameters in backticks.
+
+    Args:
+        flags: parameter -> the flag that gives it.
+
+    Raises:
+        InputError: the error, with the flags.
+    """
+    try:
+        yield
+    except InputError as error:
+
+        def flag(found: re.Match[str]) -> str:
+            return flags.get(found[1], found[0])
+
+        error.args = (re.sub(r"`(\w+)`", flag, str(error)),)
+        raise
 
 
 def _fail(message: str) -> None:

@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from typing import Optional, Sequence
 
-from espnet_ctckd.bin.cli import parser, run
+from espnet_ctckd.bin.cli import naming, parser, run
 from espnet_ctckd.data.kaldi import read_wav_scp, write_beside
 
 
@@ -25,11 +25,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     wavs = None if args.wav_scp is None else read_wav_scp(args.wav_scp)
     from espnet_ctckd.report.spikes import COLUMNS, compare, open_source, read_spikes
 
-    teacher = open_source(args.teacher, wavs)
+    with naming(wavs="--wav_scp"):
+        teacher = open_source(args.teacher, wavs)
     expected = dict(read_spikes(teacher, teacher))
     found = {}
     for model in (args.teacher, *args.models):
-        source = open_source(model, wavs)
+        with naming(wavs="--wav_scp"):
+            source = open_source(model, wavs)
         found[str(model)] = compare(expected, teacher, source)
     width = max(len(name) for name in found)
     print(" " * width + "".join(f"{column:>13}" for column in COLUMNS.values()))

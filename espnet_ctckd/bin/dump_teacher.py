@@ -19,8 +19,8 @@ import yaml
 from espnet_ctckd.bin.cli import (
     add_compute,
     add_max_bad_share,
-    count,
     device,
+    naming,
     parser,
     positive,
     run,
@@ -51,7 +51,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         "dumped, and refuse those that do not",
     )
     p.add_argument(
-        "--top_k", type=count, default=0, help="keep at most K tokens a frame; 0: all"
+        "--top_k", type=int, default=0, help="keep at most K tokens a frame; 0: all"
     )
     p.add_argument(
         "--step", type=float, default=0.25, help="of --top_k: nats of a level"
@@ -94,15 +94,16 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     from espnet_ctckd.cache.codec import Codec
     from espnet_ctckd.cache.writer import dump
 
-    codec = Codec(
-        len(teacher.token_list),
-        args.top_k or None,
-        step=args.step,
-        worth=args.worth,
-        states=teacher.state_size if args.states else 0,
-        selector=args.selector,
-        selector_conf=yaml.safe_load(args.selector_conf) or {},
-    )
+    with naming(kept="--top_k", step="--step", worth="--worth", selector="--selector"):
+        codec = Codec(
+            len(teacher.token_list),
+            args.top_k or None,
+            step=args.step,
+            worth=args.worth,
+            states=teacher.state_size if args.states else 0,
+            selector=args.selector,
+            selector_conf=yaml.safe_load(args.selector_conf) or {},
+        )
     unheard = None
     if args.max_bad_share:
         unheard = Unheard(args.max_bad_share, args.wav_scp)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, Sequence, Tuple
 
 import yaml
 
+from espnet_ctckd.bin.cli import naming
 from espnet_ctckd.choices import InputError
 
 if TYPE_CHECKING:
@@ -104,7 +105,12 @@ def teacher_of(
             options[f"{name}_file"] = getattr(args, f"teacher_{name}")
     from espnet_ctckd.teachers import open_teacher
 
-    return open_teacher(args.teacher_type, args.teacher, device, options, dtype)
+    with naming(
+        source="--teacher",
+        config_file="--teacher_config",
+        model_file="--teacher_model",
+    ):
+        return open_teacher(args.teacher_type, args.teacher, device, options, dtype)
 
 
 def _read_options(given: Sequence[str]) -> Dict[str, Any]:

@@ -65,22 +65,22 @@ class Codec:
         most = min(self.tokens - 1, _MOST_KEPT + 1)
         if not 1 < self.kept <= most:
             raise InputError(
-                f"--top_k is {self.kept}; give one from 2 to {most}, or 0 to keep all "
-                f"{self.tokens} tokens"
+                f"`kept` is {self.kept}; give one from 2 to {most}; without, all "
+                f"{self.tokens} tokens are kept"
             )
         # Less would not reach down to what is improbable with 255 levels.
         if not 0.1 <= self.step <= 1:
-            raise InputError(f"--step is {self.step}; give nats from 0.1 to 1")
+            raise InputError(f"`step` is {self.step}; give nats from 0.1 to 1")
         if not 0 <= self.worth < 1:
-            raise InputError(f"--worth is {self.worth}; give nats from 0 to 1")
+            raise InputError(f"`worth` is {self.worth}; give nats from 0 to 1")
 
     def _check_selector(self) -> None:
         if self.kept is None:
-            raise InputError("--selector packs fewer frames, so it needs --top_k")
+            raise InputError("`selector` packs fewer frames, so it needs `kept`")
         choice = look_up("selector", self.selector, SELECTOR_CHOICES)
         if choice.varies_with(self.selector_conf):
             raise InputError(
-                f"--selector {self.selector} {dict(self.selector_conf)} takes other "
+                f"`selector` {self.selector} {dict(self.selector_conf)} takes other "
                 "frames in each epoch: give one that always takes the same"
             )
         check_options("selector", str(self.selector), choice.fn, self.selector_conf)

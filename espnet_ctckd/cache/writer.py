@@ -186,7 +186,7 @@ def _claim(folder: Path, request: Mapping[str, object]) -> None:
         )
         raise InputError(
             f"{folder} was begun for something else ({was}); delete it, or choose "
-            "another --output_dir"
+            "another folder"
         )
 
 

@@ -43,7 +43,7 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str
     ):
         raise InputError(
             f"{folder} is the folder of the training itself, whose config.yaml would "
-            "be lost; choose another --output_dir"
+            "be lost; choose another folder"
         )
     # So that it is known to work.
     load_espnet_model(config_file, model_file, task=task_of(conf))

@@ -131,7 +131,7 @@ def open_source(folder: Pathlike, wavs: Optional[Mapping[str, str]] = None) -> S
     if not (folder / "model.pth").exists():
         return Cached(folder, wavs)
     if wavs is None:
-        raise InputError(f"{folder} is a model: give the audio with --wav_scp")
+        raise InputError(f"{folder} is a model: give the audio, too (`wavs`)")
     return Exported(folder, wavs)
 
 

@@ -291,8 +291,8 @@ def open_espnet(
         config_file, model_file = find_model(source)
     if config_file is None or model_file is None:
         raise InputError(
-            "an ESPnet teacher is a folder, zip or tag (--teacher), or a configuration "
-            "and weights (--teacher_config and --teacher_model)"
+            "an ESPnet teacher is a folder, zip or tag (`source`), or a configuration "
+            "and weights (`config_file` and `model_file`)"
         )
     told = {"language": language, "task": task}
     given = {key: value for key, value in told.items() if value is not None}

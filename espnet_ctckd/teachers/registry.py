@@ -47,7 +47,7 @@ def open_kind(
         check_options("teacher_type", str(kind), choice.fn, options)
         _check_types(str(kind), choice.fn, options)
     if source is None and kind != "espnet":
-        raise InputError(f"a teacher of the type {kind} needs --teacher")
+        raise InputError(f"a teacher of the type {kind} needs a source (`source`)")
     return choice.fn(source, device=device, **options)
 
 

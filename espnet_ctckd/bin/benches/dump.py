@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_ctckd.bin.cli import device
+from espnet_ctckd.bin.cli import device, naming
 from espnet_ctckd.bin.flags import teacher_of
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import make_plan
@@ -33,7 +33,8 @@ def bench(args: argparse.Namespace) -> None:
         args.batch_seconds,
         teacher.longest,
     )
-    codec = Codec(len(teacher.token_list), args.top_k or None)
+    with naming(kept="--top_k"):
+        codec = Codec(len(teacher.token_list), args.top_k or None)
     audio = [
         [torch.from_numpy(read_audio(u.name, u.path, plan.rate)) for u in batch]
         for shard in plan.shards
