@@ -1,11 +1,12 @@
 """The README and the guides: what they name exists, and their examples run.
 
-A fenced block of ``sh``, ``python`` or ``yaml`` is run or used as it stands, in the order
-of its guide. Its info string may add ``norun`` (it needs a corpus, a network or hours;
-its flags are checked all the same), ``file=<path>`` (it is the content of a file, or
-what is added to a file of this repository) and ``needs=<module>`` (an extra).
+A fenced block of ``sh``, ``python`` or ``yaml`` is run or used as it stands, in the
+order of its guide. Its info string may add ``norun`` (it needs a corpus, a network or
+hours; its flags are checked all the same), ``file=<path>`` (it is the content of a
+file, or what is added to a file of this repository) and ``needs=<module>`` (an extra).
 """
 
+import ast
 import contextlib
 import importlib
 import importlib.metadata
@@ -26,6 +27,7 @@ import torch
 import yaml
 from test_layers import CORE, LAYERS
 
+from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data.kaldi import write_scp
 from espnet_ctckd.losses import LOSS_CHOICES
 from espnet_ctckd.reduce import REDUCTION_CHOICES
@@ -398,6 +400,20 @@ def test_the_commands_of_a_guide_run(guide, here):
     assert run_blocks(guide, here) > 0
 
 
+def test_an_online_teacher_is_configured_as_in_its_guide():
+    (given,) = [
+        yaml.safe_load(b.text) for b in blocks_of(README) if b.language == "yaml"
+    ]
+    guide = ROOT / "espnet_ctckd/teachers/README.md"
+    (more,) = [
+        yaml.safe_load(block.text)
+        for block in blocks_of(guide)
+        if block.language == "yaml" and "file" not in block.options
+    ]
+    kd = KDConfig.from_dict({**given["model_conf"]["kd"], **more["kd"]})
+    assert kd.teacher.mode == "online"
+
+
 def test_the_losses_train_a_student_without_espnet():
     (loop,) = [
         block
@@ -425,8 +441,9 @@ def test_the_losses_train_a_student_without_espnet():
 def add_to(path: Path, text: str) -> None:
     """Add a block of the guide to a file, which is made if it is not there.
 
-    A line ``NAME = {`` with ``...`` in its first line stands for the dict of that name
-    in the file: what follows is added at its end, and what precedes it before it.
+    ``NAME = {`` and a line ``...`` stand for the dict of that name in the file: what
+    follows is added at its end. An import before it goes to the imports, and all else
+    before the dict.
     """
     if not path.exists():
         path.write_text(text)
@@ -436,13 +453,19 @@ def add_to(path: Path, text: str) -> None:
     if match is None:
         path.write_text(f"{source}\n\n{text}")
         return
+    before = text[: match.start()]
+    if before.startswith("from "):
+        lines = source.splitlines(keepends=True)
+        nodes = ast.parse(source).body
+        last = [n for n in nodes if isinstance(n, (ast.Import, ast.ImportFrom))][-1]
+        assert last.end_lineno is not None
+        lines.insert(last.end_lineno, before.strip() + "\n")
+        source, before = "".join(lines), ""
     begun = re.search(rf"^{match[1]}(: .*)? = \{{\n", source, re.MULTILINE)
     assert begun, f"{path} has no {match[1]}"
     end = source.index("\n}\n", begun.start()) + 1
-    path.write_text(
-        source[: begun.start()] + text[: match.start()] + source[begun.start() : end]
-        + match[3] + source[end:]
-    )  # fmt: skip
+    parts = [source[: begun.start()], before, source[begun.start() : end]]
+    path.write_text("".join([*parts, match[3], source[end:]]))
 
 
 @pytest.fixture(scope="module")
@@ -469,10 +492,11 @@ def python_in(copy: Path, *command: object) -> str:
     return done.stdout
 
 
-def test_the_selector_and_the_loss_of_the_guide_keep_the_contract(extended):
+def test_what_the_guide_adds_keeps_the_contract_and_the_layers(extended):
     printed = python_in(
         extended, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:xdist",
-        "test/test_contract.py", "-k", "confident or total_variation",
+        "test/test_contract.py", "test/test_layers.py",
+        "-k", "confident or total_variation or torchscript",
     )  # fmt: skip
     assert int(re.search(r"(\d+) passed", printed)[1]) > 20
     for entry in ("selector-confident", "loss-total_variation"):
