@@ -496,11 +496,31 @@ def test_what_the_guide_adds_keeps_the_contract_and_the_layers(extended):
     printed = python_in(
         extended, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:xdist",
         "test/test_contract.py", "test/test_layers.py",
-        "-k", "confident or total_variation or torchscript",
+        "-k", "confident or total_variation or torchscript or entropy",
     )  # fmt: skip
     assert int(re.search(r"(\d+) passed", printed)[1]) > 20
     for entry in ("selector-confident", "loss-total_variation"):
         assert f"[{entry}] PASSED" in printed
+
+
+# In a process of its own, in which ESPnet is imported from the copy.
+ADDED = """
+import sys, torch
+sys.path.insert(0, "test")
+from student import KD, build, make_batch, make_teacher
+from espnet_ctckd.bin import dump_teacher
+
+dump_teacher.main(sys.argv[1:])
+batch = {**make_batch(), **make_teacher()}
+losses = []
+for weight in (0.0, 0.5):
+    model = build(kd={**KD, "terms": {"entropy": {"weight": weight}}}).eval()
+    loss, stats, _ = model(**batch)
+    losses.append(loss.item())
+loss.sum().backward()
+assert torch.isfinite(model.ctc.ctc_lo.weight.grad).all()
+print("entropy:", losses[0], losses[1], stats["loss_entropy"].item())
+"""
 
 
 class Strided(torch.nn.Module):
@@ -514,14 +534,19 @@ class Strided(torch.nn.Module):
         return self.conv(speech.unsqueeze(1)).transpose(1, 2).log_softmax(-1)
 
 
-def test_the_teacher_of_the_guide_dumps_a_cache(extended, tiny_data, tmp_path):
+def test_the_teacher_of_the_guide_dumps_and_its_term_is_added(
+    extended, tiny_data, tmp_path
+):
     torch.jit.script(Strided()).save(str(tmp_path / "model.pt"))
     (tmp_path / "tokens").write_text("<blank>\na\nb\nc\n")
-    python_in(
-        extended, "-m", "espnet_ctckd.bin.dump_teacher",
+    printed = python_in(
+        extended, "-c", ADDED,
         "--teacher_type", "torchscript", "--teacher", tmp_path / "model.pt",
         "--teacher_conf", f"tokens={tmp_path / 'tokens'}",
         "--wav_scp", tiny_data.wav_scp, "--output_dir", tmp_path / "cache",
     )  # fmt: skip
     cache = tiny.read_cache(tmp_path / "cache")
     assert cache.keys() == tiny_data.wavs().keys()
+    without, with_term, own = map(float, printed.split("entropy: ")[1].split())
+    assert own < 0
+    assert with_term == pytest.approx(without + 0.5 * own, rel=1e-4)
