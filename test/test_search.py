@@ -20,14 +20,8 @@ from hypothesis import strategies as st
 
 import espnet_ctckd.decode.lexicon
 import espnet_ctckd.decode.recogniser
-from espnet_ctckd.bin.cli import (
-    check_lm,
-    configured,
-    decode,
-    make_lexicon,
-    parser,
-    tune_decoding,
-)
+from espnet_ctckd.bin import check_lm, decode, make_lexicon, tune_decoding
+from espnet_ctckd.bin.cli import configured, parser
 from espnet_ctckd.bin.decode import add_search, search_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp
