@@ -1,6 +1,7 @@
 """Searches, timings and blank collapse, against slow references and other libraries."""
 
 import dataclasses
+import functools
 import gzip
 import itertools
 import json
@@ -128,7 +129,7 @@ def test_collapse_is_what_run_by_run_would_do(blank, threshold):
 @given(
     st.integers(0, 10**6), st.integers(1, 14), st.lists(st.integers(3, 5), max_size=4)
 )
-def test_the_alignment_is_that_of_torchaudio(seed, frames, tokens):
+def test_no_alignment_is_more_probable(seed, frames, tokens):
     log_probs = draw(frames, seed)
     repeats = sum(a == b for a, b in itertools.pairwise(tokens))
     if len(tokens) + repeats > frames:
@@ -139,18 +140,53 @@ def test_the_alignment_is_that_of_torchaudio(seed, frames, tokens):
     assert [span.token for span in spans] == tokens
     if not tokens:
         return
-    path, _ = torchaudio.functional.forced_align(
-        torch.from_numpy(log_probs).float().unsqueeze(0),
-        torch.tensor([tokens], dtype=torch.int32),
-        blank=0,
-    )
-    ours = np.zeros(frames, int)
+    path = np.zeros(frames, int)
     for span in spans:
-        ours[span.start : span.end] = span.token
+        path[span.start : span.end] = span.token
         expected = np.exp(log_probs[span.start : span.end, span.token]).mean()
         assert span.confidence == pytest.approx(expected)
-    scores = [log_probs[np.arange(frames), p].sum() for p in (ours, path[0].numpy())]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    score = log_probs[np.arange(frames), path].sum()
+    assert score == pytest.approx(slow_alignment(log_probs, tokens))
+
+
+def slow_alignment(log_probs, tokens):
+    """The log-probability of the best alignment, by trying every end of each token."""
+
+    @functools.cache
+    def best(frame, number, last):
+        if frame == len(log_probs):
+            return 0.0 if number == len(tokens) else -np.inf
+        said = log_probs[frame]
+        ways = [said[0] + best(frame + 1, number, 0)]
+        if last:
+            ways.append(said[last] + best(frame + 1, number, last))
+        if number < len(tokens) and tokens[number] != last:
+            token = tokens[number]
+            ways.append(said[token] + best(frame + 1, number + 1, token))
+        return max(ways)
+
+    return best(0, 0, 0)
+
+
+def test_long_hypotheses_are_aligned():
+    log_probs = draw(600, seed=2)
+    tokens = [3 + i % 3 for i in range(200)]
+    spans = align(log_probs, tokens, 0)
+    assert [span.token for span in spans] == tokens
+    assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_impossible_tokens_are_not_aligned(dtype):
+    log_probs = draw(9, seed=1).astype(dtype)
+    log_probs[:, 4] = -np.inf
+    with pytest.raises(InputError, match="2 tokens cannot be aligned to 9 frames"):
+        align(log_probs, [3, 4], 0)
+    log_probs[6, 4] = -30.0
+    (_, span) = align(log_probs, [3, 4], 0)
+    assert (span.start, span.end) == (6, 7)
+    log_probs[:, 1] = -2e4  # the only path, far less probable than any clamped one
+    assert len(align(np.delete(log_probs, 0, 0), [1, 4, 1, 1], 0)) == 4
 
 
 # Words
