@@ -26,7 +26,8 @@ from espnet_ctckd.bin.cli import (
 from espnet_ctckd.data.kaldi import write_beside, write_scp
 from espnet_ctckd.decode.lexicon import read_lexicon
 from espnet_ctckd.decode.recogniser import Recognised, Recogniser, recognise
-from espnet_ctckd.decode.search import METHODS, SearchConfig
+from espnet_ctckd.decode.registry import DECODER_CHOICES
+from espnet_ctckd.decode.search import SearchConfig
 from espnet_ctckd.evaluation.score import spelled_by
 
 
@@ -117,7 +118,8 @@ def add_search(p: argparse.ArgumentParser) -> None:
         "prior_file": "of prefix_beam and lexicon: as estimate_prior writes it",
         "prior_scale": "how much of the prior is taken out",
     }
-    g.add_argument("--method", choices=METHODS, default=default["method"], help="how")
+    methods = list(DECODER_CHOICES)
+    g.add_argument("--method", choices=methods, default=default["method"], help="how")
     for name, text in helps.items():
         kind = str if default[name] is None else type(default[name])
         g.add_argument(f"--{name}", type=kind, default=default[name], help=text)
