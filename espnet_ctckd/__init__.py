@@ -10,16 +10,87 @@ Legend of the shapes, used in every docstring of this package:
     K  tokens kept of a frame (K == V when all are)
     N  labels of an utterance
 
+Legend of the terms:
+
+    teacher       a model, or several, whose posteriors the student learns from
+    student       the ESPnet CTC model that is trained
+    posteriors    log-probabilities of the tokens in each frame
+    spike         a maximal run of frames with one non-blank argmax
+    frame shift   time from one frame of posteriors to the next, in samples or ms
+    top K         the K most probable tokens of a frame, the blank among them
+    tail mass     probability of a frame outside its top K
+    cache         a folder with the posteriors of a teacher, in shards of records
+    record        the posteriors of one utterance in a cache
+    compression   top K tokens and quantized log-probabilities in place of float32
+    packing       a model and its files in one archive
+    selector      chooses, or weights, the frames that a loss is computed on
+    loss          distance of the student from the teacher in a frame
+    reduction     makes one number of the losses of a batch
+    objective     selector, loss and reduction together, with alignment of the frames
+    term          a summand of the training loss, as ``ctc``, ``frames``, ``feature``
+    state         hidden vector of a frame, before the output layer
+    occupancies   occupation probabilities (gamma) of the tokens given the transcript
+    n-best list   hypotheses of a teacher with their probabilities
+    online        the teacher computes during training, without a cache
+    unlabelled    audio without transcripts
+
+The public names below are imported when they are first used, so that importing this
+package needs neither torch nor ESPnet.
+
 References:
     Hilmes, Rossenbach, Schlüter, Analyzing the Importance of Blank for CTC-Based
     Knowledge Distillation (2025), https://arxiv.org/abs/2506.01503
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any, List
+
+if TYPE_CHECKING:
+    from espnet_ctckd.choices import Choice as Choice
+    from espnet_ctckd.config import KDConfig as KDConfig
+    from espnet_ctckd.losses import LOSS_CHOICES as LOSS_CHOICES
+    from espnet_ctckd.objective import KDObjective as KDObjective
+    from espnet_ctckd.plugin.terms import TERM_CHOICES as TERM_CHOICES
+    from espnet_ctckd.posteriors import FramePosteriors as FramePosteriors
+    from espnet_ctckd.reduce import REDUCTION_CHOICES as REDUCTION_CHOICES
+    from espnet_ctckd.select import SELECTOR_CHOICES as SELECTOR_CHOICES
+    from espnet_ctckd.teachers import TEACHER_CHOICES as TEACHER_CHOICES
+    from espnet_ctckd.teachers import Teacher as Teacher
+
 __version__ = "0.1.0"
+
+# Public names, and the modules that define them (PEP 562).
+_EXPORTS = {
+    "Choice": "espnet_ctckd.choices",
+    "FramePosteriors": "espnet_ctckd.posteriors",
+    "KDConfig": "espnet_ctckd.config",
+    "KDObjective": "espnet_ctckd.objective",
+    "LOSS_CHOICES": "espnet_ctckd.losses",
+    "REDUCTION_CHOICES": "espnet_ctckd.reduce",
+    "SELECTOR_CHOICES": "espnet_ctckd.select",
+    "TEACHER_CHOICES": "espnet_ctckd.teachers",
+    "TERM_CHOICES": "espnet_ctckd.plugin.terms",
+    "Teacher": "espnet_ctckd.teachers",
+}
+__all__ = [*sorted(_EXPORTS), "register"]
 
 MODEL_NAME = "ctckd"
 FRONTEND_NAME = "ctckd_huggingface"
 ENCODER_NAME = "ctckd_skip_conformer"
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_EXPORTS[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    """The names that there are, imported or not."""
+    return sorted({*globals(), *_EXPORTS})
 
 
 def register() -> None:

@@ -6,8 +6,9 @@ import re
 import pytest
 import torch
 
-from espnet_ctckd.bin import bench, bench_dump, bench_search
-from espnet_ctckd.bin.bench import keep_top, make_objective, make_teacher
+from espnet_ctckd.bin import bench
+from espnet_ctckd.bin.benches import train
+from espnet_ctckd.bin.benches.train import keep_top, make_objective, make_teacher
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +28,10 @@ def test_the_objective_is_measured_against_pytorch(capsys):
 
 
 def test_a_step_is_measured_against_plain_ctc(capsys, monkeypatch):
-    small = {**bench.STUDENT["encoder_conf"], "num_blocks": 1, "output_size": 16}
-    monkeypatch.setitem(bench.STUDENT, "encoder_conf", small)
-    monkeypatch.setattr(bench, "STEP_TOKENS", (20,))
-    bench.main(["--what", "step", "--rounds", "1", "--utterances", "1"])
+    small = {**train.STUDENT["encoder_conf"], "num_blocks": 1, "output_size": 16}
+    monkeypatch.setitem(train.STUDENT, "encoder_conf", small)
+    monkeypatch.setattr(train, "STEP_TOKENS", (20,))
+    bench.main(["--what", "train", "--rounds", "1", "--utterances", "1"])
     printed = capsys.readouterr().out
     assert re.search(r"online in float32 *[0-9]+ +[0-9.]+", printed)
     assert re.search(r"plain CTC +[0-9]+ +1\.000", printed)
@@ -40,9 +41,9 @@ def test_a_step_is_measured_against_plain_ctc(capsys, monkeypatch):
 @pytest.mark.parametrize("top", [False, True])
 def test_the_objective_that_is_measured_is_kl_div_on_a_fifth_of_the_frames(top):
     torch.manual_seed(0)
-    dense = make_teacher(2, 50, spikes=bench.FRAMES // 5)
+    dense = make_teacher(2, 50, spikes=train.FRAMES // 5)
     teacher = keep_top(dense) if top else dense
-    logits = torch.randn(2, bench.FRAMES, 50)
+    logits = torch.randn(2, train.FRAMES, 50)
     kd = make_objective("blank_elimination", 1.0)
     loss, stats = kd(logits, teacher.lengths, teacher)
     assert stats["kd_selected"].item() == pytest.approx(0.2, abs=0.01)
@@ -59,7 +60,8 @@ def test_the_objective_that_is_measured_is_kl_div_on_a_fifth_of_the_frames(top):
 def test_a_dump_is_measured_against_the_teacher_alone(tiny_model, tiny_data, capsys):
     flags = ["--teacher_config", tiny_model.config, "--teacher_model"]
     flags += [tiny_model.weights, "--wav_scp", tiny_data.wav_scp]
-    bench_dump.main([str(flag) for flag in [*flags, "--rounds", 1, "--top_k", 4]])
+    flags = ["--what", "dump", *flags]
+    bench.main([str(flag) for flag in [*flags, "--rounds", 1, "--top_k", 4]])
     printed = capsys.readouterr().out
     assert re.search(r"teacher alone, in batches +[0-9.]+ +1\.00", printed)
     assert re.search(r"\ndump +[0-9.]+ +[0-9.]+", printed)
@@ -77,7 +79,8 @@ def test_searches_are_measured_against_those_of_others(
         pytest.importorskip("flashlight.lib.text")
         (tmp_path / "lexicon").write_text("ab a b\ncd c d\n")
         flags += ["--method", "lexicon", "--lexicon", tmp_path / "lexicon"]
-    bench_search.main([str(flag) for flag in [*flags, "--beam", 4]])
+    flags = ["--what", "search", *flags]
+    bench.main([str(flag) for flag in [*flags, "--beam", 4]])
     printed = capsys.readouterr().out.splitlines()
     table = itertools.takewhile(bool, printed[2:])
     rows = {line[:30].strip(): line[30:].split() for line in table}

@@ -24,7 +24,7 @@ import espnet_ctckd.decode.lexicon
 import espnet_ctckd.decode.recogniser
 from espnet_ctckd.bin import check_lm, decode, make_lexicon, tune_decoding
 from espnet_ctckd.bin.cli import configured, parser
-from espnet_ctckd.bin.decode import add_search, search_of
+from espnet_ctckd.bin.flags import add_search, search_of
 from espnet_ctckd.choices import Choice, InputError
 from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.decode import DECODER_CHOICES

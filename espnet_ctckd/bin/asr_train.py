@@ -1,18 +1,41 @@
-"""Train as ``espnet2.bin.asr_train`` does, and know ``model: ctckd``."""
+"""Train an ESPnet model, `model: ctckd` included.
 
+The flags are those of `espnet2.bin.asr_train`; --help_all lists them all, which takes
+some seconds. In addition `--model ctckd` learns from a teacher, as `--model_conf
+kd=<file>` says, a YAML file of `conf/kd`; `--model_conf kd.<key>=<value>` wins over the
+file. `--train_data_path_and_name_and_type <cache>/teacher.scp,teacher,kaldi_ark`, and
+the same for the valid data, names a cache of posteriors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
 from typing import Optional, Sequence
 
 from espnet_ctckd.bin.cli import run
-from espnet_ctckd.plugin.task import CTCKDTask
+
+_USAGE = "python -m espnet_ctckd.bin.asr_train [--config CONFIG] [flags of ESPnet]"
 
 
-def get_parser():  # type: ignore[no-untyped-def]
+def get_parser() -> argparse.ArgumentParser:
     """The parser of ``espnet2.bin.asr_train``."""
+    from espnet_ctckd.plugin.task import CTCKDTask
+
     return CTCKDTask.get_parser()
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Train; the flags are those of ``espnet2.bin.asr_train``."""
+    flags = sys.argv[1:] if cmd is None else list(cmd)
+    if "-h" in flags or "--help" in flags:
+        print(f"usage: {_USAGE}\n\n{__doc__}")
+        return
+    if "--help_all" in flags:
+        get_parser().print_help()
+        return
+    from espnet_ctckd.plugin.task import CTCKDTask
+
     CTCKDTask.main(cmd=cmd)
 
 

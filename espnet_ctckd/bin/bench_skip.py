@@ -1,129 +1,14 @@
-"""Measure on this machine what layer skipping saves, and what it costs.
+"""The former name of ``bench --what skip``; deprecated, and removed in 0.4."""
 
-A student with encoder: ctckd_skip_conformer hears a set at several thresholds, which
-need no other training; others, as a Conformer without skipping and a shallow one, hear
-the same. All take turns in every round; ratios of the time of front-end, encoder and
-output layer are medians over the rounds, to the first --other.
-"""
+from typing import Optional, Sequence
 
-import itertools
-import logging
-import statistics
-from pathlib import Path
-from typing import Dict, Optional, Sequence
-
-import torch
-
-from espnet_ctckd.bin.bench import quartiles, take_turns
-from espnet_ctckd.bin.bench_search import error_rate
-from espnet_ctckd.bin.cli import (
-    add_compute,
-    add_model,
-    count,
-    device,
-    parser,
-    positive,
-    run,
-)
-from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_scp
-from espnet_ctckd.decode.greedy import greedy
-from espnet_ctckd.decode.recogniser import Read, Recogniser
-from espnet_ctckd.decode.search import Hypothesis
-from espnet_ctckd.models.skip_encoder import CTCKDSkipConformerEncoder
+from espnet_ctckd.bin.benches import main_deprecated
+from espnet_ctckd.bin.cli import run
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Measure, and print a table."""
-    p = parser(__doc__)
-    add_model(p)
-    p.add_argument("--text", required=True, help="transcripts")
-    p.add_argument(
-        "--other",
-        required=True,
-        action="append",
-        help="folder of an exported model; for each, what is compared with first",
-    )
-    p.add_argument(
-        "--thresholds", type=float, nargs="+", default=[1.1, 0.999, 0.99, 0.95, 0.9]
-    )
-    p.add_argument("--neighbours", type=count, nargs="+", default=[1])
-    p.add_argument("--rounds", type=positive, default=5, help="of which the median is")
-    add_compute(p)
-    args = p.parse_args(cmd)
-    where = device(args)
-    logging.getLogger().setLevel(logging.ERROR)
-    model = Recogniser(args.asr_train_config, args.asr_model_file, where)
-    if not isinstance(model.model.encoder, CTCKDSkipConformerEncoder):
-        raise InputError(
-            f"{args.asr_train_config} has no encoder: ctckd_skip_conformer to try "
-            "thresholds on"
-        )
-    batches = list(model.read(args.wav_scp, args.batch_seconds))
-    contenders: Dict[str, _Hearing] = {}
-    for folder in args.other:
-        files = (Path(folder, "config.yaml"), Path(folder, "model.pth"))
-        contenders[folder] = _Hearing(Recogniser(*files, where), batches)
-        if contenders[folder].model.rate != model.rate:
-            raise InputError(f"{folder} does not hear {model.rate} Hz, as the student")
-    for threshold, k in itertools.product(args.thresholds, args.neighbours):
-        label = f"skipping, {threshold:g}, {k} neighbours"
-        contenders[label] = _Skipping(model, batches, threshold, k)
-    times = take_turns(contenders, args.rounds)
-    spoken = sum(u.samples for batch, _ in batches for u in batch) / model.rate
-    print(
-        f"{len(contenders[args.other[0]].texts)} utterances, {spoken:.0f} s of audio, "
-        f"batches of {args.batch_seconds:g} s, {torch.get_num_threads()} threads"
-    )
-    references, first = read_scp(args.text), times[args.other[0]]
-    width = max(map(len, contenders)) + 2
-    print(
-        f"{'encoder':{width}}{'s of audio a s':>15}{'of the first':>14}"
-        f"{'quartiles':>16}{'skipped %':>11}{'WER %':>8}"
-    )
-    for label, each in contenders.items():
-        low, middle, high = quartiles([a / b for a, b in zip(times[label], first)])
-        share = "" if each.skipped is None else f"{100 * each.skipped:.1f}"
-        print(
-            f"{label:{width}}{spoken / statistics.median(times[label]):15.0f}"
-            f"{middle:14.2f}{f'{low:.2f} - {high:.2f}':>16}{share:>11}"
-            f"{error_rate(references, each.texts):8.2f}"
-        )
-
-
-class _Hearing:
-    """A model that hears a set, and what it has understood."""
-
-    def __init__(self, model: Recogniser, batches: Sequence[Read]) -> None:
-        self.model, self.batches = model, batches
-        self.texts: Dict[str, str] = {}
-        self.skipped: Optional[float] = None
-
-    def __call__(self) -> None:
-        for batch, audio in self.batches:
-            log_probs, lengths = self.model.say(audio)
-            found = greedy(log_probs, lengths, self.model.blank)
-            for utterance, tokens in zip(batch, found):
-                hypothesis = Hypothesis(tuple(tokens), (), 0.0)
-                self.texts[utterance.name] = self.model.text(hypothesis, False)
-
-
-class _Skipping(_Hearing):
-    """Likewise, at a threshold."""
-
-    def __init__(
-        self, model: Recogniser, batches: Sequence[Read], threshold: float, k: int
-    ) -> None:
-        super().__init__(model, batches)
-        self._threshold, self._neighbours = threshold, k
-
-    def __call__(self) -> None:
-        encoder = self.model.model.encoder
-        encoder.skip_threshold = self._threshold
-        encoder.skip_neighbours = self._neighbours
-        encoder.frames = encoder.frames_run = 0
-        super().__call__()
-        self.skipped = 1.0 - encoder.frames_run / encoder.frames
+    """Measure as ``bench --what skip`` does."""
+    main_deprecated("bench_skip", "skip", cmd)
 
 
 if __name__ == "__main__":

@@ -4,17 +4,20 @@ With --packings, a dense cache is packed in many ways: what each takes, and what
 by it, in KL divergence from the dense posteriors.
 """
 
+from __future__ import annotations
+
 import itertools
-from typing import Iterator, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
-import torch
 
 from espnet_ctckd.bin.cli import parser, positive, run
-from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import folder_size, read_scp
+
+if TYPE_CHECKING:
+    from espnet_ctckd.cache.codec import Codec
+    from espnet_ctckd.cache.reader import CacheMeta
 
 KEPT = (4, 8, 16, 32)
 STEPS = (0.125, 0.25, 0.5)
@@ -30,6 +33,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         "--utterances", type=positive, default=200, help="that --packings tries"
     )
     args = p.parse_args(cmd)
+    from espnet_ctckd.cache.reader import read_meta
+
     meta = read_meta(args.cache)
     for name, value in describe(meta):
         print(f"{name:<16}{value}")
@@ -85,6 +90,11 @@ def compare_packings(meta: CacheMeta, utterances: int) -> List[str]:
     Raises:
         InputError: it is not dense.
     """
+    import torch
+
+    from espnet_ctckd.cache.codec import Codec
+    from espnet_ctckd.cache.reader import SCP
+
     if meta.codec.kept is not None:
         raise InputError(
             f"{meta.folder} is packed already; --packings wants one that was dumped "

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, run
-from espnet_ctckd.cache.index import merge
-from espnet_ctckd.cache.reader import read_meta
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -18,6 +16,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--cache", required=True, action="append", help="give it for each")
     p.add_argument("--output_dir", required=True, help="folder of the new cache")
     args = p.parse_args(cmd)
+    from espnet_ctckd.cache.index import merge
+    from espnet_ctckd.cache.reader import read_meta
+
     merged = merge([read_meta(cache) for cache in args.cache], Path(args.output_dir))
     print(
         f"{args.output_dir}: {merged.utterances} utterances, {merged.frames} frames, "

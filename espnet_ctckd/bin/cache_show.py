@@ -4,22 +4,23 @@ Above, how probable each token is in each frame, as a heat map of those that are
 likely; below, the blank, and which frames a selector would take.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 import yaml
-from matplotlib.backend_bases import FigureCanvasBase
 
 from espnet_ctckd.bin.cli import parser, positive, run
-from espnet_ctckd.cache.reader import CacheMeta
-from espnet_ctckd.cache.statistics import Cached
 from espnet_ctckd.choices import InputError, check_options, look_up
 from espnet_ctckd.data.kaldi import beside
-from espnet_ctckd.posteriors import FramePosteriors
-from espnet_ctckd.select import SELECTOR_CHOICES
+
+if TYPE_CHECKING:
+    from espnet_ctckd.cache.reader import CacheMeta
+    from espnet_ctckd.posteriors import FramePosteriors
 
 # What is never as probable as this is not drawn.
 _LIKELY = 0.05
@@ -38,6 +39,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--output", help="picture to write (default: <utterance>.png)")
     args = p.parse_args(cmd)
     path = Path(args.output or f"{args.utterance.replace(os.sep, '_')}.png")
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    from espnet_ctckd.cache.statistics import Cached
+
     kinds = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:] not in kinds:
         raise InputError(f"--output is {path}; give one of {', '.join(sorted(kinds))}")
@@ -55,6 +60,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 def _selected(said: FramePosteriors, args: argparse.Namespace) -> np.ndarray:
     """The frames that the selector takes (U,), bool."""
+    from espnet_ctckd.select import SELECTOR_CHOICES
+
     options = yaml.safe_load(args.selector_conf) or {}
     if args.selector == "symmetric":
         options = {"n": 1, **options}

@@ -5,28 +5,21 @@ or for all with --audio_sample 0. Flags of asr_train may follow, as they will fo
 training of --asr_config.
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from fractions import Fraction
-from typing import Optional, Sequence
-
-import torch
+from typing import TYPE_CHECKING, Optional, Sequence
 
 from espnet_ctckd.bin.cli import add_student, count, parser, run, student_flags
-from espnet_ctckd.cache.check import Student, check_cache, match_student
-from espnet_ctckd.cache.reader import CacheMeta
-from espnet_ctckd.cache.statistics import Cached
 from espnet_ctckd.evaluation.score import Counts, count_errors
-from espnet_ctckd.frames import match_frames
 from espnet_ctckd.paths import find_spikes
-from espnet_ctckd.plugin.checks import (
-    check_frames,
-    check_selected,
-    check_states,
-)
-from espnet_ctckd.plugin.model import ESPnetCTCKDModel
-from espnet_ctckd.plugin.preprocessor import PosteriorReader
-from espnet_ctckd.plugin.student import build_student
 from espnet_ctckd.tokens import describe_match
+
+if TYPE_CHECKING:
+    from espnet_ctckd.cache.check import Student
+    from espnet_ctckd.cache.reader import CacheMeta
+    from espnet_ctckd.plugin.model import ESPnetCTCKDModel
 
 # Utterances in which frames are joined, for a figure.
 _JOINED = 50
@@ -48,6 +41,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args, theirs = p.parse_known_args(cmd)
     student, model, last_epoch = None, None, 1
     flags = student_flags(p, args, theirs)
+    from espnet_ctckd.cache.check import check_cache
+    from espnet_ctckd.plugin.checks import check_frames, check_states
+    from espnet_ctckd.plugin.student import build_student
+
     if flags:
         student, model, last_epoch = build_student(flags)
     meta = check_cache(
@@ -72,6 +69,10 @@ def _describe(
     last_epoch: int,
 ) -> None:
     """Print what a student gets of a cache, or refuse where it gets nothing."""
+    from espnet_ctckd.cache.check import match_student
+    from espnet_ctckd.plugin.checks import check_selected
+    from espnet_ctckd.plugin.preprocessor import PosteriorReader
+
     index = match_student(meta, student)
     if index is not None:
         print(describe_match(meta.token_list, student.token_list, index))
@@ -100,6 +101,11 @@ def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
         Errors of the joined posteriors' best tokens against the teacher's own, as a
         share of these, over some utterances.
     """
+    import torch
+
+    from espnet_ctckd.cache.statistics import Cached
+    from espnet_ctckd.frames import match_frames
+
     cache = Cached(meta.folder)
     utterances = list(cache)
     counts = Counts()

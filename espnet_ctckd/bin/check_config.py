@@ -16,8 +16,6 @@ import yaml
 
 from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.bin.cli import parser, run
-from espnet_ctckd.models.espnet import measure_frame_shift, shortest_input
-from espnet_ctckd.plugin.task import CTCKDTask, read_kd_config
 
 # Enough to build any model; its own list comes later in a recipe.
 _TOKENS = ["<unk>", "<sos/eos>"]
@@ -28,6 +26,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p = parser(__doc__)
     p.add_argument("--config", required=True, help="training configuration (YAML)")
     ours, theirs = p.parse_known_args(cmd)
+    from espnet_ctckd.models.espnet import measure_frame_shift, shortest_input
+    from espnet_ctckd.plugin.task import CTCKDTask, read_kd_config
+
     with contextlib.redirect_stdout(sys.stderr):
         args = CTCKDTask.get_parser().parse_args(["--config", ours.config, *theirs])
         blank = (args.model_conf or {}).get("sym_blank", "<blank>")

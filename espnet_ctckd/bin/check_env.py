@@ -6,8 +6,6 @@ import shutil
 from importlib import metadata
 from typing import Optional, Sequence
 
-import torch
-
 from espnet_ctckd.bin.cli import amount, count, parser, run
 from espnet_ctckd.choices import InputError
 
@@ -19,6 +17,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--output_dir", default=".", help="where results will be written")
     p.add_argument("--min_free_gb", type=amount, default=2.0, help="least free disk")
     args = p.parse_args(cmd)
+    import torch
+
     there = torch.cuda.device_count()
     free = shutil.disk_usage(args.output_dir).free / 2**30
     names = ("espnet", "torch", "torchaudio", "kaldiio", "jiwer")

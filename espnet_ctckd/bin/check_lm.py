@@ -5,7 +5,6 @@ from typing import Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.decode.language_model import check_lm, read_words
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -22,6 +21,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
                 "decoding with a language model needs flashlight-text and kenlm "
                 f"({error}): pip install 'espnet_ctckd[lm]'"
             ) from None
+    from espnet_ctckd.decode.language_model import check_lm, read_words
+
     check_lm(args.lm)
     source = args.words or args.lm
     words = read_words(source)

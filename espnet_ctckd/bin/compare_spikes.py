@@ -12,7 +12,6 @@ from typing import Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.data.kaldi import read_wav_scp, write_beside
-from espnet_ctckd.report.spikes import COLUMNS, compare, open_source, read_spikes
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -24,6 +23,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("models", nargs="+", help="caches or folders of the models")
     args = p.parse_args(cmd)
     wavs = None if args.wav_scp is None else read_wav_scp(args.wav_scp)
+    from espnet_ctckd.report.spikes import COLUMNS, compare, open_source, read_spikes
+
     teacher = open_source(args.teacher, wavs)
     expected = dict(read_spikes(teacher, teacher))
     found = {}

@@ -4,23 +4,19 @@ They are in the order and under the names that an ESPnet student needs: the blan
 a space as <space>, and no special tokens but <unk> and <sos/eos>.
 """
 
-import argparse
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from __future__ import annotations
 
-import yaml
-from espnet2.tasks.asr import ASRTask
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 
 from espnet_ctckd.bin.cli import parser, run
+from espnet_ctckd.bin.flags import add_teacher, teacher_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import Pathlike, beside, write_beside
-from espnet_ctckd.data.spelling import check_model, make_model
-from espnet_ctckd.models.checkpoint import load_config
-from espnet_ctckd.models.espnet import task_of
-from espnet_ctckd.models.zoo import find_model
-from espnet_ctckd.teachers import TEACHER_CHOICES, Teacher, open_teacher
-from espnet_ctckd.teachers.espnet import spoken_tokens
 from espnet_ctckd.tokens import SPECIAL, espnet_names, has_pieces
+
+if TYPE_CHECKING:
+    from espnet_ctckd.teachers import Teacher
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -31,6 +27,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = p.parse_args(cmd)
     folder = Path(args.output_dir)
     config = args.teacher_config
+    from espnet_ctckd.models.zoo import find_model
+
     if args.teacher and not config and args.teacher_type == "espnet":
         config, _ = find_model(args.teacher)
     note = ""
@@ -56,6 +54,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 def _model_of(teacher: Teacher, tokens: Sequence[str]) -> Tuple[bytes, str]:
     """The sentencepiece model of a teacher's word pieces, and what is to be said."""
+    from espnet_ctckd.data.spelling import check_model, make_model
+
     if teacher.bpemodel is not None:
         check_model(teacher.bpemodel, tokens, "the teacher's sentencepiece model")
         return teacher.bpemodel, ""
@@ -66,6 +66,12 @@ def _model_of(teacher: Teacher, tokens: Sequence[str]) -> Tuple[bytes, str]:
 
 
 def _of_espnet(config: Pathlike) -> Tuple[List[str], str, Optional[bytes]]:
+    from espnet2.tasks.asr import ASRTask
+
+    from espnet_ctckd.models.checkpoint import load_config
+    from espnet_ctckd.models.espnet import task_of
+    from espnet_ctckd.teachers.espnet import spoken_tokens
+
     conf = load_config(config)
     if not isinstance(conf.get("token_list"), list):
         raise InputError(f"{config} holds no token list")
@@ -105,70 +111,6 @@ def token_type(tokens: Sequence[str]) -> str:
     if has_pieces(own):
         return "bpe"
     return "char" if all(len(token) == 1 for token in own) else "word"
-
-
-def add_teacher(p: argparse.ArgumentParser) -> None:
-    """Add the flags that say which teacher."""
-    p.add_argument(
-        "--teacher_type", default="espnet", help=f"one of {', '.join(TEACHER_CHOICES)}"
-    )
-    p.add_argument(
-        "--teacher",
-        help="folder or tag of an ESPnet model; id or folder of one of Hugging Face; "
-        "bundle of torchaudio; package.module:factory; YAML of an ensemble",
-    )
-    p.add_argument(
-        "--teacher_conf",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="option of the kind of teacher",
-    )
-    p.add_argument("--teacher_config", help="config.yaml of an ESPnet model")
-    p.add_argument("--teacher_model", help="weights of an ESPnet model")
-
-
-def teacher_of(
-    args: argparse.Namespace, device: str, dtype: str = "float32"
-) -> Teacher:
-    """Open the teacher that the flags say."""
-    options = _read_options(args.teacher_conf)
-    files = [f for f in (args.teacher_config, args.teacher_model) if f]
-    if files and args.teacher_type != "espnet":
-        raise InputError(
-            f"--teacher_config and --teacher_model are of --teacher_type espnet, and "
-            f"it is {args.teacher_type}: give --teacher"
-        )
-    if files and args.teacher:
-        raise InputError(
-            f"both --teacher {args.teacher} and {files[0]} say which teacher: give "
-            "--teacher, or --teacher_config and --teacher_model"
-        )
-    for name in ("config", "model"):
-        if getattr(args, f"teacher_{name}"):
-            options[f"{name}_file"] = getattr(args, f"teacher_{name}")
-    return open_teacher(args.teacher_type, args.teacher, device, options, dtype)
-
-
-def _read_options(given: Sequence[str]) -> Dict[str, Any]:
-    """Options as ``key=value``, the value in YAML.
-
-    Args:
-        given: on the command line.
-
-    Returns:
-        Key -> value.
-
-    Raises:
-        InputError: one is not of that form.
-    """
-    options = {}
-    for option in given:
-        key, separator, value = option.partition("=")
-        if not key.isidentifier() or not separator:
-            raise InputError(f"--teacher_conf is {option!r}; give KEY=VALUE")
-        options[key] = yaml.safe_load(value)
-    return options
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ in seconds, word and confidence. Of audio that is too short for a frame, or cann
 read, the hypothesis is empty; /decode.json counts both.
 """
 
-import argparse
+from __future__ import annotations
+
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 from espnet_ctckd.bin.cli import (
     add_compute,
@@ -23,12 +24,12 @@ from espnet_ctckd.bin.cli import (
     parser,
     run,
 )
+from espnet_ctckd.bin.flags import add_search, search_of
 from espnet_ctckd.data.kaldi import write_beside, write_scp
-from espnet_ctckd.decode.lexicon import read_lexicon
-from espnet_ctckd.decode.recogniser import Recognised, Recogniser, recognise
-from espnet_ctckd.decode.registry import DECODER_CHOICES
-from espnet_ctckd.decode.search import SearchConfig
-from espnet_ctckd.evaluation.score import spelled_by
+
+if TYPE_CHECKING:
+    from espnet_ctckd.decode.recogniser import Recognised
+    from espnet_ctckd.decode.search import SearchConfig
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -46,6 +47,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = configured(p, cmd)
     config = search_of(args)
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # or say so at once
+    from espnet_ctckd.decode.characters import output_characters
+    from espnet_ctckd.decode.recogniser import Recogniser, recognise
+
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
     found = recognise(
         model,
@@ -63,13 +67,6 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         f"{speed.utterances} utterances{speed.unheard()}, RTF {speed.rtf:.4f} on "
         f"{speed.device}, {speed.threads} threads: {args.output_dir}/text"
     )
-
-
-def output_characters(model: Recogniser, config: SearchConfig) -> str:
-    """The characters that can be in a hypothesis, as `spelled_by` gives them."""
-    if config.lexicon is None:
-        return spelled_by(model.tokens, model.token_type)
-    return spelled_by(read_lexicon(config.lexicon, model.tokens))
 
 
 def write(
@@ -97,37 +94,6 @@ def write(
         told = {"search": vars(config), "characters": characters}
         json.dump({**found.summary(), **told}, f, indent=1, ensure_ascii=False)
     write_scp(folder / "text", found.text.items())
-
-
-def add_search(p: argparse.ArgumentParser) -> None:
-    """Add the flags of the search, and --config, a YAML file that may hold them."""
-    p.add_argument("--config", help="YAML of these flags; the command line wins")
-    g = p.add_argument_group("search")
-    default: Dict[str, Any] = vars(SearchConfig())
-    helps = {
-        "nbest": "hypotheses an utterance",
-        "blank_collapse": "threshold of Blank Collapse, as 0.999; 1: off",
-        "beam": "hypotheses that are followed",
-        "tokens_per_frame": "most probable tokens of a frame that are tried",
-        "beam_threshold": "of lexicon: nats behind the best that are still followed",
-        "lexicon": "of lexicon: file of words and their tokens",
-        "lm": "of lexicon: n-gram model of KenLM, ARPA or binary",
-        "lm_scale": "of lexicon: factor of its log-probability",
-        "word_score": "of lexicon: added for each word",
-        "silence_score": "of lexicon: added for each space",
-        "prior_file": "of prefix_beam and lexicon: as estimate_prior writes it",
-        "prior_scale": "how much of the prior is taken out",
-    }
-    methods = list(DECODER_CHOICES)
-    g.add_argument("--method", choices=methods, default=default["method"], help="how")
-    for name, text in helps.items():
-        kind = str if default[name] is None else type(default[name])
-        g.add_argument(f"--{name}", type=kind, default=default[name], help=text)
-
-
-def search_of(args: argparse.Namespace) -> SearchConfig:
-    """The search that the flags ask for."""
-    return SearchConfig(**{name: getattr(args, name) for name in vars(SearchConfig())})
 
 
 if __name__ == "__main__":

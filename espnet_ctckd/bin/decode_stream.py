@@ -4,14 +4,14 @@ Writes <output_dir>/text, /token, /emissions (for each token: it, the second it 
 at, and the second at which it was known) and /decode.json (real-time factor, latency).
 """
 
+from __future__ import annotations
+
 import json
 import logging
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
-
-import torch
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.bin.cli import (
     add_device,
@@ -29,10 +29,10 @@ from espnet_ctckd.data.kaldi import (
     write_beside,
     write_scp,
 )
-from espnet_ctckd.data.spelling import text_maker
-from espnet_ctckd.decode.streaming import Emission, StreamingDecoder, latency
 from espnet_ctckd.evaluation.score import spelled_by
-from espnet_ctckd.models.checkpoint import load_config
+
+if TYPE_CHECKING:
+    from espnet_ctckd.decode.streaming import Emission, StreamingDecoder
 
 _SAY_EVERY = 5.0  # seconds
 
@@ -48,6 +48,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     add_max_bad_share(p)
     add_device(p)
     args = p.parse_args(cmd)
+    import torch
+
+    from espnet_ctckd.decode.streaming import StreamingDecoder, latency
+    from espnet_ctckd.models.checkpoint import load_config
+
     decoder = StreamingDecoder(args.asr_train_config, args.asr_model_file, device(args))
     chunk = max(args.chunk_ms * decoder.rate // 1000, 1)
     found: Dict[str, List[Emission]] = {}
@@ -105,6 +110,8 @@ def _write(
     decoder: StreamingDecoder,
     conf: Mapping[str, Any],
 ) -> None:
+    from espnet_ctckd.data.spelling import text_maker
+
     text = text_maker(conf["token_type"], conf.get("bpemodel"), decoder.token_list)
     said = {u: [decoder.token_list[e.token] for e in each] for u, each in found.items()}
     times = {

@@ -3,36 +3,26 @@
 Several caches of the same utterances make one list: a mixture of the teachers' own.
 """
 
+from __future__ import annotations
+
 import argparse
 import json
 import logging
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
-
-import torch
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, positive, run
-from espnet_ctckd.cache.check import check_files, check_listed
-from espnet_ctckd.cache.nbest import FORMAT, META, NBEST, join, read_nbest_meta, to_line
-from espnet_ctckd.cache.reader import (
-    SCP,
-    UTT2AUDIO,
-    UTT2FRAMES,
-    CacheMeta,
-    read_audio_list,
-    read_meta,
-)
-from espnet_ctckd.cache.record import Audio
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, shorten, write_beside
-from espnet_ctckd.decode.nbest import nbest_of
-from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.tokens import espnet_names
 
+if TYPE_CHECKING:
+    from espnet_ctckd.cache.reader import CacheMeta
+    from espnet_ctckd.cache.record import Audio
+    from espnet_ctckd.posteriors import FramePosteriors
+
 _SAY_EVERY = 5.0  # seconds
-# Of a cache, read here.
-_LISTS = (UTT2AUDIO, UTT2FRAMES)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -50,11 +40,17 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = p.parse_args(cmd)
     if args.beam < args.nbest:
         raise InputError(f"--beam {args.beam} finds no {args.nbest} hypotheses")
+    from espnet_ctckd.cache.check import check_files, check_listed
+    from espnet_ctckd.cache.nbest import META, NBEST, join, read_nbest_meta, to_line
+    from espnet_ctckd.cache.reader import SCP, UTT2AUDIO, UTT2FRAMES, read_meta
+    from espnet_ctckd.decode.nbest import nbest_of
+
     metas = [read_meta(cache) for cache in args.cache]
     weights = _weights(args.weight, len(metas))
     scps = [read_scp(meta.folder / SCP) for meta in metas]
     for meta, scp in zip(metas, scps):
-        lists = {n: entry for n, entry in meta.files.items() if n in _LISTS}
+        names = (UTT2AUDIO, UTT2FRAMES)
+        lists = {n: entry for n, entry in meta.files.items() if n in names}
         check_files(meta, lists)
         check_listed(meta, scp)
     _check_alike(metas, scps)
@@ -103,6 +99,8 @@ def _describe(
     args: argparse.Namespace,
 ) -> Dict[str, Any]:
     """What the lists are of."""
+    from espnet_ctckd.cache.nbest import FORMAT
+
     return {
         "format": FORMAT,
         "teachers": [
@@ -117,6 +115,8 @@ def _describe(
 
 def _audio(metas: Sequence[CacheMeta]) -> Dict[str, Audio]:
     """What the teachers have heard, which must be the same."""
+    from espnet_ctckd.cache.reader import read_audio_list
+
     heard = [read_audio_list(meta) for meta in metas]
     for meta, other in zip(metas[1:], heard[1:]):
         apart = [utt for utt in other if other[utt] != heard[0].get(utt)]
@@ -166,6 +166,10 @@ def _check_alike(metas: Sequence[CacheMeta], scps: Sequence[Dict[str, str]]) -> 
 
 
 def _read(meta: CacheMeta, utt: str, place: str) -> FramePosteriors:
+    import torch
+
+    from espnet_ctckd.posteriors import FramePosteriors
+
     said = meta.read(utt, place)
     return FramePosteriors(
         torch.from_numpy(said.log_probs).unsqueeze(0),

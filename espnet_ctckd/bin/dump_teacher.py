@@ -8,9 +8,11 @@ Audio that cannot be used, or is too short or too long for the teacher, is refus
 --max_bad_share it is left out and listed in <output_dir>/unheard.
 """
 
+from __future__ import annotations
+
 import shutil
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 import yaml
 
@@ -22,16 +24,15 @@ from espnet_ctckd.bin.cli import (
     positive,
     run,
 )
-from espnet_ctckd.bin.copy_tokens import add_teacher, teacher_of
-from espnet_ctckd.cache.codec import Codec
+from espnet_ctckd.bin.flags import DTYPES, add_teacher, teacher_of
 from espnet_ctckd.cache.plan import Plan, Unheard, make_plan
-from espnet_ctckd.cache.reader import UNHEARD
-from espnet_ctckd.cache.writer import dump, forecast
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import limit_bad, read_token_list, write_scp
-from espnet_ctckd.teachers import Teacher
-from espnet_ctckd.teachers.precision import DTYPES
 from espnet_ctckd.tokens import describe_match, map_tokens
+
+if TYPE_CHECKING:
+    from espnet_ctckd.cache.codec import Codec
+    from espnet_ctckd.teachers import Teacher
 
 # Utterances that the size of a cache is forecast from.
 _FORECAST = 8
@@ -89,6 +90,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         raise InputError(f"a teacher of the type {args.teacher_type} has no states")
     if args.token_list:
         _say_match(teacher, args.teacher or args.teacher_model, args.token_list)
+    from espnet_ctckd.cache.codec import Codec
+    from espnet_ctckd.cache.writer import dump
+
     codec = Codec(
         len(teacher.token_list),
         args.top_k or None,
@@ -130,6 +134,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 def _list_unheard(unheard: Unheard, folder: Path) -> None:
     """List what is left out, or refuse the data where it is too much."""
+    from espnet_ctckd.cache.reader import UNHEARD
+
     left_out = {**unheard.short, **unheard.bad}
     write_scp(folder / UNHEARD, left_out.items())
     for why in left_out.values():
@@ -152,6 +158,8 @@ def _say_match(teacher: Teacher, where: str, token_list: str) -> None:
 
 def _say_size(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
     """Forecast the size from some utterances, and hold it against the free disk."""
+    from espnet_ctckd.cache.writer import forecast
+
     utterances = plan.utterances
     step = max(1, len(utterances) // _FORECAST)
     size = forecast(teacher, utterances[step // 2 :: step], codec)

@@ -4,17 +4,21 @@ For model_conf.kd.prior_file: what counts as blank is then decided with the prio
 taken out. Of top-K posteriors, the rest is spread evenly over the other tokens.
 """
 
+from __future__ import annotations
+
 import logging
 import time
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 import numpy as np
 
 from espnet_ctckd.bin.cli import parser, run
-from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta
-from espnet_ctckd.cache.record import Opened
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, write_beside
+
+if TYPE_CHECKING:
+    from espnet_ctckd.cache.reader import CacheMeta
+    from espnet_ctckd.cache.record import Opened
 
 # A token that the teacher never says still has a logarithm.
 _LEAST = 1e-30
@@ -27,6 +31,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--cache", required=True, help="folder of the cache")
     p.add_argument("--output", required=True, help="file to write")
     args = p.parse_args(cmd)
+    from espnet_ctckd.cache.reader import read_meta
+
     meta = read_meta(args.cache)
     prior = estimate(meta)  # (V,)
     others = [i for i in np.argsort(-prior, kind="stable") if i != meta.blank]
@@ -50,6 +56,8 @@ def estimate(meta: CacheMeta) -> np.ndarray:
     Returns:
         Probabilities (V,), float64.
     """
+    from espnet_ctckd.cache.reader import SCP
+
     total = np.zeros(len(meta.token_list))
     done, begun, told = 0, time.monotonic(), 0.0
     for utt, place in read_scp(meta.folder / SCP).items():

@@ -11,22 +11,22 @@ level, of which a student trained with --normalize utterance_mvn hears little. -
 holds all that is written against the model.
 """
 
+from __future__ import annotations
+
 import importlib
 import logging
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, Optional, Sequence
 
 import numpy as np
-import torch
 
-from espnet_ctckd.bin.bench_search import error_rate
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, read_wav_scp, shorten
-from espnet_ctckd.decode.greedy import greedy
-from espnet_ctckd.decode.recogniser import Recogniser
-from espnet_ctckd.decode.search import Hypothesis
-from espnet_ctckd.export.onnx import check_sherpa, quantize, write_onnx, write_sherpa
+from espnet_ctckd.evaluation.score import error_rate
+
+if TYPE_CHECKING:
+    from espnet_ctckd.decode.recogniser import Recogniser
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -42,6 +42,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     args = p.parse_args(cmd)
     if args.text and not args.wav_scp:
         p.error("--text is read with --wav_scp only")
+    from espnet_ctckd.decode.recogniser import Recogniser
+    from espnet_ctckd.export.onnx import (
+        check_sherpa,
+        quantize,
+        write_onnx,
+        write_sherpa,
+    )
+
     model = Recogniser(args.asr_train_config, args.asr_model_file)
     folder = Path(args.output_dir)
     if args.sherpa:
@@ -63,6 +71,8 @@ def _compare(
     model: Recogniser, paths: Sequence[Path], wav_scp: str, text: Optional[str]
 ) -> None:
     """Print how each file does against the model, utterance by utterance."""
+    import torch
+
     wavs = read_wav_scp(wav_scp)
     references = None if text is None else read_scp(text)
     lacks = [] if references is None else [utt for utt in wavs if utt not in references]
@@ -95,6 +105,11 @@ def _compare(
 
 def _text(model: Recogniser, log_probs: np.ndarray) -> str:
     """What is read of log-probabilities (1, T, V)."""
+    import torch
+
+    from espnet_ctckd.decode.greedy import greedy
+    from espnet_ctckd.decode.search import Hypothesis
+
     lengths = torch.tensor([log_probs.shape[1]])
     (tokens,) = greedy(torch.from_numpy(log_probs), lengths, model.blank)
     return model.text(Hypothesis(tuple(tokens), (), 0.0), by_words=False)

@@ -7,7 +7,6 @@ Python class Speech2Text of any ESPnet.
 from typing import Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, run
-from espnet_ctckd.export.plain import export
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -17,6 +16,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--asr_model_file", required=True, help="checkpoint")
     p.add_argument("--output_dir", required=True, help="folder to write")
     args = p.parse_args(cmd)
+    from espnet_ctckd.export.plain import export
+
     wants = export(args.asr_train_config, args.asr_model_file, args.output_dir)
     print(f"exported: {args.output_dir}/config.yaml, {args.output_dir}/model.pth")
     if wants:

@@ -7,8 +7,6 @@ names made absolute.
 from typing import Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, run
-from espnet_ctckd.export.plain import export
-from espnet_ctckd.models.zoo import find_model
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -17,6 +15,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--model", required=True, help="folder, archive or tag")
     p.add_argument("--output_dir", required=True, help="folder to write")
     args = p.parse_args(cmd)
+    from espnet_ctckd.export.plain import export
+    from espnet_ctckd.models.zoo import find_model
+
     config, weights = find_model(args.model)
     export(config, weights, args.output_dir)
     print(f"{weights} -> {args.output_dir}")

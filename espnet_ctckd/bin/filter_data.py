@@ -24,7 +24,6 @@ from espnet_ctckd.bin.cli import (
     seconds,
     student_flags,
 )
-from espnet_ctckd.cache.reader import SCP, read_meta, read_unheard
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import (
     SPEEDS,
@@ -171,6 +170,8 @@ def _unfit(files: Files, student: Student) -> Dict[str, str]:
 
 def _unheard(files: Files, cache: Path) -> Dict[str, str]:
     """Utterances that a teacher has left out, and why."""
+    from espnet_ctckd.cache.reader import SCP, read_meta, read_unheard
+
     found = {utt: f"the teacher: {why}" for utt, why in read_unheard(cache).items()}
     cached = read_scp(read_meta(cache).folder / SCP)
     lacks = [utt for utt in files["wav.scp"] if utt not in cached and utt not in found]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-import soundfile
 
 from espnet_ctckd.bin.cli import add_max_bad_share, count, parser, positive, run
 from espnet_ctckd.choices import InputError
@@ -89,6 +88,8 @@ def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
 
 def write_copy(samples: np.ndarray, name: str, speed: float, fs: int) -> int:
     """Write audio (S,), played faster or slower, and return its samples."""
+    import soundfile
+
     if speed != 1.0:
         # Here, because they take seconds to import, and most folders do without.
         import torch

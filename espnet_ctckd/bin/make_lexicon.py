@@ -8,15 +8,9 @@ its tokens.
 
 from typing import Optional, Sequence
 
-from espnet2.text.build_tokenizer import build_tokenizer
-
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import shorten, write_beside
-from espnet_ctckd.data.spelling import check_splits
-from espnet_ctckd.decode.language_model import read_words
-from espnet_ctckd.decode.lexicon import spell
-from espnet_ctckd.models.checkpoint import load_config
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -26,6 +20,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
     p.add_argument("--output", required=True, help="lexicon to write")
     args = p.parse_args(cmd)
+    from espnet2.text.build_tokenizer import build_tokenizer
+
+    from espnet_ctckd.data.spelling import check_splits
+    from espnet_ctckd.decode.language_model import read_words
+    from espnet_ctckd.decode.lexicon import spell
+    from espnet_ctckd.models.checkpoint import load_config
+
     conf = load_config(args.asr_train_config)
     check_splits(
         conf["token_list"],

@@ -7,26 +7,23 @@ ModelDownloader of espnet_model_zoo unpacks it, and it is decoded without this p
 and the epochs that are to be averaged), for going on where it stopped.
 """
 
+from __future__ import annotations
+
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 import numpy as np
-import torch
 import yaml
-from espnet2.main_funcs.pack_funcs import pack
-from espnet2.train.reporter import Reporter
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import beside, read_told
-from espnet_ctckd.evaluation.experiments import Result, System, read_system
-from espnet_ctckd.models.checkpoint import load_config, load_weights
-from espnet_ctckd.models.espnet import load_espnet_model
-from espnet_ctckd.plugin.task import CTCKDTask
-from espnet_ctckd.plugin.trainer import read_checkpoint
+
+if TYPE_CHECKING:
+    from espnet_ctckd.evaluation.experiments import Result, System
 
 GOING_ON = """
 To go on with its training, with espnet_ctckd and the ESPnet that it was trained with
@@ -71,6 +68,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     for path in filter(None, (args.results, args.report)):
         if not Path(path).is_file():
             raise InputError(f"there is no file {path} to pack")
+    from espnet_ctckd.evaluation.experiments import read_system
+    from espnet_ctckd.models.checkpoint import load_config
+    from espnet_ctckd.models.espnet import load_espnet_model
+
     load_espnet_model(export / "config.yaml", export / "model.pth")
     system = read_system(experiment, None)
     with tempfile.TemporaryDirectory() as made:
@@ -124,6 +125,12 @@ def _gather(
 
 def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
     """Copy the state of a training, and what it was told but for files of here."""
+    import torch
+
+    from espnet_ctckd.models.checkpoint import load_config, load_weights
+    from espnet_ctckd.plugin.task import CTCKDTask
+    from espnet_ctckd.plugin.trainer import read_checkpoint
+
     state = read_checkpoint(experiment / "checkpoint.pth")
     known = {action.dest for action in CTCKDTask.get_parser()._actions}
     conf = {
@@ -148,6 +155,8 @@ def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
 
 def _averaged(conf: Dict[str, Any], reported: Dict[str, Any]) -> List[int]:
     """The epochs whose weights the end of a training may average."""
+    from espnet2.train.reporter import Reporter
+
     reporter = Reporter()
     reporter.load_state_dict(reported)
     kept = conf["keep_nbest_models"]
@@ -168,6 +177,8 @@ def _plain(values: Any) -> Any:
 
 def _pack(root: Path, inside: Path, option: Sequence[Any], output: Path) -> None:
     """ESPnet names what is packed by its path from the working directory."""
+    from espnet2.main_funcs.pack_funcs import pack
+
     before = Path.cwd()
     os.chdir(root)
     try:

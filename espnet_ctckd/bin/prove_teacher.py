@@ -4,18 +4,18 @@ Decodes the cached posteriors greedily and holds them against the transcripts; a
 that is worse than --max_wer is refused, with the table.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from espnet_ctckd.bin.cli import amount, parser, run
-from espnet_ctckd.bin.score import add_normalization, normalization_of
-from espnet_ctckd.cache.reader import SCP, CacheMeta, read_meta, read_unheard
-from espnet_ctckd.cache.record import Opened
+from espnet_ctckd.bin.flags import add_normalization, normalization_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import (
     read_scp,
@@ -23,7 +23,6 @@ from espnet_ctckd.data.kaldi import (
     write_beside,
     write_scp,
 )
-from espnet_ctckd.data.spelling import text_maker
 from espnet_ctckd.evaluation.score import (
     read_references,
     score,
@@ -33,6 +32,10 @@ from espnet_ctckd.evaluation.score import (
 )
 from espnet_ctckd.paths import find_spikes
 from espnet_ctckd.tokens import DROPPED, map_tokens
+
+if TYPE_CHECKING:
+    from espnet_ctckd.cache.reader import CacheMeta
+    from espnet_ctckd.cache.record import Opened
 
 
 @dataclass
@@ -68,6 +71,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     add_normalization(p)
     args = p.parse_args(cmd)
+    from espnet_ctckd.cache.reader import read_meta, read_unheard
+    from espnet_ctckd.data.spelling import text_maker
+
     meta = read_meta(args.cache)
     tokens = read_token_list(args.token_list)
     index = map_tokens(meta.token_list, meta.blank, tokens, 0, f"cache {meta.folder}")
@@ -118,6 +124,8 @@ def listen(meta: CacheMeta) -> Tuple[Sayings, Dict[str, List[int]]]:
     Returns:
         What the teacher does, and the token ids that it says of each utterance.
     """
+    from espnet_ctckd.cache.reader import SCP
+
     sayings, said = Sayings(), {}
     for utt, place in read_scp(meta.folder / SCP).items():
         opened = meta.read(utt, place)

@@ -20,6 +20,8 @@ _TASK = "espnet2.tasks.asr"
 # `teacher` nor training without text. For other models ours is the same.
 _INSTEAD = {"espnet2.bin.asr_train": "espnet_ctckd.bin.asr_train"}
 
+_HELP = ("-h", "--help")
+
 _WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 
 
@@ -95,6 +97,8 @@ def _execute(rest: List[str]) -> None:
     if rest[0] == "-m":
         module = _INSTEAD.get(rest[1], rest[1])
         sys.argv = rest[1:]
+        if module != rest[1]:  # the help of the stock command lists all flags
+            sys.argv = ["--help_all" if a in _HELP else a for a in rest[1:]]
         sys.path[0] = os.getcwd()
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     elif rest[0] == "-c":

@@ -6,15 +6,25 @@ to, costs, and where everything comes from. The parts about blanks and utterance
 --data, exported students, and a teacher: an exported ESPnet model, or --teacher_cache.
 """
 
+from __future__ import annotations
+
 import datetime
 import logging
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Dict,
+    Iterator,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from espnet_ctckd import __version__
 from espnet_ctckd.bin.cli import parser, positive, run
-from espnet_ctckd.cache.reader import META, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.containers import UnusableAudioError
 from espnet_ctckd.data.kaldi import (
@@ -25,17 +35,12 @@ from espnet_ctckd.data.kaldi import (
     shorten,
     write_beside,
 )
-from espnet_ctckd.evaluation.experiments import (
-    System,
-    find_systems,
-    is_named_teacher,
-    read_system,
-    unscored_sets,
-)
 from espnet_ctckd.evaluation.score import check_alike, hash_transcripts, read_errors
-from espnet_ctckd.report.page import Content, render, spread
-from espnet_ctckd.report.spikes import KnownSpikes, open_source, places
-from espnet_ctckd.report.utterances import Voice, list_utterances, look_at
+
+if TYPE_CHECKING:
+    from espnet_ctckd.evaluation.experiments import System
+    from espnet_ctckd.report.page import Content
+    from espnet_ctckd.report.utterances import Voice
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -66,6 +71,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--title", default="Distillation", help="of the page")
     p.add_argument("--output", help="file (default: report.html in the first folder)")
     args = p.parse_args(cmd)
+    from espnet_ctckd.evaluation.experiments import (
+        find_systems,
+        is_named_teacher,
+        read_system,
+        unscored_sets,
+    )
+    from espnet_ctckd.report.page import Content, render
+
     folders, unscored = find_systems([Path(folder) for folder in args.experiments])
     teacher = _teacher(folders, args.teacher)
     systems = [read_system(folder, teacher) for folder in folders]
@@ -96,6 +109,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 
 def _teacher(folders: Sequence[Path], given: Optional[str]) -> Optional[Path]:
+    from espnet_ctckd.evaluation.experiments import is_named_teacher
+
     if given is not None:
         if not Path(given).is_dir():
             raise InputError(f"--teacher: there is no folder {given}")
@@ -106,6 +121,8 @@ def _teacher(folders: Sequence[Path], given: Optional[str]) -> Optional[Path]:
 
 def _check_places(teacher: Optional[Path], args: Any) -> None:
     """Refuse folders that are given and are not what they should be."""
+    from espnet_ctckd.cache.reader import META
+
     if not Path(args.data).is_dir():
         raise InputError(f"--data: there is no folder {args.data}")
     if args.teacher_cache is not None:
@@ -125,6 +142,10 @@ def _look_at_data(
     content: Content, systems: Sequence[System], teacher: Optional[Path], args: Any
 ) -> None:
     """What needs the data, and models that hear it: utterances, and spikes."""
+    from espnet_ctckd.report.page import spread
+    from espnet_ctckd.report.spikes import KnownSpikes
+    from espnet_ctckd.report.utterances import list_utterances, look_at
+
     _check_places(teacher, args)
     exported = [s for s in systems if (s.folder / "export/model.pth").exists()]
     sets = sorted({name for s in systems for _, name in s.results})
@@ -259,6 +280,8 @@ def _compare_teachers(
     cache: Optional[str], subset: str, systems: Sequence[System], content: Content
 ) -> None:
     """Note which systems learned from another teacher than that of --teacher_cache."""
+    from espnet_ctckd.cache.reader import META, hashes_of, read_meta
+
     if cache is None or not Path(cache, subset, META).exists():
         return
     given = hashes_of(read_meta(Path(cache, subset)).teacher)
@@ -278,6 +301,10 @@ def _teacher_of(
     teacher: Path, cache: Optional[str], subset: str, wavs: Mapping[str, str]
 ) -> Optional[Voice]:
     """What the teacher says of a set: its exported model, or else a cache."""
+    from espnet_ctckd.cache.reader import META
+    from espnet_ctckd.report.spikes import open_source
+    from espnet_ctckd.report.utterances import Voice
+
     cached = [Path(cache, subset)] if cache else []
     for folder in (teacher / "export", *cached):
         if (folder / META).exists() or (folder / "model.pth").exists():
@@ -292,6 +319,9 @@ def _students(
     wavs: Mapping[str, str],
 ) -> Iterator[Voice]:
     """Those whose posteriors are drawn, in the tokens of the first."""
+    from espnet_ctckd.report.spikes import open_source, places
+    from espnet_ctckd.report.utterances import Voice
+
     first = teacher
     for system in exported:
         if teacher is not None and system.name == teacher.name:

@@ -6,14 +6,13 @@ references and hypotheses alike, and noted with the scores. References without w
 empty hypotheses count as sclite counts them: insertions, and deletions.
 """
 
-import argparse
 from pathlib import Path
 from typing import Callable, Dict, Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, run
+from espnet_ctckd.bin.flags import add_normalization, normalization_of
 from espnet_ctckd.data.kaldi import read_scp, read_told
 from espnet_ctckd.evaluation.score import (
-    Normalization,
     read_references,
     score,
     warn_unspelled,
@@ -70,25 +69,6 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"of {len(references)} utterances, {wordless} have no words in the "
             f"reference, and {empty} none in the hypothesis"
         )
-
-
-def add_normalization(p: argparse.ArgumentParser) -> None:
-    """Add the flags that say what of a text counts."""
-    p.add_argument(
-        "--case", choices=("keep", "upper", "lower"), default="keep", help="of letters"
-    )
-    p.add_argument("--remove", default="", help='characters that do not count: ".,?!"')
-    p.add_argument(
-        "--unicode",
-        choices=("keep", "nfc", "nfkc"),
-        default="nfc",
-        help="form of accents; nfkc also makes full-width letters plain ones",
-    )
-
-
-def normalization_of(args: argparse.Namespace) -> Normalization:
-    """What the flags of `add_normalization` ask for."""
-    return Normalization(args.case, args.remove, args.unicode)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ import io
 from pathlib import Path
 from typing import Optional, Sequence
 
-import sentencepiece
-
 from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import beside, read_scp, write_beside
@@ -26,6 +24,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--model_type", default="unigram", help="unigram or bpe")
     args = p.parse_args(cmd)
     trained = io.BytesIO()
+    import sentencepiece
+
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(read_scp(args.text).values()),

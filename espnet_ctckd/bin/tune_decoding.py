@@ -5,11 +5,13 @@ word error rates, and writes the flags of the best as a YAML file. The test sets
 then decoded once, with that.
 """
 
+from __future__ import annotations
+
 import itertools
 import logging
 import time
 from dataclasses import asdict, replace
-from typing import Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Dict, Optional, Sequence
 
 import yaml
 
@@ -23,20 +25,26 @@ from espnet_ctckd.bin.cli import (
     parser,
     run,
 )
-from espnet_ctckd.bin.decode import add_search, output_characters, search_of
-from espnet_ctckd.bin.score import add_normalization, normalization_of
+from espnet_ctckd.bin.flags import (
+    add_normalization,
+    add_search,
+    normalization_of,
+    search_of,
+)
 from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_wav_scp, shorten, write_beside
-from espnet_ctckd.decode.pool import Asked, Searching
-from espnet_ctckd.decode.recogniser import Heard, Recogniser
-from espnet_ctckd.decode.search import SearchConfig
 from espnet_ctckd.evaluation.score import (
     Counts,
     count_errors,
     read_references,
     warn_unspelled,
 )
+
+if TYPE_CHECKING:
+    from espnet_ctckd.decode.pool import Asked, Searching
+    from espnet_ctckd.decode.recogniser import Heard, Recogniser
+    from espnet_ctckd.decode.search import SearchConfig
 
 TUNED = ("lm_scale", "prior_scale", "word_score")
 
@@ -76,6 +84,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"{len(apart)} utterances are in one of {args.wav_scp} and {args.text} "
             f"only: {shorten(apart)}"
         )
+    from espnet_ctckd.decode.characters import output_characters
+    from espnet_ctckd.decode.pool import Searching
+    from espnet_ctckd.decode.recogniser import Recogniser
+
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
     search = model.search(base)
     characters = output_characters(model, base)

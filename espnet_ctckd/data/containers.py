@@ -5,17 +5,30 @@ guessed length. A header that a tool has written to a pipe promises nothing, or 
 most that it can: nearly 2 or 4 GiB.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 import struct
 import threading
-from typing import BinaryIO, Callable, ClassVar, Dict, Iterator, Optional, Tuple
+from typing import (
+    TYPE_CHECKING,
+    BinaryIO,
+    Callable,
+    ClassVar,
+    Dict,
+    Iterator,
+    Optional,
+    Tuple,
+)
 
 import numpy as np
-import soundfile
 
 from espnet_ctckd.choices import InputError
+
+if TYPE_CHECKING:
+    import soundfile
 
 # A size of 32 bits from here on stands for "unknown": sox writes 0x7ffff024.
 _UNKNOWN_SIZE = 0x7F000000
@@ -71,21 +84,22 @@ def decode(path: str, kind: str) -> Iterator[np.ndarray]:
     Raises:
         soundfile.LibsndfileError: it is damaged.
     """
+    import soundfile
+
+    class Unsought(soundfile.SoundFile):  # type: ignore[misc]
+        """A file whose length is not asked for; where it is unknown, seeking fails."""
+
+        def seekable(self) -> bool:
+            return False
+
     # Of an MP3 that comes through a pipe, libsndfile guesses no length.
     with (
         _piped(path) if kind == "MP3" else contextlib.nullcontext(path) as source,
-        _Unsought(source, closefd=False) as f,
+        Unsought(source, closefd=False) as f,
     ):
         block = np.empty(_BLOCK, np.float32)
         while count := f.buffer_read_into(block, "float32"):
             yield block[:count].copy()
-
-
-class _Unsought(soundfile.SoundFile):  # type: ignore[misc]
-    """A file whose length is not asked for; where that is unknown, seeking fails."""
-
-    def seekable(self) -> bool:
-        return False
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ from typing import (
 )
 
 import numpy as np
-import soundfile
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.containers import UnusableAudioError, check_whole, decode
@@ -385,6 +384,8 @@ def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
 
 def _open_info(where: str, path: str, rate: Optional[int]) -> Tuple[Any, bool]:
     """Libsndfile's header of a file, and whether it knows the length."""
+    import soundfile
+
     if path.endswith("|"):
         raise UnusableAudioError(
             f"{where} is a command, which is not run here: write its output to a "
@@ -423,6 +424,8 @@ def _open_info(where: str, path: str, rate: Optional[int]) -> Tuple[Any, bool]:
 
 def _decode(where: str, path: str, kind: str) -> Iterator[np.ndarray]:
     """Decode a file to its end, some samples at a time."""
+    import soundfile
+
     try:
         yield from decode(path, kind)
     except soundfile.LibsndfileError as error:
@@ -445,6 +448,8 @@ def read_audio(utt: str, path: str, rate: Optional[int]) -> np.ndarray:
     Raises:
         UnusableAudioError: as `audio_info`, or the file is cut short, or holds NaN.
     """
+    import soundfile
+
     frames = audio_info(utt, path, rate)
     try:
         samples, _ = soundfile.read(path, dtype="float32")

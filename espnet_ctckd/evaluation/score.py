@@ -25,7 +25,6 @@ from typing import (
     Tuple,
 )
 
-import jiwer
 import numpy as np
 
 from espnet_ctckd.choices import InputError
@@ -137,6 +136,8 @@ def count_errors(
     if not references:
         extra = len(hypothesis)
         return Counts(sentences=1, wrong=int(extra > 0), insertions=extra)
+    import jiwer
+
     # jiwer splits at spaces of any kind, which may be units themselves: number them.
     numbers: Dict[Hashable, int] = {}
     ref, hyp = (
@@ -153,6 +154,17 @@ def count_errors(
         deletions=out.deletions,
         insertions=out.insertions,
     )
+
+
+def error_rate(references: Mapping[str, str], texts: Mapping[str, str]) -> float:
+    """Word error rate in percent.
+
+    Args:
+        references: transcript of each utterance.
+        texts: hypothesis of each utterance that counts.
+    """
+    counts = [count_errors(references[u].split(), t.split()) for u, t in texts.items()]
+    return sum(counts, Counts()).rate
 
 
 def read_references(path: Pathlike, normalization: Normalization) -> Dict[str, str]:

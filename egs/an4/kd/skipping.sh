@@ -44,7 +44,7 @@ distil_an4 "$@"
 . ./path.sh
 bench() { # <student> <suffix of those that it is compared with>
     echo "$1:"
-    python3 -m espnet_ctckd.bin.bench_skip --asr_train_config "${exp}/asr_$1/export/config.yaml" \
+    python3 -m espnet_ctckd.bin.bench --what skip --asr_train_config "${exp}/asr_$1/export/config.yaml" \
         --asr_model_file "${exp}/asr_$1/export/model.pth" --wav_scp dump/raw/org/test/wav.scp \
         --text dump/raw/org/test/text --other "${exp}/asr_layers12$2/export" \
         --other "${exp}/asr_layers8$2/export" --neighbours 0 1 --thresholds 1.1 0.99 0.9 0.7 0.5
