@@ -48,6 +48,7 @@ from typing import TYPE_CHECKING, Any, List
 if TYPE_CHECKING:
     from espnet_ctckd.choices import Choice as Choice
     from espnet_ctckd.config import KDConfig as KDConfig
+    from espnet_ctckd.decode.registry import DECODER_CHOICES as DECODER_CHOICES
     from espnet_ctckd.losses import LOSS_CHOICES as LOSS_CHOICES
     from espnet_ctckd.objective import KDObjective as KDObjective
     from espnet_ctckd.plugin.terms import TERM_CHOICES as TERM_CHOICES
@@ -62,6 +63,7 @@ __version__ = "0.1.0"
 # Public names, and the modules that define them (PEP 562).
 _EXPORTS = {
     "Choice": "espnet_ctckd.choices",
+    "DECODER_CHOICES": "espnet_ctckd.decode.registry",
     "FramePosteriors": "espnet_ctckd.posteriors",
     "KDConfig": "espnet_ctckd.config",
     "KDObjective": "espnet_ctckd.objective",

@@ -25,7 +25,8 @@ class Choice:
     Attributes:
         fn: what does the work.
         reference: its citation, or ``baseline``.
-        needs: what must be there before training starts: ``dense``, ``labels``.
+        needs: what must be there before training starts: ``dense``, ``labels``; or
+            before decoding: ``lexicon``.
         varies: of a selector, whether it takes other frames in each epoch; or the
             option with which it does.
         reads_blank: of a selector or a reduction, whether its result depends on which

@@ -106,11 +106,7 @@ def match_frames(
 def _cut(teacher: FramePosteriors, frames: int, lengths: Tensor) -> FramePosteriors:
     if frames == teacher.log_probs.size(1):
         return replace(teacher, lengths=lengths)
-    ids = None if teacher.ids is None else teacher.ids[:, :frames]
-    best = None if teacher.best is None else teacher.best[:, :frames]
-    states = None if teacher.states is None else teacher.states[:, :frames]
-    log_probs = teacher.log_probs[:, :frames]
-    return FramePosteriors(log_probs, lengths, teacher.blank, ids, best, states)
+    return teacher.map(lambda values: values[:, :frames], lengths)
 
 
 def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
@@ -122,14 +118,7 @@ def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors
     source = source.clamp(max=max(teacher.log_probs.size(1) - 1, 0))
     # Frames whose centre lies inside the utterance.
     lengths = ((2 * teacher.lengths * below - 1) // above + 1) // 2
-    return FramePosteriors(
-        teacher.log_probs[:, source],
-        lengths,
-        teacher.blank,
-        None if teacher.ids is None else teacher.ids[:, source],
-        None if teacher.best is None else teacher.best[:, source],
-        None if teacher.states is None else teacher.states[:, source],
-    )
+    return teacher.map(lambda values: values[:, source], lengths)
 
 
 class FrameGroups:

@@ -254,15 +254,10 @@ def _rows(x: Tensor, chosen: Tensor) -> Tensor:
 
 def _teacher_rows(teacher: FramePosteriors, chosen: Tensor) -> FramePosteriors:
     """The chosen frames as one utterance (1, M, K); what is impossible is finite."""
-    ids, best, states = teacher.ids, teacher.best, teacher.states
-    return FramePosteriors(
-        _rows(teacher.log_probs, chosen).clamp_(min=LOG_ZERO),
-        chosen.new_tensor([chosen.numel()]),
-        teacher.blank,
-        None if ids is None else _rows(ids, chosen),
-        None if best is None else _rows(best, chosen),
-        None if states is None else _rows(states, chosen),
-    )
+    lengths = chosen.new_tensor([chosen.numel()])
+    rows = teacher.map(lambda values: _rows(values, chosen), lengths)
+    rows.log_probs.clamp_(min=LOG_ZERO)
+    return rows
 
 
 @torch.no_grad()

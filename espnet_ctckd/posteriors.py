@@ -1,7 +1,7 @@
 """What a teacher says about a batch, and the masks of its padding."""
 
 from dataclasses import dataclass, replace
-from typing import Optional
+from typing import Callable, Optional
 
 import torch
 from torch import Tensor
@@ -65,11 +65,40 @@ class FramePosteriors:
 
     def dense(self, tokens: int) -> Tensor:
         """Probabilities of all V tokens (B, U, V); 0 for those that were not kept."""
-        probs = self.log_probs.exp()
+        return self.log_dense(tokens).exp()
+
+    def log_dense(self, tokens: int) -> Tensor:
+        """Log-probabilities (B, U, V); `LOG_ZERO` for tokens that were not kept."""
         if self.ids is None:
-            return probs
-        shape = (*probs.shape[:-1], tokens)
-        return probs.new_zeros(shape).scatter(-1, self.ids, probs)
+            return self.log_probs
+        shape = (*self.log_probs.shape[:-1], tokens)
+        none = self.log_probs.new_full(shape, LOG_ZERO)
+        return none.scatter(-1, self.ids, self.log_probs)
+
+    def map(
+        self, fn: Callable[[Tensor], Tensor], lengths: Optional[Tensor] = None
+    ) -> "FramePosteriors":
+        """Apply a function to every tensor that has a row for each frame.
+
+        Args:
+            fn: from (B, U, ...) to (B', U', ...), the same for all of them.
+            lengths: valid frames of the result (B',); None where they stay.
+
+        Returns:
+            The result, with the same blank.
+        """
+
+        def apply(values: Optional[Tensor]) -> Optional[Tensor]:
+            return None if values is None else fn(values)
+
+        return replace(
+            self,
+            log_probs=fn(self.log_probs),
+            lengths=self.lengths if lengths is None else lengths,
+            ids=apply(self.ids),
+            best=apply(self.best),
+            states=apply(self.states),
+        )
 
     def valid(self) -> Tensor:
         """The frames that are not padding (B, U), bool."""

@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from typing import Callable, Dict, List, Mapping, Optional, Sequence
 
+from torch import Tensor
+
 from espnet_ctckd.choices import InputError
 
 # The place of a token that the student has not.
@@ -190,6 +192,32 @@ def map_tokens(
             "posteriors of a teacher that has the student's"
         )
     return None if index == list(range(len(student_tokens))) else index
+
+
+def place_tokens(
+    values: Tensor, index: Sequence[int], size: int, fill: float
+) -> Tensor:
+    """Put the values of tokens where they stand in another list.
+
+    Args:
+        values: (..., V), in the order of the one list.
+        index: place of each of the V tokens in the other, each there once; `DROPPED`
+            for those that it lacks, whose values are left out.
+        size: tokens of the other list, W.
+        fill: value of its tokens that the one list lacks.
+
+    Returns:
+        (..., W).
+
+    Examples:
+        >>> import torch
+        >>> place_tokens(torch.tensor([1.0, 2.0, 3.0]), [2, DROPPED, 0], 4, 0.0)
+        tensor([3., 0., 1., 0.])
+    """
+    kept = [i for i, place in enumerate(index) if place != DROPPED]
+    placed = values.new_full((*values.shape[:-1], size), fill)
+    placed[..., [index[i] for i in kept]] = values[..., kept]
+    return placed
 
 
 def describe_match(

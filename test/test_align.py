@@ -15,7 +15,7 @@ from espnet_ctckd.config import KDConfig
 from espnet_ctckd.frames import FrameMismatchError, match_frames
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
-from espnet_ctckd.tokens import DROPPED, describe_match, map_tokens
+from espnet_ctckd.tokens import DROPPED, describe_match, map_tokens, place_tokens
 
 TOKENS = ["<blank>", "a", "b", "<unk>"]
 
@@ -97,7 +97,48 @@ def test_without_the_dropped_tokens_the_others_are_as_likely_to_each_other(kept)
         assert set(expected) <= set(result)
 
 
+@given(st.permutations(range(5)), st.integers(0, 3), st.integers(0, 2))
+def test_placed_values_are_those_of_a_loop(order, dropped, more):
+    index = [DROPPED if place < dropped else place for place in order]
+    values = torch.rand(2, 3, 5)
+    found = place_tokens(values, index, 5 + more, -7.0)
+    assert found.shape == (2, 3, 5 + more)
+    for place in range(5 + more):
+        expected = torch.full((2, 3), -7.0)
+        if place in index:
+            expected = values[..., index.index(place)]
+        assert torch.equal(found[..., place], expected)
+
+
 # Frames
+
+
+@pytest.mark.parametrize("kept", [None, 3])
+def test_a_function_is_applied_to_all_that_has_frames(kept):
+    teacher = make_batch((6, 4), tokens=5, blank=0, kept=kept, extra=1).teacher
+    states, lengths = torch.rand(2, 7, 3), torch.tensor([2, 2])
+    teacher = replace(teacher, best=teacher.argmax(), states=states)
+    found = teacher.map(lambda x: x[:, 2:4], lengths)
+    assert torch.equal(found.log_probs, teacher.log_probs[:, 2:4])
+    assert torch.equal(found.best, teacher.best[:, 2:4])
+    assert torch.equal(found.states, states[:, 2:4])
+    assert (found.ids is None) == (kept is None)
+    if kept is not None:
+        assert torch.equal(found.ids, teacher.ids[:, 2:4])
+    assert (found.blank, found.lengths.tolist()) == (0, [2, 2])
+    assert torch.equal(teacher.map(torch.clone).lengths, teacher.lengths)
+
+
+def test_what_was_not_kept_is_impossible_among_all_tokens():
+    teacher = make_batch((6, 4), tokens=5, blank=0, kept=3).teacher
+    found = teacher.log_dense(5)
+    for place, log_prob in np.ndenumerate(found.numpy()):
+        kept = teacher.ids[place[:2]].tolist()
+        expected = LOG_ZERO
+        if place[2] in kept:
+            expected = float(teacher.log_probs[place[:2]][kept.index(place[2])])
+        assert log_prob == expected
+    assert torch.equal(teacher.dense(5), found.exp())
 
 
 def slow_match(teacher, ratio, b):

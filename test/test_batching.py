@@ -1,5 +1,6 @@
 """What a model outputs for an utterance does not depend on what it is batched with."""
 
+import itertools
 import json
 import logging
 import zlib
@@ -8,12 +9,15 @@ import pytest
 import tiny
 import torch
 from espnet2.tasks.asr import encoder_choices
+from hypothesis import given
+from hypothesis import strategies as st
 from test_train import flags
 
 from espnet_ctckd.bin import cache_merge, decode, dump_teacher
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import TeacherConfig
+from espnet_ctckd.data.batches import batch_by_length
 from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.models.espnet import encode
 from espnet_ctckd.plugin.task import CTCKDTask
@@ -202,3 +206,13 @@ def test_an_older_cache_is_read_with_a_warning_and_not_mixed(
     command[-1] = command[-1].replace(str(tmp_path / "old"), str(tmp_path / "new"))
     with pytest.raises(InputError, match="of the kind unrecorded"):
         CTCKDTask.main(cmd=command)
+
+
+@given(st.lists(st.integers(1, 30)), st.integers(1, 60))
+def test_batches_by_length_are_as_full_as_they_may_be(lengths, most):
+    lengths.sort()
+    batches = batch_by_length(lengths, lambda length: length, most)
+    assert [length for batch in batches for length in batch] == lengths
+    for batch, after in itertools.zip_longest(batches, batches[1:]):
+        assert len(batch) == 1 or len(batch) * batch[-1] <= most
+        assert after is None or (len(batch) + 1) * after[0] > most

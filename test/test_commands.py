@@ -14,7 +14,7 @@ from espnet_ctckd.bin.benches import BENCHES
 from espnet_ctckd.bin.cli import naming
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.decode.search import METHODS, SearchConfig
+from espnet_ctckd.decode.search import SearchConfig
 from espnet_ctckd.teachers import TEACHER_CHOICES
 from espnet_ctckd.teachers.precision import DTYPES
 
@@ -69,7 +69,6 @@ def test_help_and_wrong_flags_are_answered_before_anything_heavy_is_imported():
 def test_the_names_that_flags_offer_are_those_of_the_library():
     assert tuple(TEACHER_CHOICES) == flags.TEACHER_TYPES
     assert DTYPES == flags.DTYPES
-    assert METHODS == flags.METHODS
 
 
 def test_the_flags_of_a_search_have_the_defaults_of_its_configuration():

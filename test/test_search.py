@@ -1,5 +1,7 @@
 """Searches, timings and blank collapse, against slow references and other libraries."""
 
+import dataclasses
+import functools
 import gzip
 import itertools
 import json
@@ -20,23 +22,24 @@ from hypothesis import strategies as st
 
 import espnet_ctckd.decode.lexicon
 import espnet_ctckd.decode.recogniser
-from espnet_ctckd.bin.cli import (
-    check_lm,
-    configured,
-    decode,
-    make_lexicon,
-    parser,
-    tune_decoding,
-)
+from espnet_ctckd.bin import check_lm, decode, make_lexicon, tune_decoding
+from espnet_ctckd.bin.cli import configured, parser
 from espnet_ctckd.bin.flags import add_search, search_of
-from espnet_ctckd.choices import InputError
+from espnet_ctckd.choices import Choice, InputError
 from espnet_ctckd.data.kaldi import read_scp
+from espnet_ctckd.decode import DECODER_CHOICES
 from espnet_ctckd.decode.align import align
+from espnet_ctckd.decode.base import Decoder
 from espnet_ctckd.decode.collapse import collapse
 from espnet_ctckd.decode.lexicon import limit_homophones, read_lexicon
 from espnet_ctckd.decode.pool import Searching
 from espnet_ctckd.decode.recogniser import Recogniser, recognise
-from espnet_ctckd.decode.search import Search, SearchConfig, words_of
+from espnet_ctckd.decode.search import (
+    Search,
+    SearchConfig,
+    options_of,
+    words_of,
+)
 
 ROOT = Path(__file__).parent.parent
 TOKENS = ["<blank>", "<unk>", "<space>", "a", "b", "c", "d", "<sos/eos>"]
@@ -126,7 +129,7 @@ def test_collapse_is_what_run_by_run_would_do(blank, threshold):
 @given(
     st.integers(0, 10**6), st.integers(1, 14), st.lists(st.integers(3, 5), max_size=4)
 )
-def test_the_alignment_is_that_of_torchaudio(seed, frames, tokens):
+def test_no_alignment_is_more_probable(seed, frames, tokens):
     log_probs = draw(frames, seed)
     repeats = sum(a == b for a, b in itertools.pairwise(tokens))
     if len(tokens) + repeats > frames:
@@ -137,18 +140,53 @@ def test_the_alignment_is_that_of_torchaudio(seed, frames, tokens):
     assert [span.token for span in spans] == tokens
     if not tokens:
         return
-    path, _ = torchaudio.functional.forced_align(
-        torch.from_numpy(log_probs).float().unsqueeze(0),
-        torch.tensor([tokens], dtype=torch.int32),
-        blank=0,
-    )
-    ours = np.zeros(frames, int)
+    path = np.zeros(frames, int)
     for span in spans:
-        ours[span.start : span.end] = span.token
+        path[span.start : span.end] = span.token
         expected = np.exp(log_probs[span.start : span.end, span.token]).mean()
         assert span.confidence == pytest.approx(expected)
-    scores = [log_probs[np.arange(frames), p].sum() for p in (ours, path[0].numpy())]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-4)
+    score = log_probs[np.arange(frames), path].sum()
+    assert score == pytest.approx(slow_alignment(log_probs, tokens))
+
+
+def slow_alignment(log_probs, tokens):
+    """The log-probability of the best alignment, by trying every end of each token."""
+
+    @functools.cache
+    def best(frame, number, last):
+        if frame == len(log_probs):
+            return 0.0 if number == len(tokens) else -np.inf
+        said = log_probs[frame]
+        ways = [said[0] + best(frame + 1, number, 0)]
+        if last:
+            ways.append(said[last] + best(frame + 1, number, last))
+        if number < len(tokens) and tokens[number] != last:
+            token = tokens[number]
+            ways.append(said[token] + best(frame + 1, number + 1, token))
+        return max(ways)
+
+    return best(0, 0, 0)
+
+
+def test_long_hypotheses_are_aligned():
+    log_probs = draw(600, seed=2)
+    tokens = [3 + i % 3 for i in range(200)]
+    spans = align(log_probs, tokens, 0)
+    assert [span.token for span in spans] == tokens
+    assert all(a.end <= b.start for a, b in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_impossible_tokens_are_not_aligned(dtype):
+    log_probs = draw(9, seed=1).astype(dtype)
+    log_probs[:, 4] = -np.inf
+    with pytest.raises(InputError, match="2 tokens cannot be aligned to 9 frames"):
+        align(log_probs, [3, 4], 0)
+    log_probs[6, 4] = -30.0
+    (_, span) = align(log_probs, [3, 4], 0)
+    assert (span.start, span.end) == (6, 7)
+    log_probs[:, 1] = -2e4  # the only path, far less probable than any clamped one
+    assert len(align(np.delete(log_probs, 0, 0), [1, 4, 1, 1], 0)) == 4
 
 
 # Words
@@ -556,7 +594,7 @@ def test_a_prior_is_taken_out_after_the_blanks_are_collapsed(tmp_path):
         ({"method": "prefix_beam", "nbest": 30}, "--beam 20: a beam holds no more"),
         ({"beam": 0}, "--beam is 0; give one of at least 1"),
         ({"method": "lexicon"}, "--method lexicon and --lexicon go together"),
-        ({"lexicon": "x"}, "--method lexicon and --lexicon go together"),
+        ({"lexicon": "x"}, "--lexicon is of --method lexicon"),
         ({"lm": "x"}, "--lm is of --method lexicon"),
         ({"prior_scale": 0.3}, "give both, the scale above 0, or neither"),
         ({"prior_file": "x"}, "give both, the scale above 0, or neither"),
@@ -565,6 +603,64 @@ def test_a_prior_is_taken_out_after_the_blanks_are_collapsed(tmp_path):
 def test_a_search_without_sense_is_refused(options, message):
     with pytest.raises(InputError, match=message):
         SearchConfig(**options)
+
+
+class FirstTokens(Decoder):
+    """The most probable tokens of the first frame."""
+
+    def __init__(self, vocabulary, *, nbest, beam):
+        super().__init__(vocabulary)
+        self.number = min(nbest, beam)
+
+    def __call__(self, log_probs):
+        return [
+            [
+                self.hypothesis([int(token)], float(each[0, token]))
+                for token in np.argsort(-each[0])[: self.number]
+            ]
+            for each in log_probs
+        ]
+
+
+@pytest.fixture
+def first_tokens(monkeypatch):
+    entry = Choice(FirstTokens, "baseline")
+    monkeypatch.setitem(DECODER_CHOICES, "first_tokens", entry)
+
+
+def test_a_decoder_is_an_entry(first_tokens, tmp_path, tiny_model, tiny_data):
+    flags = ["--method", "first_tokens", "--nbest", 2, "--ctm"]
+    flags = flags_of(tiny_model, tiny_data, tmp_path, *flags)
+    status, stderr = tiny.call(decode, *flags)
+    assert status == 0, stderr
+    model = Recogniser(tiny_model.config, tiny_model.weights)
+    found = read_scp(tmp_path / "token")
+    for batch, audio in model.read(str(tiny_data.wav_scp), 10.0):
+        for utterance, speech in zip(batch, audio):
+            log_probs, _ = model.say([speech])
+            best = model.tokens[int(log_probs[0, 0].argmax())]
+            assert found[utterance.name] == best
+    assert json.loads((tmp_path / "decode.json").read_text())["search"]["nbest"] == 2
+    assert read_scp(tmp_path / "nbest").keys() == found.keys()
+
+
+def test_the_checks_follow_from_the_entries(first_tokens):
+    assert SearchConfig(method="first_tokens", nbest=3).options == {
+        "nbest": 3,
+        "beam": 20,
+    }
+    with pytest.raises(InputError, match="prefix_beam and lexicon and first_tok"):
+        SearchConfig(nbest=3)
+    with pytest.raises(InputError, match="--lexicon is of --method lexicon"):
+        SearchConfig(method="first_tokens", lexicon="x")
+
+
+@pytest.mark.parametrize("method", DECODER_CHOICES)
+def test_the_options_of_a_decoder_are_of_the_search(method):
+    fields = {field.name for field in dataclasses.fields(SearchConfig)}
+    assert set(options_of(method)) <= fields
+    assert set(DECODER_CHOICES[method].needs) <= set(options_of(method))
+    assert DECODER_CHOICES[method].reference
 
 
 # The commands
@@ -684,11 +780,6 @@ def test_what_another_search_has_left_is_removed(tmp_path, tiny_model, tiny_data
         ({"bpemodel": "gone/bpe.model"}, "there is no gone/bpe.model, which"),
         ({"encoder": "konformer"}, "--encoder must be one of"),
         ({"encoder_conf": {"layers": 3}}, "unexpected keyword argument 'layers'"),
-        # What the package itself refuses is said as it says it.
-        (
-            {"model": "ctckd", "model_conf": {"ctc_weight": 1.0, "kd": {"weight": 7}}},
-            "error: model_conf.kd",
-        ),
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused(
@@ -803,4 +894,4 @@ def test_the_configurations_of_the_search_are_understood(conf, lexicon):
     config = search_of(configured(p, ["--config", str(conf), *more]))
     assert config.blank_collapse == 0.999
     assert config.method in conf.name
-    assert conf.name in (ROOT / "README.md").read_text()
+    assert conf.name in (ROOT / "espnet_ctckd/decode/README.md").read_text()

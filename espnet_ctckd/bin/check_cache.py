@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Optional, Sequence
 
 from espnet_ctckd.bin.cli import add_student, count, parser, run, student_flags
 from espnet_ctckd.evaluation.score import Counts, count_errors
-from espnet_ctckd.paths import find_spikes
-from espnet_ctckd.tokens import describe_match
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.check import Student
@@ -72,6 +70,7 @@ def _describe(
     from espnet_ctckd.cache.check import match_student
     from espnet_ctckd.plugin.checks import check_selected
     from espnet_ctckd.plugin.preprocessor import PosteriorReader
+    from espnet_ctckd.tokens import describe_match
 
     index = match_student(meta, student)
     if index is not None:
@@ -105,6 +104,7 @@ def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
 
     from espnet_ctckd.cache.statistics import Cached
     from espnet_ctckd.frames import match_frames
+    from espnet_ctckd.paths import find_spikes
 
     cache = Cached(meta.folder)
     utterances = list(cache)

@@ -13,7 +13,6 @@ from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.bin.flags import add_teacher, teacher_of
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import Pathlike, beside, write_beside
-from espnet_ctckd.tokens import SPECIAL, espnet_names, has_pieces
 
 if TYPE_CHECKING:
     from espnet_ctckd.teachers import Teacher
@@ -99,6 +98,8 @@ def student_tokens(teacher: Teacher) -> List[str]:
         Blank, unknown, the teacher's own tokens, and the end. Word pieces have
         sentencepiece's names.
     """
+    from espnet_ctckd.tokens import SPECIAL, espnet_names
+
     names = espnet_names(teacher.token_list)
     del names[teacher.blank]
     own = [n for n in names if n == "<space>" or not SPECIAL.fullmatch(n)]
@@ -107,6 +108,8 @@ def student_tokens(teacher: Teacher) -> List[str]:
 
 def token_type(tokens: Sequence[str]) -> str:
     """``bpe`` of word pieces, ``char`` of characters, else ``word``."""
+    from espnet_ctckd.tokens import SPECIAL, has_pieces
+
     own = [token for token in tokens if not SPECIAL.fullmatch(token)]
     if has_pieces(own):
         return "bpe"

@@ -15,7 +15,6 @@ from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, shorten, write_beside
 from espnet_ctckd.data.progress import Progress
-from espnet_ctckd.tokens import espnet_names
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
@@ -64,6 +63,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         logging.info(f"{folder} is finished, and left as it is")
         return
     known = best = 0.0
+    from espnet_ctckd.tokens import espnet_names
+
     named = [espnet_names(meta.token_list) for meta in metas]
     with (
         write_beside(folder / NBEST) as f,

@@ -29,7 +29,6 @@ from espnet_ctckd.bin.flags import DTYPES, add_teacher, teacher_of
 from espnet_ctckd.cache.plan import Plan, Unheard, make_plan
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import limit_bad, read_token_list, write_scp
-from espnet_ctckd.tokens import describe_match, map_tokens
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.codec import Codec
@@ -150,6 +149,8 @@ def _list_unheard(unheard: Unheard, folder: Path) -> None:
 
 def _say_match(teacher: Teacher, where: str, token_list: str) -> None:
     """Show how a teacher's tokens are found among the student's."""
+    from espnet_ctckd.tokens import describe_match, map_tokens
+
     tokens = read_token_list(token_list)
     index = map_tokens(teacher.token_list, teacher.blank, tokens, 0, where)
     if index is None:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 TEACHER_TYPES = ("espnet", "huggingface", "torchaudio", "python", "ensemble")
 # espnet_ctckd.teachers.precision.DTYPES.
 DTYPES = ("float32", "bfloat16", "float16")
-# espnet_ctckd.decode.search.METHODS.
-METHODS = ("greedy", "prefix_beam", "lexicon")
 # Fields of espnet_ctckd.decode.search.SearchConfig but `method`: type, default, help.
 SEARCH: Dict[str, Tuple[type, Any, str]] = {
     "nbest": (int, 1, "hypotheses an utterance"),
@@ -138,7 +136,11 @@ def add_search(p: argparse.ArgumentParser) -> None:
     """Add the flags of the search, and --config, a YAML file that may hold them."""
     p.add_argument("--config", help="YAML of these flags; the command line wins")
     g = p.add_argument_group("search")
-    g.add_argument("--method", choices=METHODS, default="greedy", help="how")
+    g.add_argument(
+        "--method",
+        default="greedy",
+        help="greedy, prefix_beam, lexicon, or another of DECODER_CHOICES",
+    )
     for name, (kind, default, text) in SEARCH.items():
         g.add_argument(f"--{name}", type=kind, default=default, help=text)
 

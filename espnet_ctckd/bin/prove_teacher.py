@@ -30,8 +30,6 @@ from espnet_ctckd.evaluation.score import (
     warn_unspelled,
     write_scores,
 )
-from espnet_ctckd.paths import find_spikes
-from espnet_ctckd.tokens import DROPPED, map_tokens
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
@@ -76,6 +74,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
     meta = read_meta(args.cache)
     tokens = read_token_list(args.token_list)
+    from espnet_ctckd.tokens import DROPPED, map_tokens
+
     index = map_tokens(meta.token_list, meta.blank, tokens, 0, f"cache {meta.folder}")
     index = list(range(len(tokens))) if index is None else index
     if args.token_type == "bpe" and not args.bpemodel:
@@ -125,6 +125,7 @@ def listen(meta: CacheMeta) -> Tuple[Sayings, Dict[str, List[int]]]:
         What the teacher does, and the token ids that it says of each utterance.
     """
     from espnet_ctckd.cache.reader import SCP
+    from espnet_ctckd.paths import find_spikes
 
     sayings, said = Sayings(), {}
     for utt, place in read_scp(meta.folder / SCP).items():

@@ -18,7 +18,7 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError, check_options, look_up
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 from espnet_ctckd.select import SELECTOR_CHOICES
-from espnet_ctckd.tokens import DROPPED
+from espnet_ctckd.tokens import DROPPED, place_tokens
 
 # A count of kept tokens has seven bits; the eighth says that the blank is not the best.
 _MOST_KEPT = 127
@@ -246,7 +246,7 @@ def rename_tokens(
         log_probs: (U, K).
         ids: the tokens that they belong to (U, K), or None where all are there.
         index: the student's index of each of the teacher's tokens, as
-            `espnet_ctckd.align.map_tokens` gives it.
+            `espnet_ctckd.tokens.map_tokens` gives it.
         tokens: V of the student.
 
     Returns:
@@ -255,12 +255,11 @@ def rename_tokens(
     place = np.asarray(index)
     if ids is None:
         kept = place != DROPPED
-        said = log_probs[:, kept]
         if not kept.all():
-            said = said - np.logaddexp.reduce(said, 1, keepdims=True)
-        renamed = np.full((log_probs.shape[0], tokens), LOG_ZERO, log_probs.dtype)
-        renamed[:, place[kept]] = said
-        return renamed, None
+            log_kept = np.logaddexp.reduce(log_probs[:, kept], 1, keepdims=True)
+            log_probs = log_probs - log_kept
+        said = torch.from_numpy(np.require(log_probs, requirements="W"))
+        return place_tokens(said, index, tokens, LOG_ZERO).numpy(), None
     ids = place[ids]
     lost = ids == DROPPED
     if not lost.any():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data.batches import batch_by_length
 from espnet_ctckd.data.containers import UnusableAudioError
 from espnet_ctckd.data.kaldi import (
     UNUSABLE,
@@ -200,12 +201,7 @@ def make_plan(
         InputError: as of `list_audio`.
     """
     utterances = list_audio(wav_scp, rate, shortest, longest, unheard)
-    batches: List[List[Utterance]] = []
-    for utterance in utterances:
-        padded = (len(batches[-1]) + 1) * utterance.samples if batches else 0
-        if not batches or padded > batch_seconds * rate:
-            batches.append([])
-        batches[-1].append(utterance)
+    batches = batch_by_length(utterances, lambda u: u.samples, batch_seconds * rate)
     total = sum(u.samples for u in utterances)
     low, high = (seconds * rate for seconds in _SHARD_SECONDS)
     size = min(max(total / _SHARDS_WANTED, low), high)

@@ -1,13 +1,18 @@
 """When the tokens of a hypothesis are said, and how sure of each the model is."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import List, Sequence
 
 import numpy as np
+import torch
+from torchaudio.functional import forced_align
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.paths import find_spikes
 
-_NEVER = -np.inf
+# Less than the log-probability of any possible path, and the sum of many is finite.
+_LEAST = -1e30
 
 
 @dataclass(frozen=True)
@@ -47,34 +52,21 @@ def align(log_probs: np.ndarray, tokens: Sequence[int], blank: int) -> List[Span
     """
     if not tokens:
         return []
-    states = np.full(2 * len(tokens) + 1, blank)  # blank, token, blank, ...
-    states[1::2] = tokens
-    scores = log_probs[:, states]  # (U, S)
-    # A blank between two tokens may be left out where they differ.
-    skips = np.zeros(len(states), bool)
-    skips[3::2] = states[3::2] != states[1:-2:2]
-    reached = np.full(len(states), _NEVER)
-    reached[:2] = scores[0, :2]
-    steps = np.zeros((len(scores), len(states)), np.int8)
-    for frame in range(1, len(scores)):
-        before = np.full((3, len(states)), _NEVER)
-        before[0] = reached
-        before[1, 1:] = reached[:-1]
-        before[2, 2:] = np.where(skips[2:], reached[:-2], _NEVER)
-        steps[frame] = before.argmax(0)
-        reached = before.max(0) + scores[frame]
-    state = len(states) - 1 - int(reached[-1] < reached[-2])
-    if reached[state] == _NEVER:
-        raise InputError(
-            f"{len(tokens)} tokens cannot be aligned to {len(scores)} frames"
-        )
-    path = np.empty(len(scores), np.int64)
-    for frame in range(len(scores) - 1, -1, -1):
-        path[frame] = state
-        state -= steps[frame, state]
+    impossible = InputError(
+        f"{len(tokens)} tokens cannot be aligned to {len(log_probs)} frames"
+    )
+    repeats = sum(a == b for a, b in pairwise(tokens))
+    if len(tokens) + repeats > len(log_probs):
+        raise impossible
+    # torchaudio reads beyond its tables where all paths are impossible.
+    finite = torch.from_numpy(log_probs).double().clamp(min=_LEAST)
+    paths, _ = forced_align(finite.unsqueeze(0), torch.tensor([tokens]), blank=blank)
+    path = paths[0].numpy()  # (U,)
+    if np.isneginf(log_probs[np.arange(len(path)), path]).any():
+        raise impossible
     spans = []
-    for index, token in enumerate(tokens):
-        frames = np.nonzero(path == 2 * index + 1)[0]
-        sure = float(np.exp(log_probs[frames, token]).mean())
-        spans.append(Span(int(token), int(frames[0]), int(frames[-1]) + 1, sure))
+    for spike in find_spikes(path.tolist(), blank):
+        end = spike.frame + spike.frames
+        sure = float(np.exp(log_probs[spike.frame : end, spike.token]).mean())
+        spans.append(Span(spike.token, spike.frame, end, sure))
     return spans

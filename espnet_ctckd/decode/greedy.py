@@ -1,34 +1,39 @@
-"""Greedy CTC decoding of a batch."""
+"""Greedy CTC decoding."""
 
-from typing import List
+from typing import List, Sequence
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from espnet_ctckd.posteriors import length_mask
+from espnet_ctckd.decode.base import Decoder, Hypothesis
+from espnet_ctckd.paths import greedy
+
+__all__ = ["GreedyDecoder", "greedy"]
 
 
-def greedy(log_probs: Tensor, lengths: Tensor, blank: int) -> List[List[int]]:
+class GreedyDecoder(Decoder):
     """The best token of each frame, repetitions merged and blanks removed.
 
-    Args:
-        log_probs: or logits (B, T, V); what stands in padding is not read.
-        lengths: (B,).
-        blank: index of the blank.
-
-    Returns:
-        Token ids of each utterance.
-
-    Examples:
-        >>> import torch
-        >>> path = torch.tensor([[0, 1, 1, 0, 1, 2, 2]])
-        >>> greedy(torch.nn.functional.one_hot(path), torch.tensor([6]), blank=0)
-        [[1, 1, 2]]
+    The score is the log-probability of the path.
 
     References:
         Graves et al., Connectionist Temporal Classification (2006),
         https://doi.org/10.1145/1143844.1143891
     """
-    best = log_probs.argmax(-1)  # (B, T)
-    keep = (best != blank) & length_mask(lengths, best.size(1))
-    keep[:, 1:] &= best[:, 1:] != best[:, :-1]
-    return [row[mask].tolist() for row, mask in zip(best.cpu(), keep.cpu())]
+
+    padded = True
+
+    def __call__(self, log_probs: Sequence[np.ndarray]) -> List[List[Hypothesis]]:
+        """Decode utterances, as of `Decoder`."""
+        return [[self._decode(each)] for each in log_probs]
+
+    def _decode(self, log_probs: np.ndarray) -> Hypothesis:
+        batch = torch.from_numpy(log_probs).unsqueeze(0)  # (1, U, V)
+        lengths = torch.tensor([len(log_probs)])
+        (tokens,) = self.decode_padded(batch, lengths)
+        return self.hypothesis(tokens, float(log_probs.max(1).sum()))
+
+    def decode_padded(self, log_probs: Tensor, lengths: Tensor) -> List[List[int]]:
+        """Decode a batch, as of `Decoder`."""
+        return greedy(log_probs, lengths, self.vocabulary.blank)

@@ -3,19 +3,30 @@
 import importlib
 import itertools
 import logging
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import (
+    Any,
+    Callable,
+    Dict,
+    List,
+    Mapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import numpy as np
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import Pathlike, read_lines, shorten
+from espnet_ctckd.decode.base import SPACE as SPACE
+from espnet_ctckd.decode.base import Decoder, Hypothesis, Vocabulary
 from espnet_ctckd.decode.language_model import check_lm, kenlm_error
 
 # Words of one spelling that flashlight-text's trie keeps (its kTrieMaxLabel).
 MAX_HOMOPHONES = 6
 # Words that a warning names.
 _NAMED = 50
-SPACE = "<space>"
 UNKNOWN = "<unk>"
 
 
@@ -267,6 +278,69 @@ class LexiconSearch:
                 words.append((name, first, len(tokens)))
                 spoken = []
         return tokens, words, float(result.score)
+
+
+class LexiconDecoder(Decoder):
+    """`LexiconSearch` of each utterance.
+
+    Args:
+        vocabulary: tokens of the posteriors.
+        lexicon: file, as `read_lexicon` takes it; or what was read from it and `lm`.
+        lm: file of KenLM, or None.
+        nbest: hypotheses of an utterance, at most.
+        lm_scale: as of `LexiconSearch`, like the following.
+        word_score: added for each word.
+        silence_score: added for each ``<space>`` between words.
+        beam: hypotheses that are followed.
+        tokens_per_frame: most probable tokens of a frame that are tried.
+        beam_threshold: hypotheses that are worse than the best by more are given up.
+
+    Raises:
+        InputError: a file or library is missing or cannot be used.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        lexicon: Union[Pathlike, Lexicon],
+        lm: Optional[Pathlike],
+        nbest: int,
+        lm_scale: float,
+        word_score: float,
+        silence_score: float,
+        beam: int,
+        tokens_per_frame: int,
+        beam_threshold: float,
+    ) -> None:
+        super().__init__(vocabulary)
+        self._nbest = nbest
+        if not isinstance(lexicon, Lexicon):
+            lexicon = Lexicon(vocabulary.tokens, vocabulary.blank, lexicon, lm)
+        self._search = LexiconSearch(
+            lexicon,
+            lm_scale=lm_scale,
+            word_score=word_score,
+            silence_score=silence_score,
+            beam=beam,
+            tokens_per_frame=tokens_per_frame,
+            threshold=beam_threshold,
+        )
+
+    def __call__(self, log_probs: Sequence[np.ndarray]) -> List[List[Hypothesis]]:
+        """Decode utterances, as of `Decoder`."""
+        return [
+            [
+                Hypothesis(tuple(tokens), tuple(words), score)
+                for tokens, words, score in self._search(each)[: self._nbest]
+            ]
+            for each in log_probs
+        ]
+
+    def with_options(self, **options: Any) -> "LexiconDecoder":
+        """The same words and language model with other numbers."""
+        options = {**options, "lexicon": self._search.lexicon}
+        return type(self)(self.vocabulary, **options)
 
 
 def _tell_strange(words: Sequence[str], of: int, lexicon: str, lm: str) -> None:

@@ -41,10 +41,7 @@ def _log_probabilities(
     teacher: FramePosteriors, sequences: Sequence[Sequence[int]], size: int
 ) -> Tensor:
     """Log P of each sequence (N,), float64."""
-    said = teacher.log_probs[0].double()  # (U, K)
-    if teacher.ids is not None:
-        all_of_them = said.new_full((said.size(0), size), LOG_ZERO)
-        said = all_of_them.scatter(1, teacher.ids[0], said)  # (U, V)
+    said = teacher.log_dense(size)[0].double()  # (U, V)
     number = len(sequences)
     losses = F.ctc_loss(
         said.clamp(min=LOG_ZERO).unsqueeze(1).expand(-1, number, -1),

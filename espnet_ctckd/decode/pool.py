@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.decode.greedy import greedy
 from espnet_ctckd.decode.search import Hypothesis, Search
 
 # Hypotheses, and how many frames were searched.
@@ -57,11 +56,7 @@ class Searching:
             InputError: another process has died.
         """
         if self.search.config.plain:
-            found = greedy(log_probs, lengths, self.search.blank)
-            return [
-                ([Hypothesis(tuple(t), self.search.words(t), 0.0)], n)
-                for t, n in zip(found, lengths.tolist())
-            ]
+            return self.search.decode_padded(log_probs, lengths)
         said = log_probs.cpu().numpy()
         parts = [row[:n] for row, n in zip(said, lengths.tolist())]
         if self._pool is None:

@@ -4,6 +4,8 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from espnet_ctckd.decode import base
+
 _NEVER = -np.inf
 # Prefixes are told apart by a hash of their tokens; a prefix of no tokens has _ROOT,
 # and places of the beam that are not taken have one that is never looked for.
@@ -62,6 +64,38 @@ def prefix_beam_searches(
     return _search(
         [_candidates(each, None, blank, tokens_per_frame) for each in log_probs], beam
     )
+
+
+class PrefixBeamDecoder(base.Decoder):
+    """`prefix_beam_searches`, without a language model.
+
+    Args:
+        vocabulary: tokens of the posteriors.
+        nbest: hypotheses of an utterance, at most.
+        beam: prefixes that are followed.
+        tokens_per_frame: most probable tokens that a prefix is extended by.
+    """
+
+    def __init__(
+        self,
+        vocabulary: base.Vocabulary,
+        *,
+        nbest: int,
+        beam: int,
+        tokens_per_frame: int,
+    ) -> None:
+        super().__init__(vocabulary)
+        self._nbest, self._beam, self._most = nbest, beam, tokens_per_frame
+
+    def __call__(self, log_probs: Sequence[np.ndarray]) -> List[List[base.Hypothesis]]:
+        """Decode utterances, as of `Decoder`."""
+        found = prefix_beam_searches(
+            log_probs, self.vocabulary.blank, self._beam, self._most
+        )
+        return [
+            [self.hypothesis(*each) for each in hypotheses[: self._nbest]]
+            for hypotheses in found
+        ]
 
 
 class _Candidates(NamedTuple):

@@ -8,7 +8,6 @@ from typing import Deque, Dict, Iterator, List, NamedTuple, Optional, Sequence, 
 
 import numpy as np
 import torch
-from espnet2.asr.espnet_model import ESPnetASRModel
 
 from espnet_ctckd.cache.plan import Plan, Unheard, Utterance, make_plan
 from espnet_ctckd.choices import InputError
@@ -19,16 +18,7 @@ from espnet_ctckd.data.spelling import text_maker
 from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.pool import Asked, Searching
 from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
-from espnet_ctckd.models.espnet import (
-    encode,
-    load_espnet_model,
-    measure_frame_shift,
-    sample_rate,
-    scale_peak,
-    shortest_input,
-    volume_of,
-)
-from espnet_ctckd.tokens import type_of_words
+from espnet_ctckd.models.ctc_model import CTCModel
 
 
 @dataclass(frozen=True)
@@ -131,23 +121,13 @@ _AHEAD = 16
 Read = Tuple[Sequence[Utterance], List[torch.Tensor]]
 
 
-class Recogniser:
-    """A model that says posteriors.
+class Recogniser(CTCModel):
+    """A CTC model that recognises lists of audio files.
 
     Args:
         config_file: ``config.yaml`` of a model with a CTC branch, ours or not.
         model_file: weights.
         device: ``cpu`` or ``cuda``.
-
-    Attributes:
-        tokens: V.
-        blank: index of the blank.
-        token_type: of ESPnet.
-        rate: samples per second.
-        volume: peak to which each utterance is scaled, or None.
-        parameters: of the model, as far as CTC decoding uses it.
-        device: ``cpu`` or ``cuda``.
-        model: it.
 
     Raises:
         InputError: the model cannot be used.
@@ -156,30 +136,18 @@ class Recogniser:
     def __init__(
         self, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
     ) -> None:
-        self.model, args = load_espnet_model(config_file, model_file, device)
-        self.device = device
-        if self.model.ctc is None:
-            raise InputError(f"{config_file} has no CTC branch to decode")
-        if args.input_size is not None:
+        super().__init__(config_file, model_file, device)
+        bpemodel = self.args.bpemodel
+        if bpemodel is not None and not Path(bpemodel).exists():
             raise InputError(
-                f"{config_file} takes features (input_size {args.input_size}); only "
-                "models that take audio are decoded here"
-            )
-        if args.bpemodel is not None and not Path(args.bpemodel).exists():
-            raise InputError(
-                f"there is no {args.bpemodel}, which {config_file} names as bpemodel: "
+                f"there is no {bpemodel}, which {config_file} names as bpemodel: "
                 "restore it, or export the model again"
             )
-        self.tokens: List[str] = list(self.model.token_list)
-        self._text = text_maker(args.token_type, args.bpemodel, self.tokens)
-        self.blank: int = self.model.blank_id
-        self.token_type = type_of_words(args.token_type, self.tokens)
-        self.rate, self.volume = sample_rate(args), volume_of(args)
-        self.parameters = count_parameters(self.model)
+        self._text = text_maker(self.args.token_type, bpemodel, self.tokens)
 
     def frame_seconds(self) -> float:
         """Seconds from one frame to the next."""
-        return float(measure_frame_shift(self.model) / self.rate)
+        return float(self.frame_shift / self.rate)
 
     def text(self, hypothesis: Hypothesis, by_words: bool) -> str:
         """What is written of a hypothesis."""
@@ -235,8 +203,9 @@ class Recogniser:
     def _plan(
         self, wav_scp: str, batch_seconds: float, unheard: Optional[Unheard] = None
     ) -> Plan:
-        least = shortest_input(self.model)
-        return make_plan(wav_scp, self.rate, least, batch_seconds, unheard=unheard)
+        return make_plan(
+            wav_scp, self.rate, self.shortest, batch_seconds, unheard=unheard
+        )
 
     def _read(self, plan: Plan, unheard: Optional[Unheard] = None) -> Iterator[Read]:
         for batch in (batch for shard in plan.shards for batch in shard):
@@ -257,9 +226,7 @@ class Recogniser:
     @torch.inference_mode()
     def say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (B, U, V) and lengths (B,) of audio, (S,) each."""
-        scaled = [scale_peak(each, self.volume).to(self.device) for each in audio]
-        states, lengths = encode(self.model, scaled)
-        return self.model.ctc.ctc_lo(states).float().log_softmax(-1), lengths
+        return self.log_probs(audio)
 
 
 def recognise(
@@ -391,12 +358,3 @@ def _timed(
         sure = min(span.confidence for span in spans[first:after])
         words.append(TimedWord(word, start, end - start, sure))
     return words
-
-
-def count_parameters(model: ESPnetASRModel) -> int:
-    """Parameters that CTC decoding uses: an attention decoder is left out."""
-    return sum(
-        p.numel()
-        for name, p in model.named_parameters()
-        if not name.startswith(("decoder.", "joint_network."))
-    )

@@ -1,25 +1,25 @@
 """From the posteriors of an utterance to its hypotheses, by any of the methods."""
 
 import copy
+import inspect
 import math
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_prior
+from espnet_ctckd.decode.base import Decoder, Hypothesis, Vocabulary, Word, words_of
 from espnet_ctckd.decode.collapse import collapse
-from espnet_ctckd.decode.lexicon import SPACE, Lexicon, LexiconSearch
-from espnet_ctckd.decode.prefix_beam import prefix_beam_searches
+from espnet_ctckd.decode.registry import DECODER_CHOICES
 
-METHODS = ("greedy", "prefix_beam", "lexicon")
+__all__ = ["Hypothesis", "Search", "SearchConfig", "Word", "words_of"]
+
 _FACTORS = ("beam_threshold", "lm_scale", "word_score", "silence_score", "prior_scale")
-# What begins a word in sentencepiece's tokens.
-_BEGIN = "▁"
-
-# A word, its first token in the hypothesis, and the one after its last.
-Word = Tuple[str, int, int]
+# Files that are refused where the decoder does not take them.
+_FILES = ("lexicon", "lm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +27,8 @@ class SearchConfig:
     """How posteriors are searched.
 
     Attributes:
-        method: ``greedy``; ``prefix_beam``, without a language model; or ``lexicon``,
-            with or without one.
+        method: of `DECODER_CHOICES`: ``greedy``; ``prefix_beam``, without a language
+            model; ``lexicon``, with or without one.
         nbest: hypotheses that are asked for.
         blank_collapse: theta of `collapse`; 1 searches all frames.
         beam: hypotheses that are followed.
@@ -63,25 +63,30 @@ class SearchConfig:
     prior_scale: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
+        if self.method not in DECODER_CHOICES:
             raise InputError(
-                f"unknown --method {self.method!r}; choose one of {', '.join(METHODS)}"
+                f"unknown --method {self.method!r}; choose one of "
+                f"{', '.join(DECODER_CHOICES)}"
             )
         collapse(np.zeros(1), self.blank_collapse)
         self._check_numbers()
-        if self.method == "greedy" and self.nbest > 1:
+        takes = options_of(self.method)
+        if "nbest" not in takes and self.nbest > 1:
             raise InputError(
-                "--nbest is of --method prefix_beam and lexicon; greedy has one answer"
+                f"--nbest is of --method {_that_take('nbest')}; {self.method} has one "
+                "answer"
             )
         if self.nbest > self.beam:
             raise InputError(
                 f"--nbest is {self.nbest}, and --beam {self.beam}: a beam holds no "
                 "more hypotheses than that"
             )
-        if (self.method == "lexicon") != (self.lexicon is not None):
-            raise InputError("--method lexicon and --lexicon go together")
-        if self.lm is not None and self.method != "lexicon":
-            raise InputError("--lm is of --method lexicon")
+        for name in _FILES:
+            given = getattr(self, name) is not None
+            if name in DECODER_CHOICES[self.method].needs and not given:
+                raise InputError(f"--method {self.method} and --{name} go together")
+            if name not in takes and given:
+                raise InputError(f"--{name} is of --method {_that_take(name)}")
         if self.prior_scale < 0 or (self.prior_scale > 0) != bool(self.prior_file):
             raise InputError(
                 f"--prior_file is {self.prior_file} and --prior_scale "
@@ -104,23 +109,25 @@ class SearchConfig:
 
     @property
     def plain(self) -> bool:
-        """Whether the best token of each frame is all that is asked for."""
-        return self.method == "greedy" and not self.prior_scale
+        """Whether a decoder of padded batches gets the posteriors as they are."""
+        fn: Any = DECODER_CHOICES[self.method].fn
+        return bool(fn.padded and not self.prior_scale)
+
+    @property
+    def options(self) -> Dict[str, Any]:
+        """The options of the decoder."""
+        return {name: getattr(self, name) for name in options_of(self.method)}
 
 
-class Hypothesis(NamedTuple):
-    """What may have been said.
+def options_of(method: str) -> List[str]:
+    """The fields of `SearchConfig` that a decoder takes as its options."""
+    parameters = inspect.signature(DECODER_CHOICES[method].fn).parameters
+    return [name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY]
 
-    Attributes:
-        tokens: indices, without blanks.
-        words: each with its place in the tokens.
-        score: log-probability, or what the lexicon search makes of it; of different
-            methods and thresholds not to be compared.
-    """
 
-    tokens: Tuple[int, ...]
-    words: Tuple[Word, ...]
-    score: float
+def _that_take(option: str) -> str:
+    methods = [name for name in DECODER_CHOICES if option in options_of(name)]
+    return " and ".join(methods)
 
 
 class Search:
@@ -135,6 +142,7 @@ class Search:
     Attributes:
         config: how.
         blank: index of the blank.
+        decoder: of the configuration.
 
     Raises:
         InputError: a file of the configuration is missing or cannot be used.
@@ -144,26 +152,12 @@ class Search:
         self, config: SearchConfig, tokens: Sequence[str], blank: int, token_type: str
     ) -> None:
         self.config, self.blank = config, blank
-        self._tokens, self._type = list(tokens), token_type
+        vocabulary = Vocabulary(tuple(tokens), blank, token_type)
         self._prior: Optional[np.ndarray] = None
         if config.prior_file is not None:
             self._prior = np.array(read_prior(config.prior_file, tokens, tokens[blank]))
-        self._lexicon: Optional[LexiconSearch] = None
-        if config.lexicon is not None:
-            lexicon = Lexicon(tokens, blank, config.lexicon, config.lm)
-            self._lexicon = self._by_lexicon(lexicon)
-
-    def _by_lexicon(self, lexicon: Lexicon) -> LexiconSearch:
-        config = self.config
-        return LexiconSearch(
-            lexicon,
-            lm_scale=config.lm_scale,
-            word_score=config.word_score,
-            silence_score=config.silence_score,
-            beam=config.beam,
-            tokens_per_frame=config.tokens_per_frame,
-            threshold=config.beam_threshold,
-        )
+        fn = DECODER_CHOICES[config.method].fn
+        self.decoder: Decoder = fn(vocabulary, **config.options)
 
     def at(self, config: SearchConfig) -> "Search":
         """The same with other numbers, or without the prior; no file is read again."""
@@ -171,8 +165,7 @@ class Search:
         other.config = config
         if config.prior_file is None:
             other._prior = None
-        if self._lexicon is not None:
-            other._lexicon = other._by_lexicon(self._lexicon.lexicon)
+        other.decoder = self.decoder.with_options(**config.options)
         return other
 
     def __call__(
@@ -196,18 +189,7 @@ class Search:
             said.append(each)
         # Of what has no frames, nothing is searched, and the hypothesis is empty.
         there = [each for each in said if len(each)]
-        if self._lexicon is not None:
-            found = [self._by_words(self._lexicon, each) for each in there]
-        elif config.method == "prefix_beam":
-            lists = prefix_beam_searches(
-                there, self.blank, config.beam, config.tokens_per_frame
-            )
-            found = [
-                [self._hypothesis(*each) for each in hypotheses[: config.nbest]]
-                for hypotheses in lists
-            ]
-        else:
-            found = [[self._greedy(each)] for each in there]
+        found = self.decoder(there)
         answers = iter(found)
         nothing = Hypothesis((), (), 0.0)
         return [
@@ -215,60 +197,20 @@ class Search:
             for each in said
         ]
 
-    def _by_words(self, lexicon: LexiconSearch, said: np.ndarray) -> List[Hypothesis]:
+    def decode_padded(
+        self, log_probs: Tensor, lengths: Tensor
+    ) -> List[Tuple[List[Hypothesis], int]]:
+        """Search a batch on its device, where the configuration is `plain`.
+
+        Args:
+            log_probs: (B, U, V).
+            lengths: (B,).
+
+        Returns:
+            For each its hypothesis, and its frames.
+        """
+        found = self.decoder.decode_padded(log_probs, lengths)
         return [
-            Hypothesis(tuple(tokens), tuple(words), score)
-            for tokens, words, score in lexicon(said)[: self.config.nbest]
+            ([self.decoder.hypothesis(tokens, 0.0)], frames)
+            for tokens, frames in zip(found, lengths.tolist())
         ]
-
-    def _greedy(self, said: np.ndarray) -> Hypothesis:
-        best = said.argmax(1)
-        kept = best != self.blank
-        kept[1:] &= best[1:] != best[:-1]
-        return self._hypothesis(best[kept].tolist(), float(said.max(1).sum()))
-
-    def _hypothesis(self, tokens: Sequence[int], score: float) -> Hypothesis:
-        return Hypothesis(tuple(tokens), self.words(tokens), score)
-
-    def words(self, tokens: Sequence[int]) -> Tuple[Word, ...]:
-        """The words of a hypothesis."""
-        return words_of([self._tokens[token] for token in tokens], self._type)
-
-
-def words_of(tokens: Sequence[str], token_type: str) -> Tuple[Word, ...]:
-    """The words that tokens make.
-
-    Args:
-        tokens: of a hypothesis.
-        token_type: of ESPnet: char, bpe, word or phn.
-
-    Examples:
-        >>> words_of(["a", "b", "<space>", "c"], "char")
-        (('ab', 0, 2), ('c', 3, 4))
-        >>> words_of(["▁he", "ll", "▁o"], "bpe")
-        (('hell', 0, 2), ('o', 2, 3))
-        >>> words_of(["he", "ll▁", "o▁"], "bpe")
-        (('hell', 0, 2), ('o', 2, 3))
-    """
-    words: List[Word] = []
-    begun = False
-    for place, token in enumerate(tokens):
-        if token == SPACE:
-            begun = False
-            continue
-        single = token_type in ("word", "phn")
-        piece = token
-        ends = token_type == "bpe" and len(token) > 1 and token.endswith(_BEGIN)
-        if token_type == "bpe" and token.startswith(_BEGIN):
-            begun, piece = False, token[len(_BEGIN) :]
-        if ends:
-            piece = piece[: -len(_BEGIN)]
-        if begun and not single:
-            name, first, _ = words[-1]
-            words[-1] = (name + piece, first, place + 1)
-        else:
-            words.append((piece, place, place + 1))
-            begun = True
-        if ends:
-            begun = False
-    return tuple(word for word in words if word[0])

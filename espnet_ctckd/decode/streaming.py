@@ -17,14 +17,7 @@ from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import Pathlike
-from espnet_ctckd.decode.recogniser import count_parameters
-from espnet_ctckd.models.espnet import (
-    load_espnet_model,
-    measure_frame_shift,
-    sample_rate,
-    shortest_input,
-    volume_of,
-)
+from espnet_ctckd.models.ctc_model import CTCModel
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,8 @@ class StreamingDecoder:
     def __init__(
         self, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
     ) -> None:
-        model, args = load_espnet_model(config_file, model_file, device)
+        ctc = CTCModel(config_file, model_file, device)
+        model, args = ctc.model, ctc.args
         kinds = (ContextualBlockConformerEncoder, ContextualBlockTransformerEncoder)
         if not isinstance(model.encoder, kinds):
             raise InputError(
@@ -80,19 +74,17 @@ class StreamingDecoder:
                 f"{config_file} has normalize: utterance_mvn, which needs all of an "
                 "utterance: train a student that streams with global_mvn"
             )
-        if volume_of(args) is not None:
+        if ctc.volume is not None:
             raise InputError(
                 f"{config_file} has speech_volume_normalize, which needs all of an "
                 "utterance: train a student that streams without"
             )
         self._model = model
         self._pieces = _FeaturePieces(model, str(config_file))
-        self.shortest = shortest_input(model)
-        self._blank = model.blank_id
-        self.token_list: List[str] = list(model.token_list)
-        self.rate = sample_rate(args)
-        self.parameters = count_parameters(model)
-        self._shift = float(measure_frame_shift(model)) / self.rate
+        self.shortest, self.rate = ctc.shortest, ctc.rate
+        self._blank, self.token_list = ctc.blank, ctc.tokens
+        self.parameters = ctc.parameters
+        self._shift = float(ctc.frame_shift) / self.rate
 
     @torch.inference_mode()
     def decode(self, speech: Tensor, chunk: int) -> Iterator[Emission]:

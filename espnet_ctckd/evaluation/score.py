@@ -14,6 +14,7 @@ from typing import (
     Any,
     Callable,
     Dict,
+    Hashable,
     Iterable,
     List,
     Mapping,
@@ -120,7 +121,9 @@ class Normalization:
         return f"case {self.case}{removed}{form}"
 
 
-def count_errors(references: Sequence[str], hypothesis: Sequence[str]) -> Counts:
+def count_errors(
+    references: Sequence[Hashable], hypothesis: Sequence[Hashable]
+) -> Counts:
     """Align one hypothesis with its reference.
 
     Args:
@@ -136,7 +139,7 @@ def count_errors(references: Sequence[str], hypothesis: Sequence[str]) -> Counts
     import jiwer
 
     # jiwer splits at spaces of any kind, which may be units themselves: number them.
-    numbers: Dict[str, int] = {}
+    numbers: Dict[Hashable, int] = {}
     ref, hyp = (
         " ".join(str(numbers.setdefault(unit, len(numbers))) for unit in units)
         for units in (references, hypothesis)

@@ -19,8 +19,7 @@ from torch import Tensor
 from espnet_ctckd import ENCODER_NAME
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import beside, write_beside
-from espnet_ctckd.decode.recogniser import Recogniser
-from espnet_ctckd.models.espnet import shortest_input
+from espnet_ctckd.models.ctc_model import CTCModel
 
 # What sherpa-onnx takes for the frame shift of such models, in seconds.
 _SHERPA_SHIFT = 0.02
@@ -219,7 +218,7 @@ def traceable() -> Iterator[None]:
             module.make_pad_mask = own  # type: ignore[attr-defined]
 
 
-def write_onnx(model: Recogniser, folder: Path) -> Path:
+def write_onnx(model: CTCModel, folder: Path) -> Path:
     """Write ``model.onnx`` and ``tokens.txt``.
 
     Args:
@@ -232,11 +231,11 @@ def write_onnx(model: Recogniser, folder: Path) -> Path:
     Raises:
         InputError: its parts cannot be written.
     """
-    shift = model.frame_seconds()
+    shift = float(model.frame_shift / model.rate)
     told = {
         "sample_rate": str(model.rate),
         "frame_shift_seconds": f"{shift:g}",
-        "shortest_samples": str(shortest_input(model.model)),
+        "shortest_samples": str(model.shortest),
         "blank": str(model.blank),
         "vocab_size": str(len(model.tokens)),
         "token_type": model.token_type,
@@ -257,7 +256,7 @@ def write_onnx(model: Recogniser, folder: Path) -> Path:
 class _Sherpa(torch.nn.Module):
     """One input, and a frame every 20 ms, which is what the times are computed with."""
 
-    def __init__(self, model: Recogniser, repeat: int) -> None:
+    def __init__(self, model: CTCModel, repeat: int) -> None:
         super().__init__()
         self.model = WaveformModel(model.model, model.volume)
         self.repeat = repeat
@@ -270,7 +269,7 @@ class _Sherpa(torch.nn.Module):
         return torch.as_tensor(log_probs.repeat_interleave(self.repeat, dim=1))
 
 
-def check_sherpa(model: Recogniser) -> None:
+def check_sherpa(model: CTCModel) -> None:
     """Refuse a model to which the level of the audio matters."""
     if not isinstance(model.model.normalize, UtteranceMVN):
         raise InputError(
@@ -280,7 +279,7 @@ def check_sherpa(model: Recogniser) -> None:
         )
 
 
-def write_sherpa(model: Recogniser, folder: Path) -> Path:
+def write_sherpa(model: CTCModel, folder: Path) -> Path:
     """Write ``model.sherpa.onnx`` and ``tokens.sherpa.txt``.
 
     Args:
@@ -295,7 +294,7 @@ def write_sherpa(model: Recogniser, folder: Path) -> Path:
             written.
     """
     check_sherpa(model)
-    repeat = max(1, round(model.frame_seconds() / _SHERPA_SHIFT))
+    repeat = max(1, round(float(model.frame_shift / model.rate) / _SHERPA_SHIFT))
     path = folder / "model.sherpa.onnx"
     _write(
         _Sherpa(model, repeat),

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Dict, Mapping, Optional, Sequence
 
 import numpy as np
-from torchaudio.functional import edit_distance
 
 from espnet_ctckd.cache.nbest import NBEST, from_line
 from espnet_ctckd.cache.record import fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import NBestConfig
+from espnet_ctckd.evaluation.score import count_errors
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,9 @@ class NBestReader:
             scores = [scale * math.log(max(share, 1e-300)) for share in shares]
         elif kind == "accuracy":
             assert text is not None
+            labels = text.tolist()
             right = [
-                1 - edit_distance(text.tolist(), s) / max(len(text), 1) for s in ids
+                1 - count_errors(labels, s).errors / max(len(labels), 1) for s in ids
             ]
             scores = [scale * share for share in right]
         elif kind == "best":

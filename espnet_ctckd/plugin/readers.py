@@ -1,10 +1,12 @@
 """ESPnet's readers of audio and arks, whose errors name utterance and file."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Optional, Tuple
 
-from espnet2.train import dataset
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
+from espnet2.train.dataset import DATA_TYPES, ESPnetDataset, ESPnetMultiTaskDataset
 
 from espnet_ctckd.cache.reader import META, SCP, RecordVectors, read_meta
 from espnet_ctckd.choices import InputError
@@ -56,27 +58,35 @@ class _Named(Mapping):  # type: ignore[type-arg]
         return iter(self._reader)
 
 
-def name_what_fails() -> None:
-    """Let ESPnet's readers say which utterance they fail at; again it does nothing."""
-    for kind in _ADVICE:
-        entry = dataset.DATA_TYPES[kind]
-        if not hasattr(entry["func"], "named"):
-            entry["func"] = _named(entry["func"], kind)
+def name_what_fails(dataset: ESPnetDataset) -> None:
+    """Let the readers of a dataset report the utterance that they fail at.
 
+    Records of a cache are read as data, so that no pipe in their list is run.
 
-def _named(opened: Callable[..., Any], kind: str) -> Callable[..., Any]:
-    def load(path: str, *args: Any, **kwargs: Any) -> _Named:
-        # What a cache's list holds is data: no pipe in it is run.
+    Args:
+        dataset: whose readers are replaced.
+    """
+    for name, (path, given) in dataset.debug_info.items():
+        # ESPnet takes the first type that the given one begins with.
+        kind = next((kind for kind in DATA_TYPES if re.match(kind, given)), None)
+        reader = dataset.loader_dict[name]
+        if kind not in _ADVICE or isinstance(reader, _Named):
+            continue
         cache = cache_of(path) if kind == "kaldi_ark" else None
-        reader = (
-            opened(path, *args, **kwargs)
-            if cache is None
-            else RecordVectors(cache / SCP, path)
-        )
-        return _Named(reader, path, kind)
+        if cache is not None:
+            reader = RecordVectors(cache / SCP, path)
+        dataset.loader_dict[name] = _Named(reader, path, kind)
 
-    load.named = True  # type: ignore[attr-defined]
-    return load
+
+def datasets_of(factory: AbsIterFactory) -> Iterator[ESPnetDataset]:
+    """The datasets that an iterator factory of ESPnet reads."""
+    for value in vars(factory).values():
+        if isinstance(value, AbsIterFactory):
+            yield from datasets_of(value)
+        elif isinstance(value, ESPnetMultiTaskDataset):
+            yield from value.datasets
+        elif isinstance(value, ESPnetDataset):
+            yield value
 
 
 def cache_of(path: str) -> Optional[Path]:

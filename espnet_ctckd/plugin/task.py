@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import yaml
 from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.iterators.abs_iter_factory import AbsIterFactory
 from espnet2.tasks.asr import ASRTask
 from espnet2.train.dataset import ESPnetDataset
 from espnet2.utils.nested_dict_action import NestedDictAction
@@ -44,7 +45,7 @@ from espnet_ctckd.plugin.checks import (
 from espnet_ctckd.plugin.model import ESPnetCTCKDModel
 from espnet_ctckd.plugin.nbest import NBestReader
 from espnet_ctckd.plugin.preprocessor import TEACHER, PosteriorReader, TeacherDecoder
-from espnet_ctckd.plugin.readers import check_caches, name_what_fails
+from espnet_ctckd.plugin.readers import check_caches, datasets_of, name_what_fails
 from espnet_ctckd.plugin.terms import TERM_CHOICES
 from espnet_ctckd.plugin.trainer import CTCKDTrainer
 from espnet_ctckd.posteriors import FramePosteriors
@@ -117,7 +118,6 @@ class CTCKDTask(ASRTask):
             with _named_errors(args):
                 ASRTask.main_worker(args)
             return
-        name_what_fails()
         super().main_worker(args)
 
     @classmethod
@@ -153,6 +153,17 @@ class CTCKDTask(ASRTask):
             _check_training(args, model)
         optimizers: List[torch.optim.Optimizer] = super().build_optimizers(args, model)
         return optimizers
+
+    @classmethod
+    def build_iter_factory(cls, *args: Any, **kwargs: Any) -> AbsIterFactory:
+        """Build the batches of a training as the stock task does.
+
+        Errors of the readers name utterance and file.
+        """
+        factory = super().build_iter_factory(*args, **kwargs)
+        for dataset in datasets_of(factory):
+            name_what_fails(dataset)
+        return factory
 
     @classmethod
     def build_streaming_iterator(
@@ -262,11 +273,16 @@ class _ModelConf(NestedDictAction):  # type: ignore[misc]
 
 
 def _check_caches(args: argparse.Namespace) -> List[str]:
-    """The names of the data that are records of a cache, whose lists are checked."""
+    """The names of the data that are records of a cache, whose lists are checked.
+
+    `check_data` checks the student's own, of the utterances that it is trained on.
+    """
+    later = args.model == MODEL_NAME and not args.collect_stats
     names = []
     for part in ("train", "valid"):
         flag = f"{part}_data_path_and_name_and_type"
-        names += check_caches(getattr(args, flag), f"--{flag}")
+        data = [d for d in getattr(args, flag) if not (later and d[1] == TEACHER)]
+        names += check_caches(data, f"--{flag}")
     return names
 
 
@@ -320,6 +336,7 @@ def _check_online(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
         audio = [entry for entry in given if entry[1] == "speech"]
         stock = ASRTask.build_preprocess_fn(args, train=False)
         data = ESPnetDataset(audio, preprocess=stock)
+        name_what_fails(data)
 
         def ask(utt: str, data: ESPnetDataset = data) -> FramePosteriors:
             speech = torch.from_numpy(data[utt][1]["speech"]).unsqueeze(0).to(device)

@@ -19,7 +19,7 @@ from espnet_ctckd.evaluation.score import read_errors
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.report.spikes import Source
 from espnet_ctckd.select import SELECTOR_CHOICES
-from espnet_ctckd.tokens import DROPPED
+from espnet_ctckd.tokens import place_tokens
 
 # Tokens that some model holds as probable as this are drawn, and at most so many.
 _LIKELY, _MOST = 0.1, 40
@@ -141,14 +141,10 @@ def select_all(said: FramePosteriors, voices: Sequence[Voice]) -> Dict[str, np.n
 
 def _in_tokens_of(size: int, voice: Voice, said: FramePosteriors) -> np.ndarray:
     """Probabilities (U, V) in the tokens of the first voice."""
-    probs = said.dense(len(voice.source.token_list))[0].numpy()
-    if voice.places is None:
-        return np.asarray(probs)
-    moved = np.zeros((len(probs), size), probs.dtype)
-    for token, place in enumerate(voice.places):
-        if place != DROPPED:
-            moved[:, place] += probs[:, token]
-    return moved
+    probs = said.dense(len(voice.source.token_list))[0]
+    if voice.places is not None:
+        probs = place_tokens(probs, voice.places, size, 0.0)
+    return np.asarray(probs)
 
 
 def _rows(probs: Sequence[np.ndarray], blank: int) -> List[int]:

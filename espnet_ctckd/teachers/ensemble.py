@@ -13,7 +13,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import Pathlike, sha256
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 from espnet_ctckd.teachers.registry import SINGLE_CHOICES, open_kind
-from espnet_ctckd.tokens import DROPPED, map_tokens
+from espnet_ctckd.tokens import DROPPED, map_tokens, place_tokens
 
 # So many spikes say whether the teachers agree.
 _ENOUGH_SPIKES = 30
@@ -116,7 +116,12 @@ class EnsembleTeacher:
             InputError: the teachers' spikes do not agree.
         """
         said = [
-            _in_order(teacher.posteriors(speech, lengths), place, self.blank)
+            _in_order(
+                teacher.posteriors(speech, lengths),
+                place,
+                self.blank,
+                len(self.token_list),
+            )
             for teacher, place in zip(self._teachers, self._places)
         ]
         self._compare(said)
@@ -160,12 +165,11 @@ class EnsembleTeacher:
 
 
 def _in_order(
-    said: FramePosteriors, place: Optional[List[int]], blank: int
+    said: FramePosteriors, place: Optional[List[int]], blank: int, tokens: int
 ) -> FramePosteriors:
     """The posteriors with the tokens at their places."""
     if place is not None:
-        moved = torch.full_like(said.log_probs, LOG_ZERO)
-        moved[..., torch.tensor(place, device=moved.device)] = said.log_probs
+        moved = place_tokens(said.log_probs, place, tokens, LOG_ZERO)
         said = replace(said, log_probs=moved, blank=blank)
     return replace(said, states=None)
 

@@ -4,7 +4,6 @@ import hashlib
 import re
 from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Type
 
 import torch
@@ -12,20 +11,13 @@ from espnet2.tasks.abs_task import AbsTask
 from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.s2t_ctc import S2TTask
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import Pathlike, sha256, shorten
 from espnet_ctckd.models.checkpoint import load_config
-from espnet_ctckd.models.espnet import (
-    encode,
-    load_espnet_model,
-    measure_frame_shift,
-    sample_rate,
-    scale_peak,
-    shortest_input,
-    task_of,
-    volume_of,
-)
+from espnet_ctckd.models.ctc_model import CTCModel
+from espnet_ctckd.models.espnet import task_of
 from espnet_ctckd.models.probe import frames_per_shift, least_samples
 from espnet_ctckd.models.zoo import find_model
 from espnet_ctckd.posteriors import FramePosteriors
@@ -79,36 +71,24 @@ class EspnetTeacher:
     def __init__(
         self, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
     ) -> None:
-        self._model, self._args = load_espnet_model(
-            config_file, model_file, device, self._task
-        )
+        self._model = CTCModel(config_file, model_file, device, self._task)
         self._device = device
         self._files: Dict[str, Pathlike] = {
             "config": config_file,
             "weights": model_file,
         }
-        if self._model.ctc is None:
-            raise InputError(f"the teacher {config_file} has no CTC branch")
-        if self._args.input_size is not None:
-            raise InputError(
-                f"the teacher {config_file} takes features (input_size "
-                f"{self._args.input_size}); give one that takes audio"
-            )
-        for parameter in self._model.parameters():
-            parameter.requires_grad_(False)
-        self.token_list: List[str] = list(self._model.token_list)
-        self.blank: int = self._model.blank_id
-        self.state_size: int = self._model.encoder.output_size()
-        path = self._args.bpemodel and Path(self._args.bpemodel)
-        known = path and path.is_file()
-        self.bpemodel: Optional[bytes] = path.read_bytes() if known else None
-        self.rate, self._volume = sample_rate(self._args), volume_of(self._args)
+        self.token_list: List[str] = self._model.tokens
+        self.blank: int = self._model.blank
+        self.state_size: int = self._model.model.encoder.output_size()
+        path = self._model.bpemodel
+        self.bpemodel: Optional[bytes] = path.read_bytes() if path else None
+        self.rate: int = self._model.rate
         self._measure()
 
     def _measure(self) -> None:
         """Find out its frame shift and limits."""
-        self.frame_shift = measure_frame_shift(self._model)
-        self.shortest = shortest_input(self._model)
+        self.frame_shift = self._model.frame_shift
+        self.shortest = self._model.shortest
         self.longest: Optional[int] = None
 
     @torch.no_grad()
@@ -122,18 +102,13 @@ class EspnetTeacher:
         Returns:
             log_probs (B, U, V), dense, and the states (B, U, D) that they come from.
         """
-        speech, lengths = speech.to(self._device), lengths.to(self._device)
-        if self._volume is not None:
-            speech = speech.clone()
-            for row, size in zip(speech, lengths.tolist()):
-                row[:size] = scale_peak(row[:size], self._volume)
-        states, lengths = self._encode(speech, lengths)
-        with torch.autocast(states.device.type, enabled=False):
-            log_probs = self._model.ctc.ctc_lo(states.float()).log_softmax(-1)
+        audio = [row[:size] for row, size in zip(speech, lengths.tolist())]
+        states, lengths = self._encode(audio)
+        log_probs = self._model.project(states)
         return FramePosteriors(log_probs, lengths, self.blank, states=states)
 
-    def _encode(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        return encode(self._model, [s[:n] for s, n in zip(speech, lengths.tolist())])
+    def _encode(self, audio: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
+        return self._model.encode(audio)
 
     def describe(self) -> Dict[str, str]:
         """Provenance: kind, files, hashes and the version of ESPnet."""
@@ -195,7 +170,7 @@ class OWSMCTCTeacher(EspnetTeacher):
         self._silent = sorted({*range(len(every))} - {*self._spoken} | {self.blank})
         self.token_list = [every[index] for index in self._spoken]
         self.blank = self._spoken.index(self.blank)
-        conf = getattr(self._args, "preprocessor_conf", None) or {}
+        conf = getattr(self._model.args, "preprocessor_conf", None) or {}
         self.longest = int(self.rate * conf.get("speech_length", 30))
         self.frame_shift = frames_per_shift(self._frames)
         self.shortest = least_samples(self._frames)
@@ -209,9 +184,9 @@ class OWSMCTCTeacher(EspnetTeacher):
     def _hear(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
         """Encoder output (B, U, dim) and lengths (B,), without the prompt's frames."""
         batch, device = speech.size(0), speech.device
-        nothing = torch.full((batch, 1), self._model.na, device=device)
+        nothing = torch.full((batch, 1), self._model.model.na, device=device)
         prefix = self._prefix.to(device).expand(batch, -1)
-        states, lengths = self._model.encode(
+        states, lengths = self._model.model.encode(
             speech,
             lengths,
             nothing,
@@ -223,8 +198,10 @@ class OWSMCTCTeacher(EspnetTeacher):
             states = states[0]
         return states[:, prefix.size(1) :], lengths - prefix.size(1)
 
-    def _encode(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
+    def _encode(self, audio: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
         assert self.longest is not None
+        speech = pad_sequence(self._model.scaled(audio), batch_first=True)  # (B, S)
+        lengths = torch.tensor([len(each) for each in audio], device=speech.device)
         if speech.size(1) > self.longest:
             raise InputError(
                 f"an utterance has {speech.size(1) / self.rate:g} s, and the teacher "

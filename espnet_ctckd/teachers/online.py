@@ -13,7 +13,7 @@ from espnet_ctckd.config import TeacherConfig
 from espnet_ctckd.frames import check_shift
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 from espnet_ctckd.teachers import Teacher, open_teacher
-from espnet_ctckd.tokens import DROPPED, MOST_DROPPED, map_tokens
+from espnet_ctckd.tokens import DROPPED, MOST_DROPPED, map_tokens, place_tokens
 
 # So many frames say how much of what the teacher says the student lacks.
 _ENOUGH_FRAMES = 5000
@@ -98,15 +98,13 @@ class OnlineTeacher:
         return said, {"teacher_seconds": time.perf_counter() - start}
 
     def _in_order(self, said: FramePosteriors, index: List[int]) -> FramePosteriors:
-        kept = [i for i, place in enumerate(index) if place != DROPPED]
-        logs = said.log_probs[..., kept]  # (B, U, kept)
-        total = logs.logsumexp(-1, keepdim=True)
-        if len(kept) < len(index):
+        logs = said.log_probs  # (B, U, tokens of the teacher)
+        if DROPPED in index:
+            kept = [i for i, place in enumerate(index) if place != DROPPED]
+            total = logs[..., kept].logsumexp(-1, keepdim=True)
             self._account(total.squeeze(-1), said.valid())
             logs = logs - total
-        shape = (*logs.shape[:-1], len(self._tokens))
-        placed = logs.new_full(shape, LOG_ZERO)
-        placed[..., [index[i] for i in kept]] = logs
+        placed = place_tokens(logs, index, len(self._tokens), LOG_ZERO)
         return replace(said, log_probs=placed, blank=self._blank)
 
     def _account(self, log_kept: Tensor, valid: Tensor) -> None:

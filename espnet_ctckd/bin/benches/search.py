@@ -23,6 +23,7 @@ from espnet_ctckd.bin.cli import device
 from espnet_ctckd.bin.flags import search_of
 from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data.batches import batch_by_length
 from espnet_ctckd.data.kaldi import read_audio, read_wav_scp, shorten
 from espnet_ctckd.decode.lexicon import SPACE, Lexicon
 from espnet_ctckd.decode.recogniser import Recogniser
@@ -214,12 +215,10 @@ def bench_espnet(
         args: the command line.
     """
     audio = {utt: read_audio(utt, path, model.rate) for utt, path in wavs.items()}
-    batches: List[List[str]] = []
-    for utt in sorted(audio, key=lambda utt: len(audio[utt])):
-        padded = (len(batches[-1]) + 1) * len(audio[utt]) if batches else 0
-        if not batches or padded > args.batch_seconds * model.rate:
-            batches.append([])
-        batches[-1].append(utt)
+    by_length = sorted(audio, key=lambda utt: len(audio[utt]))
+    batches = batch_by_length(
+        by_length, lambda utt: len(audio[utt]), args.batch_seconds * model.rate
+    )
     stock = Speech2Text(
         args.asr_train_config,
         args.asr_model_file,
