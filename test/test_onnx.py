@@ -13,14 +13,19 @@ from espnet_ctckd.bin import export_onnx
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_audio
 from espnet_ctckd.decode.recogniser import Recogniser
-from espnet_ctckd.export.onnx import WaveformModel, traceable, write_onnx, write_sherpa
+from espnet_ctckd.export.onnx import WaveformModel, write_onnx, write_sherpa
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 ENCODERS = {
     "conformer": {},
+    "global_mvn": {"normalize": "global_mvn"},
     "utterance_mvn": {"normalize": "utterance_mvn"},
+    "variance": {
+        "normalize": "utterance_mvn",
+        "normalize_conf": {"norm_means": False, "norm_vars": True},
+    },
     "e_branchformer": {
         "encoder": "e_branchformer",
         "encoder_conf": {
@@ -41,7 +46,14 @@ ENCODERS = {
 @pytest.fixture(scope="module", params=list(ENCODERS))
 def model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    changes = ENCODERS[request.param]
+    changes = dict(ENCODERS[request.param])
+    if request.param == "global_mvn":
+        bands = tiny.CONF["frontend_conf"]["n_mels"]
+        mean, variance = np.linspace(-8, -3, bands), np.linspace(1, 4, bands)
+        statistics = {"count": 100, "sum": 100 * mean}
+        statistics["sum_square"] = 100 * (variance + mean**2)
+        np.savez(folder / "stats.npz", **statistics)
+        changes["normalize_conf"] = {"stats_file": str(folder / "stats.npz")}
     with pytest.MonkeyPatch.context() as patch:
         if "encoder" in changes:  # whose options are its own
             patch.setitem(tiny.CONF, "encoder_conf", {})
@@ -109,12 +121,22 @@ def test_positions_are_computed_and_no_table_ends(model, tmp_path):
 
 def test_the_fourier_transform_is_espnet_s(model, noise):
     audio, speech, lengths = padded(noise, model.rate)
-    with torch.inference_mode(), traceable():
+    with torch.inference_mode():
         found, frames = WaveformModel(model.model)(speech, lengths)
     expected, counts = model.say(audio)
     assert frames.tolist() == counts.tolist()
     for row, size in enumerate(frames.tolist()):
         assert torch.allclose(found[row, :size], expected[row, :size], atol=1e-4)
+
+
+def test_espnet_s_own_model_stays_as_it_is(model, noise):
+    audio, _, _ = padded(noise, model.rate)
+    before = {name: type(module) for name, module in model.model.named_modules()}
+    expected, _ = model.say(audio)
+    assert WaveformModel(model.model).encoder is not model.model.encoder
+    after = {name: type(module) for name, module in model.model.named_modules()}
+    assert after == before
+    assert torch.equal(model.say(audio)[0], expected)
 
 
 def test_the_command_compares_and_quantizes(tiny_model, noise, tmp_path, capsys):

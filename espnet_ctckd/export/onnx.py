@@ -1,8 +1,8 @@
 """A student from waveform to log-probabilities, in operations that ONNX has."""
 
 import contextlib
+import copy
 import math
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
@@ -13,6 +13,7 @@ from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoder
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr.frontend.default import DefaultFrontend
+from espnet2.layers.global_mvn import GlobalMVN
 from espnet2.layers.utterance_mvn import UtteranceMVN
 from torch import Tensor
 
@@ -85,7 +86,8 @@ class WaveformModel(torch.nn.Module):
         self.log_scale = 1.0
         if frontend.logmel.log_base is not None:
             self.log_scale = 1.0 / math.log(frontend.logmel.log_base)
-        self.normalize, self.encoder = model.normalize, model.encoder
+        self.normalize = _normalization(model.normalize)
+        self.encoder: Any = _with_computed_positions(model.encoder)
         self.ctc_lo = model.ctc.ctc_lo
 
     def forward(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
@@ -99,7 +101,7 @@ class WaveformModel(torch.nn.Module):
             Log-probabilities (B, T, V), and frames (B,).
         """
         if self.volume is not None:
-            beyond = _pad_mask(lengths, speech, 1)
+            beyond = _pad_mask(lengths, speech.size(1))
             peak = speech.abs().masked_fill(beyond, 0.0).amax(1, keepdim=True)
             speech = speech * (self.volume / peak.masked_fill(peak == 0.0, 1.0))
         padded = self._reflect(speech, lengths) if self.pad else speech
@@ -111,11 +113,11 @@ class WaveformModel(torch.nn.Module):
         feats = (power @ self.melmat).clamp(min=1e-10).log() * self.log_scale
         size = (lengths + 2 * self.pad - self.size).div(self.hop, rounding_mode="floor")
         size = size + 1
-        feats = feats.masked_fill(_pad_mask(size, feats, 1), 0.0)
-        if self.normalize is not None:
-            feats, size = self.normalize(feats, size)
+        beyond = _pad_mask(size, feats.size(1))  # (B, frames)
+        feats = self.normalize(feats.masked_fill(beyond.unsqueeze(-1), 0.0), size)
+        feats = feats.masked_fill(beyond.unsqueeze(-1), 0.0)
         with self._without_padding(feats, size):
-            states, frames, _ = self.encoder(feats, size)
+            states, frames, _ = self.encoder(feats, size, masks=beyond)
         if isinstance(states, tuple):
             states = states[0]
         log_probs: Tensor = self.ctc_lo(states).log_softmax(-1)
@@ -165,57 +167,114 @@ class WaveformModel(torch.nn.Module):
                 hook.remove()
 
 
-def _pad_mask(
-    lengths: Any, xs: Optional[Tensor] = None, length_dim: int = -1, maxlen: Any = None
-) -> Tensor:
-    """What lies behind the lengths; ESPnet's own cannot be traced."""
-    if not isinstance(lengths, Tensor):
-        lengths = torch.tensor(lengths)
-    most: Any = lengths.max() if maxlen is None else maxlen
-    if xs is not None:
-        most = xs.size(length_dim)
-    mask: Tensor = torch.arange(most, device=lengths.device) >= lengths.unsqueeze(1)
-    if xs is None:
-        return mask
-    shape = [1] * xs.dim()
-    shape[0], shape[length_dim] = xs.size(0), xs.size(length_dim)
-    return mask.view(shape).expand_as(xs)
+def _pad_mask(lengths: Tensor, most: int) -> Tensor:
+    """Whether a frame is padding (B, most), bool; ESPnet's own cannot be traced."""
+    return torch.arange(most, device=lengths.device) >= lengths.unsqueeze(1)
 
 
-def _encode_relatively(self: Any, x: Tensor) -> Tuple[Tensor, Tensor]:
+class _NoNormalization(torch.nn.Module):
+    """Features as they are."""
+
+    def forward(self, feats: Tensor, _lengths: Tensor) -> Tensor:
+        """Return features (B, frames, dim)."""
+        return feats
+
+
+class _GlobalMVN(torch.nn.Module):
+    """ESPnet's `GlobalMVN`.
+
+    Args:
+        own: of a model.
+    """
+
+    def __init__(self, own: GlobalMVN) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", own.mean if own.norm_means else None)
+        self.register_buffer("std", own.std if own.norm_vars else None)
+
+    def forward(self, feats: Tensor, _lengths: Tensor) -> Tensor:
+        """Normalize features (B, frames, dim)."""
+        if self.mean is not None:
+            feats = feats - self.mean
+        return feats if self.std is None else feats / self.std
+
+
+class _UtteranceMVN(torch.nn.Module):
+    """ESPnet's `UtteranceMVN`.
+
+    Args:
+        own: of a model.
+    """
+
+    def __init__(self, own: UtteranceMVN) -> None:
+        super().__init__()
+        self._means, self._vars, self._eps = own.norm_means, own.norm_vars, own.eps
+
+    def forward(self, feats: Tensor, lengths: Tensor) -> Tensor:
+        """Normalize features (B, frames, dim), 0 in the padding, of lengths (B,)."""
+        count = lengths.to(feats.dtype).view(-1, 1, 1)
+        centred = feats - feats.sum(1, keepdim=True) / count
+        if self._vars:
+            beyond = _pad_mask(lengths, feats.size(1)).unsqueeze(-1)
+            squares = centred.masked_fill(beyond, 0.0).square().sum(1, keepdim=True)
+            deviation = (squares / count).sqrt().clamp(min=self._eps)
+            centred, feats = centred / deviation, feats / deviation
+        return centred if self._means else feats
+
+
+def _normalization(own: Optional[torch.nn.Module]) -> torch.nn.Module:
+    """The normalization of a model, in operations that can be traced."""
+    if own is None:
+        return _NoNormalization()
+    if isinstance(own, GlobalMVN):
+        return _GlobalMVN(own)
+    if isinstance(own, UtteranceMVN):
+        return _UtteranceMVN(own)
+    raise InputError(
+        f"normalize is {type(own).__name__}; ONNX is written of models with "
+        "global_mvn, utterance_mvn or none"
+    )
+
+
+class _RelativePositions(torch.nn.Module):
     """Positions computed for the audio's length; ESPnet's own come from a long table.
 
     A table is more than half of a small student's file, and ends after 5000 frames.
+
+    Args:
+        size: of the encoding, dim.
+        scale: factor of the input.
     """
-    frames = x.size(1)
-    places = torch.arange(2 * frames - 1, device=x.device)
-    position = (frames - 1 - places).to(x.dtype).unsqueeze(1)  # (2 T - 1, 1)
-    even = torch.arange(0, self.d_model, 2, dtype=torch.float32)
-    rates = torch.exp(even * -(math.log(10000.0) / self.d_model))
-    angles = position * rates
-    encoded = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
-    return x * self.xscale, encoded.unsqueeze(0)
+
+    def __init__(self, size: int, scale: float) -> None:
+        super().__init__()
+        self.size, self.scale = size, scale
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """Scale the input (B, T, dim), and give the positions (1, 2 T - 1, dim)."""
+        frames = x.size(1)
+        places = torch.arange(2 * frames - 1, device=x.device)
+        position = (frames - 1 - places).to(x.dtype).unsqueeze(1)  # (2 T - 1, 1)
+        even = torch.arange(0, self.size, 2, dtype=torch.float32)
+        rates = torch.exp(even * -(math.log(10000.0) / self.size))
+        angles = position * rates
+        encoded = torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+        return x * self.scale, encoded.unsqueeze(0)
 
 
-@contextlib.contextmanager
-def traceable() -> Iterator[None]:
-    """Let ESPnet's modules use masks and positions that can be traced."""
-    changed, tables = [], {}
-    for name, module in list(sys.modules.items()):
-        if name.startswith("espnet") and hasattr(module, "make_pad_mask"):
-            changed.append((module, module.make_pad_mask))
-            module.make_pad_mask = _pad_mask  # type: ignore[attr-defined]
-        kind = getattr(module, "RelPositionalEncoding", None)
-        if name.startswith("espnet") and kind is not None and kind not in tables:
-            tables[kind] = kind.forward
-            kind.forward = _encode_relatively
-    try:
-        yield
-    finally:
-        for kind, table in tables.items():
-            kind.forward = table
-        for module, own in changed:
-            module.make_pad_mask = own  # type: ignore[attr-defined]
+def _with_computed_positions(encoder: torch.nn.Module) -> torch.nn.Module:
+    """A copy of an encoder, without tables of relative positions."""
+    encoder = copy.deepcopy(encoder)
+    for module in list(encoder.modules()):
+        for name, child in list(module.named_children()):
+            # Its module has another path in each version of ESPnet.
+            if type(child).__name__ == "RelPositionalEncoding":
+                own: Any = child
+                positions = _RelativePositions(own.d_model, own.xscale)
+                setattr(module, name, positions)
+    return encoder
 
 
 def write_onnx(model: CTCModel, folder: Path) -> Path:
@@ -329,7 +388,7 @@ def _write(
         name: dict(enumerate(letters))
         for name, letters in {**inputs, **outputs}.items()
     }
-    with beside(path) as partial, warnings.catch_warnings(), traceable():
+    with beside(path) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about sizes that are checked
         with torch.no_grad():
             torch.onnx.export(
