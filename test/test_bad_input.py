@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import tiny
 import torch
+import warm
 import yaml
 from test_data import mp3_without_length
 from test_train import flags
@@ -38,7 +39,7 @@ from espnet_ctckd.data.kaldi import read_scp, write_scp
 def start(command, *flags, **kwargs):
     """Run a command as a user does, and return its status and standard error."""
     found = subprocess.run(
-        [sys.executable, "-m", f"espnet_ctckd.bin.{command}", *map(str, flags)],
+        [warm.python(), "-m", f"espnet_ctckd.bin.{command}", *map(str, flags)],
         capture_output=True,
         text=True,
         check=False,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import warm
 import yaml
 
 from espnet_ctckd.bin import check_config
@@ -43,7 +44,8 @@ distil --train_set train --valid_set valid --test_sets test --lang en \\
 
 
 def shell(folder, *command):
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    first = f"{Path(warm.python()).parent}:{Path(sys.executable).parent}"
+    env = {**os.environ, "PATH": f"{first}:{os.environ['PATH']}"}
     return subprocess.run(
         ["bash", *map(str, command)],
         cwd=folder,
