@@ -8,6 +8,7 @@ interpreter itself is started instead.
 """
 
 import atexit
+import contextlib
 import json
 import os
 import resource
@@ -18,7 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -59,7 +60,7 @@ sys.exit(status)
 """
 
 
-@lru_cache(maxsize=None)
+@cache
 def python() -> str:
     """The path of a python3 that starts warm processes, the only file of its folder."""
     if os.environ.get("CTCKD_COLD_TESTS"):
@@ -72,7 +73,8 @@ def python() -> str:
         stdout=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "UTF-8"},
     )
-    assert server.stdin is not None and server.stdout is not None
+    assert server.stdin is not None
+    assert server.stdout is not None
     # ESPnet prints what it misses of optional packages.
     assert b"ready\n" in iter(server.stdout.readline, b""), "see its standard error"
     client = folder / "bin" / "python3"
@@ -123,10 +125,8 @@ def attend(connection: socket.socket) -> None:
         os.close(file)
     connection.sendall(f"{pid}\n".encode())
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    try:
+    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
         connection.sendall(f"{status}\n".encode())
-    except BrokenPipeError:
-        pass  # nobody waits for it any more
     os._exit(0)
 
 
