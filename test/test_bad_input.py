@@ -36,10 +36,15 @@ from espnet_ctckd.bin import (
 from espnet_ctckd.data.kaldi import read_scp, write_scp
 
 
-def start(command, *flags, **kwargs):
+def start(command, *flags, python=None, **kwargs):
     """Run a command as a user does, and return its status and standard error."""
     found = subprocess.run(
-        [warm.python(), "-m", f"espnet_ctckd.bin.{command}", *map(str, flags)],
+        [
+            python or warm.python(),
+            "-m",
+            f"espnet_ctckd.bin.{command}",
+            *map(str, flags),
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -533,7 +538,9 @@ def test_training_on_files_that_cannot_be_read(tmp_path, tiny_model, tiny_data, 
     dump_teacher.main(tiny.dump_args(tiny_model, data, cache))
     message = damage(tmp_path, data, cache)
     command = flags(tmp_path, data, cache, tiny.KD)
-    status, stderr = start("asr_train", *command)
+    # How long such an MP3 is said to be is not the same in a warm process.
+    python = sys.executable if damage is without_length else None
+    status, stderr = start("asr_train", *command, python=python)
     assert status == 1
     error = tiny.the_error(stderr)
     assert re.search(f"utterance utt0.: {message}", error)
