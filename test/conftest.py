@@ -15,6 +15,11 @@ settings.register_profile("ctckd", deadline=None, max_examples=60, derandomize=T
 settings.load_profile("ctckd")
 
 
+def pytest_collection_modifyitems(items):
+    """Begin with whole recipes, so that nobody waits for the last of them."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @dataclass(frozen=True)
 class Batch:
     """Student and teacher on the same frames."""

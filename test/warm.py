@@ -9,19 +9,20 @@ interpreter itself is started instead.
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import resource
 import runpy
 import select
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NoReturn
 
 LIBRARIES = (
     "torch",
@@ -89,6 +90,8 @@ def serve(address: str) -> None:
     """Fork for every connection, until standard input ends."""
     for name in LIBRARIES:
         __import__(name)
+    gc.collect()
+    gc.freeze()  # what is shared is not copied for counting
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen(64)
@@ -130,7 +133,7 @@ def attend(connection: socket.socket) -> None:
     os._exit(0)
 
 
-def execute(request: Dict[str, Any], files: List[int]) -> None:
+def execute(request: Dict[str, Any], files: List[int]) -> NoReturn:
     """Become the process that is asked for."""
     for number, file in enumerate(files):
         os.dup2(file, number)
@@ -139,10 +142,28 @@ def execute(request: Dict[str, Any], files: List[int]) -> None:
     os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["env"])
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    first, *rest = request["argv"]
+    status = 0
+    try:
+        run(*request["argv"])
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        status = 1
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    # Not as Python ends: clearing all that was imported would copy it first.
+    os._exit(status)
+
+
+def run(first: str, *rest: str) -> None:
+    """Do what python does with a command line of -m, -c or a script."""
     if first == "-m":
-        sys.argv, sys.path[0] = rest, os.getcwd()
+        sys.argv, sys.path[0] = list(rest), os.getcwd()
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif first == "-c":
         sys.argv, sys.path[0] = ["-c", *rest[1:]], ""

@@ -13,4 +13,4 @@ fi
 environment=$(bash tools/setup.sh --extras "${CTCKD_EXTRAS:-test}" "${setup[@]}" | tee /dev/stderr)
 venv=${environment##*Environment: }
 export PATH="${venv}/bin:${PATH}" OMP_NUM_THREADS=1
-exec "${venv}/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+exec "${venv}/bin/python" -m pytest -n auto --maxprocesses 4 --dist worksteal "$@"
