@@ -1,9 +1,10 @@
 """Build the model of a training configuration, before hours are spent on its data.
 
 Prints what the training reads, a line each: `text=true teacher=true online=false
-states=false nbest=0 target=posteriors ratio=1 shift=640 shortest=1360 frontend=<hash>`
-(shift: samples from frame to frame; shortest: samples of the first frame), and by which
-loss on the dev set a label-free one is chosen.
+states=false nbest=0 target=posteriors ratio=1 shift=640 shortest=1360 frontend=<hash>
+normalize=default` (shift: samples from frame to frame; shortest: samples of the first
+frame; normalize: `given` where the configuration or a flag sets it), and by which loss
+on the dev set a label-free one is chosen.
 Flags of asr_train may follow, as they will for the training.
 """
 
@@ -59,7 +60,11 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     print(f"loss={loss}")
     print(f"shift={shift}")
     print(f"shortest={shortest}")
+    with open(ours.config, encoding="utf-8") as f:
+        given = "normalize" in (yaml.safe_load(f) or {})
+    given = given or any(flag.partition("=")[0] == "--normalize" for flag in theirs)
     print(f"frontend={hashlib.sha256(frontend.encode()).hexdigest()[:8]}")
+    print(f"normalize={'given' if given else 'default'}")
 
 
 if __name__ == "__main__":

@@ -7,10 +7,20 @@
 # there is no GPU, then one decoding after the other, so that their speeds compare; with
 # decode_at_once=true each right after its training, which is faster.
 
-students=()
+_kd=$(dirname "$(readlink -f ./kd.sh)")
+# shellcheck source=stages/table.sh
+. "${_kd}/stages/table.sh"
+# shellcheck source=utils/stage.sh
+. "${_kd}/utils/stage.sh"
+
+students=() # their tags
+declare -A config_of=() args_of=() options_of=()
 decode_at_once=false
 student() {
-    students+=("$1|$2|${3:-}|${4:-}")
+    students+=("$1")
+    config_of[$1]=$2
+    args_of[$1]=${3:-}
+    options_of[$1]=${4:-}
 }
 
 refuse() {
@@ -19,7 +29,7 @@ refuse() {
 }
 
 distil() {
-    local from=0 to=16 nj=4 ngpu=1 more='' options=()
+    local from=0 to=${last_stage} nj=4 ngpu=1 more='' options=()
     while [ $# -gt 0 ]; do
         case "$1" in
             --help | -h)
@@ -40,41 +50,69 @@ distil() {
     done
     local name
     for name in "${from}" "${to}"; do
-        if ! [[ ${name} =~ ^([0-9]|1[0-6])$ ]]; then
-            refuse "there is no stage '${name}'; give one from 0 to 16"
-        fi
+        is_stage "${name}" || refuse "there is no stage '${name}'; give one from 0 to ${last_stage}"
     done
     local at_once=1
-    [ "${ngpu}" -ne 0 ] || at_once=${nj}
+    if [ "${ngpu}" -eq 0 ]; then
+        at_once=${nj}
+    fi
+    local dump train decode score report pack
+    dump=$(number_of dump_teacher)
+    train=$(number_of train_student)
+    decode=$(number_of decode_sets)
+    score=$(number_of score_sets)
+    report=$(number_of write_report)
+    pack=$(number_of pack_student)
 
-    local entry pids=() tags=() last=11 prepared=
-    ! ${decode_at_once} || last=13
-    for entry in "${students[@]}"; do
+    local tag last=$((decode - 1))
+    local -A prepared=()
+    if ${decode_at_once}; then
+        last=${score}
+    fi
+    for tag in "${students[@]}"; do
         # Those with other options may want other data.
-        [[ ${prepared} != *"|${entry##*|}|"* ]] || continue
-        prepared+="|${entry##*|}|"
-        phase 0 9 "${entry}"
-    done
-    for entry in "${students[@]}"; do
-        # What each learns from, one after the other: some share it.
-        phase 7 9 "${entry}"
-    done
-    for entry in "${students[@]}"; do
-        [ "${from}" -le "${last}" ] && [ "${to}" -ge 10 ] || break
-        while [ "$(jobs -rp | wc -l)" -ge "${at_once}" ]; do
-            wait -n || break
-        done
-        mkdir -p log
-        if [ "${at_once}" -gt 1 ]; then
-            echo "Training ${entry%%|*}; see log/${entry%%|*}.log"
-            phase 10 "${last}" "${entry}" >"log/${entry%%|*}.log" 2>&1 &
-            pids+=($!)
-            tags+=("${entry%%|*}")
-        else
-            phase 10 "${last}" "${entry}"
+        if [ -z "${prepared["_${options_of[${tag}]}"]:-}" ]; then
+            prepared["_${options_of[${tag}]}"]=true
+            phase 0 $((train - 1)) "${tag}"
         fi
     done
-    local i
+    for tag in "${students[@]}"; do
+        # What each learns from, one after the other: some share it.
+        phase "${dump}" $((train - 1)) "${tag}"
+    done
+    if [ "${from}" -le "${last}" ] && [ "${to}" -ge "${train}" ]; then
+        train_all "${train}" "${last}" "${at_once}"
+    fi
+    if ${decode_at_once}; then
+        phase "${decode}" "${score}" "${students[0]}" # for RESULTS.md, when all are there
+    else
+        for tag in "${students[@]}"; do
+            phase "${decode}" "${score}" "${tag}"
+        done
+    fi
+    phase "${report}" "${report}" "${students[0]}"
+    for tag in "${students[@]}"; do
+        phase "${pack}" "${last_stage}" "${tag}"
+    done
+}
+
+train_all() { # <first stage> <last stage> <trainings at once>
+    local tag pids=() tags=() i
+    mkdir -p log
+    for tag in "${students[@]}"; do
+        if [ "$3" -eq 1 ]; then
+            phase "$1" "$2" "${tag}"
+            continue
+        fi
+        while [ "$(jobs -rp | wc -l)" -ge "$3" ]; do
+            wait -n || break
+        done
+        echo "Training ${tag}; see log/${tag}.log"
+        # The terminal has a line an epoch of each.
+        phase "$1" "$2" "${tag}" 2>&1 | tee "log/${tag}.log" | sed -un "s/^epoch /${tag}: &/p" &
+        pids+=($!)
+        tags+=("${tag}")
+    done
     for i in "${!pids[@]}"; do
         if ! wait "${pids[i]}"; then
             echo "The training ${tags[i]} failed. The end of log/${tags[i]}.log:" >&2
@@ -82,23 +120,14 @@ distil() {
             exit 1
         fi
     done
-    for entry in "${students[@]}"; do
-        ! ${decode_at_once} || entry=${students[0]} # for RESULTS.md, when all are there
-        phase 12 13 "${entry}"
-        ! ${decode_at_once} || break
-    done
-    phase 14 14 "${students[0]}"
-    for entry in "${students[@]}"; do
-        phase 15 16 "${entry}"
-    done
 }
 
 phase() { # <first stage> <last stage> <student>
-    local first=$(($1 > from ? $1 : from)) last=$(($2 < to ? $2 : to))
-    [ "${first}" -le "${last}" ] || return 0
-    local tag config args own
-    IFS='|' read -r tag config args own <<<"$3"
-    # shellcheck disable=SC2086  # options of its own are several words
-    ./kd.sh --asr_tag "${tag}" --asr_config "${config}" --asr_args "${args}${more}" \
-        "${options[@]}" ${own} --stage "${first}" --stop_stage "${last}"
+    local first=$(($1 > from ? $1 : from)) last=$(($2 < to ? $2 : to)) own
+    if [ "${first}" -le "${last}" ]; then
+        words own "${options_of[$3]}"
+        ./kd.sh --asr_tag "$3" --asr_config "${config_of[$3]}" \
+            --asr_args "${args_of[$3]}${more}" "${options[@]}" "${own[@]}" \
+            --stage "${first}" --stop_stage "${last}"
+    fi
 }
