@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from espnet_ctckd.teachers import TEACHER_CHOICES as TEACHER_CHOICES
     from espnet_ctckd.teachers import Teacher as Teacher
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Public names, and the modules that define them (PEP 562).
 _EXPORTS = {

@@ -27,6 +27,7 @@ import torch
 import yaml
 from test_layers import CORE, LAYERS
 
+from espnet_ctckd.bin.benches import BENCHES
 from espnet_ctckd.config import KDConfig
 from espnet_ctckd.data.kaldi import write_scp
 from espnet_ctckd.losses import LOSS_CHOICES
@@ -167,12 +168,15 @@ def test_files_that_are_named_exist(guide):
 @pytest.fixture(scope="module")
 def flags_of() -> Dict[str, List[str]]:
     """The flags of each command, as its help lists them."""
+    more = {"asr_train": [["--help_all"]]}
+    more["bench"] = [["--what", what, "--help"] for what in BENCHES]
     listed = {}
     for name in COMMANDS:
         module = importlib.import_module(f"espnet_ctckd.bin.{name}")
         shown = io.StringIO()
-        with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
-            module.main(["--help"])
+        for flags in [["--help"], *more.get(name, [])]:
+            with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
+                module.main(flags)
         listed[name] = re.findall(r"--\w+", shown.getvalue())
     return listed
 
@@ -224,7 +228,7 @@ def test_the_guide_of_the_recipes_has_all_options_and_stages_of_kd_sh():
     table = told.split("## Options")[1].split("## ")[0]
     assert set(re.findall(r"`(--\w+)`", table)) == helped
     listed = done.stdout.split("Stages\n")[1].split("\nGeneral")[0]
-    stages = re.findall(r"(?:^|  )(\d+) [a-z]", listed, re.MULTILINE)
+    stages = re.findall(r"^ +(\d+)  [a-z]", listed, re.MULTILINE)
     assert len(stages) > 10
     assert re.findall(r"^\| (\d+) \|", told, re.MULTILINE) == sorted(stages, key=int)
 
@@ -496,7 +500,7 @@ def test_what_the_guide_adds_keeps_the_contract_and_the_layers(extended):
     printed = python_in(
         extended, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:xdist",
         "test/test_contract.py", "test/test_layers.py",
-        "-k", "confident or total_variation or torchscript or entropy",
+        "-k", "confident or total_variation or torchscript or entropy or threshold",
     )  # fmt: skip
     assert int(re.search(r"(\d+) passed", printed)[1]) > 20
     for entry in ("selector-confident", "loss-total_variation"):
@@ -519,6 +523,13 @@ for weight in (0.0, 0.5):
     losses.append(loss.item())
 loss.sum().backward()
 assert torch.isfinite(model.ctc.ctc_lo.weight.grad).all()
+from espnet_ctckd.decode import DECODER_CHOICES
+from espnet_ctckd.decode.base import Vocabulary
+import numpy as np
+decoder = DECODER_CHOICES["threshold"].fn(Vocabulary(("<blank>", "a", "b"), 0, "char"))
+rows = [[0.1, 0.8, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4], [0.1, 0.8, 0.1]]
+((best,),) = decoder([np.log(np.array(rows))])
+assert best.tokens == (1, 1), best
 print("entropy:", losses[0], losses[1], stats["loss_entropy"].item())
 """
 
@@ -550,3 +561,25 @@ def test_the_teacher_of_the_guide_dumps_and_its_term_is_added(
     without, with_term, own = map(float, printed.split("entropy: ")[1].split())
     assert own < 0
     assert with_term == pytest.approx(without + 0.5 * own, rel=1e-4)
+
+
+def test_the_stage_of_the_guide_is_listed_and_runs(tmp_path):
+    shutil.copytree(ROOT / "egs", tmp_path / "egs", symlinks=True)
+    for block in blocks_of(TEMPLATE):
+        if "file" in block.options:
+            add_to(tmp_path / block.options["file"], block.text)
+    recipe = tmp_path / "egs/an4/kd"
+
+    def bash(*command: str) -> str:
+        done = subprocess.run(
+            ["bash", *command],
+            cwd=recipe, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    assert re.search(r"^ +17  list the sizes", bash("kd.sh", "--help"), re.MULTILINE)
+    (recipe / "exp").mkdir()
+    (recipe / "exp/1epoch.pth").write_bytes(b"x" * 5000)
+    script = 'log() { echo "$1"; }; asr_exp=exp; . stages/list_sizes.sh; list_sizes'
+    printed = bash("-c", script.replace("stages/", "../../TEMPLATE/kd/stages/"))
+    assert "exp/1epoch.pth" in printed

@@ -175,6 +175,9 @@ total_count=140, [valid] cer_ctc=0.921, loss=61.366, total_count=18
 {day} 11:01:30,000 (trainer:324) INFO: 3/12epoch started. Estimated time: 9 h
 {day} 11:03:00,000 (trainer:394) INFO: 3epoch results: [train] loss=nan, \
 total_count=140, [valid] loss=61.366, total_count=18
+{day} 11:03:00,000 (trainer:324) INFO: 12/12epoch started. Estimated time: 9 h
+{day} 11:04:00,000 (trainer:394) INFO: 12epoch results: [train] loss=1.5, \
+total_count=140, [valid] wer=0.250, loss=61.366, total_count=18
 """
 
 
@@ -198,6 +201,7 @@ def test_a_training_shows_a_line_an_epoch_of_its_own_run(tmp_path):
         "epoch  1/12: loss 114.491, dev CER 100.0 %, 22 h 0 min left",
         "epoch  2/12: loss 74.372, dev CER 92.1 %, 10 h 7 min left",
         "epoch  3/12: loss nan, dev loss 61.366, 13 min left",
+        "epoch 12/12: loss 1.5, dev WER 25.0 %",
     ]
 
 

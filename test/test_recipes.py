@@ -67,6 +67,8 @@ def test_configurations_build_a_model_and_are_listed_in_the_guide(config, capsys
     printed = capsys.readouterr().out
     assert "text=true" in printed
     assert ("teacher=true" in printed) == ("ctckd" in config.name)
+    given = "\nnormalize:" in config.read_text()
+    assert f"normalize={'given' if given else 'default'}\n" in printed
     assert f"`{config.relative_to(ROOT)}`" in TEMPLATE_GUIDE.read_text()
 
 
@@ -96,6 +98,14 @@ def test_a_language_model_is_fetched_once_and_whole(tmp_path):
     assert fetch(gzip.compress(arpa)).returncode == 0
     assert (lm / "3-gram.arpa").read_bytes() == arpa
     assert "Downloading" not in fetch(b"").stdout
+
+
+@pytest.mark.parametrize("flag", ["--normalize", "--normalize=global_mvn"])
+def test_a_normalization_that_a_flag_gives_is_not_given_again(flag, capsys):
+    config = ROOT / "conf/train_student_ctc_small.yaml"
+    more = [flag] if "=" in flag else [flag, "global_mvn"]
+    check_config.main(["--config", str(config), *more])
+    assert "normalize=given\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda p: p.stem)

@@ -30,10 +30,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     flags = sys.argv[1:] if cmd is None else list(cmd)
     if "-h" in flags or "--help" in flags:
         print(f"usage: {_USAGE}\n\n{__doc__}")
-        return
+        raise SystemExit(0)
     if "--help_all" in flags:
         get_parser().print_help()
-        return
+        raise SystemExit(0)
     from espnet_ctckd.plugin.task import CTCKDTask
 
     CTCKDTask.main(cmd=cmd)

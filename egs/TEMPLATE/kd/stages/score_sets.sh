@@ -13,7 +13,7 @@ score_sets() {
             fi
         done
     done
-    shown "${logs}/results.log" "${module[@]}" espnet_ctckd.bin.results --expdir "${expdir}" \
+    shown "${logs}/results.${asr_tag}.log" "${module[@]}" espnet_ctckd.bin.results --expdir "${expdir}" \
         --command "$(printf '%q ' "$0" "${run_args[@]}" | sed 's/ $//')"
 }
 

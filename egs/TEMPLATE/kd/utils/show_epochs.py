@@ -62,8 +62,9 @@ class Epochs:
                 shown += f", dev loss {valid['loss']}"
         if self._begun is not None:
             self.durations.append((at - self._begun).total_seconds())
-            left = median(self.durations) * (self._last - epoch)
-            shown += f", {_duration(left)} left"
+            if epoch < self._last:
+                left = median(self.durations) * (self._last - epoch)
+                shown += f", {_duration(left)} left"
         return shown
 
 

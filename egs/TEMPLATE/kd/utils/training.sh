@@ -10,6 +10,7 @@ describe() { # <configuration> <flags> ...
     key=$({
         cat "$1"
         echo "${@:2}" "$("${python_cmd[@]}" -c 'import espnet_ctckd; print(espnet_ctckd.__version__)')"
+        echo normalize # what older files lack
         if [ -n "${named}" ]; then xargs -d '\n' cat <<<"${named}" 2>/dev/null || true; fi
     } | sha256sum | cut -c1-16)
     checked=${expdir}/.checked/${key}
@@ -108,12 +109,12 @@ collect() { # <folder> <configuration> <folder of the data> <train set> <flags> 
     set_token_flags
     "${train_jobs[@]}" JOB=1:"${jobs}" "${dir}/logdir/stats.JOB.log" \
         "${module[@]}" espnet_ctckd.bin.asr_train --collect_stats true \
-        --config "${config}" "${token_flags[@]}" --normalize none --ngpu 0 \
+        --config "${config}" "${token_flags[@]}" \
         --output_dir "${dir}/logdir/stats.JOB" \
         --train_data_path_and_name_and_type "${train_scp},speech,sound" \
         --valid_data_path_and_name_and_type "${valid_scp},speech,sound" \
         --train_shape_file "${dir}/logdir/train.JOB.scp" \
-        --valid_shape_file "${dir}/logdir/valid.JOB.scp" "${@:5}"
+        --valid_shape_file "${dir}/logdir/valid.JOB.scp" "${@:5}" --normalize none --ngpu 0
     for ((job = 1; job <= jobs; job++)); do
         inputs+=(--input_dir "${dir}/logdir/stats.${job}")
     done
