@@ -47,7 +47,7 @@ GUIDES = [
     ROOT / "tools/README.md",
 ]
 COMMANDS = sorted(path.stem for path in ROOT.glob("espnet_ctckd/bin/[a-z]*.py"))
-COMMANDS = [name for name in COMMANDS if name not in ("cli", "python")]
+COMMANDS = [name for name in COMMANDS if name not in ("cli", "flags", "python")]
 # Written by the reader, or by a command.
 MADE = {
     *("conf/train_ctckd.yaml", "local/data.sh", "asr.sh", "./asr.sh", "both.yaml"),
