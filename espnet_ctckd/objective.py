@@ -91,7 +91,7 @@ class KDObjective(nn.Module):
         factors = factors.flatten().index_select(0, chosen)  # (M,)
         teacher = _teacher_rows(teacher, chosen)  # (1, M, K)
         if self.config.delay:
-            late = _Late(chosen, lengths, frames, self.config.delay)
+            late = DelayedFrames(chosen, lengths, frames, self.config.delay)
             values, factors, delay = self._delayed(
                 student, teacher, late, head, factors
             )
@@ -146,7 +146,7 @@ class KDObjective(nn.Module):
         self,
         student: Tensor,
         teacher: FramePosteriors,
-        late: "_Late",
+        late: "DelayedFrames",
         head: Optional[Callable[[Tensor], Tensor]],
         factors: Tensor,
     ) -> Tuple[Tensor, Tensor, Tensor]:
@@ -211,7 +211,7 @@ class KDObjective(nn.Module):
         return min(self.epoch / epochs, 1.0) if epochs else 1.0
 
 
-class _Late:
+class DelayedFrames:
     """The frames of the student at which the chosen ones of the teacher may be met.
 
     Args:

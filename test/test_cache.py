@@ -11,7 +11,9 @@ from espnet2.train.dataset import ESPnetDataset
 from espnet_ctckd.bin import dump_teacher, estimate_prior
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.reader import read_meta
-from espnet_ctckd.data.kaldi import read_audio, read_prior, read_scp
+from espnet_ctckd.data.audio import read_audio
+from espnet_ctckd.data.kaldi import read_scp
+from espnet_ctckd.data.prior import read_prior
 from espnet_ctckd.plugin.preprocessor import PosteriorReader, TeacherDecoder
 from espnet_ctckd.teachers.espnet import EspnetTeacher
 

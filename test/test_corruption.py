@@ -13,7 +13,8 @@ from espnet_ctckd.bin import dump_teacher
 from espnet_ctckd.cache.check import check_cache
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_audio, read_scp, write_scp
+from espnet_ctckd.data.audio import read_audio
+from espnet_ctckd.data.kaldi import read_scp, write_scp
 from espnet_ctckd.plugin.preprocessor import PosteriorReader, TeacherDecoder
 
 CORRUPTIONS, SOUND = 200, 50

@@ -11,17 +11,10 @@ from espnet2.fileio.sound_scp import soundfile_read
 from espnet_ctckd.bin import filter_data, format_audio, perturb_speed, train_bpe
 from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data.audio import audio_info, decode_audio, read_audio
 from espnet_ctckd.data.containers import decode
-from espnet_ctckd.data.kaldi import (
-    audio_info,
-    decode_audio,
-    read_audio,
-    read_lines,
-    read_scp,
-    read_token_list,
-    write_beside,
-    write_scp,
-)
+from espnet_ctckd.data.files import atomic_write
+from espnet_ctckd.data.kaldi import read_lines, read_scp, read_token_list, write_scp
 
 RATE = 16000
 
@@ -391,7 +384,7 @@ def test_a_command_in_place_of_a_file_is_refused():
 
 def test_a_file_appears_under_its_name_only_when_whole(tmp_path):
     path = tmp_path / "new" / "text"
-    with write_beside(path) as f:
+    with atomic_write(path) as f:
         f.write("whole")
         f.flush()
         assert not path.exists()
@@ -404,7 +397,7 @@ def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path):
     path.write_text("old")
 
     def fail():
-        with write_beside(path) as f:
+        with atomic_write(path) as f:
             f.write("new")
             f.flush()
             raise KeyboardInterrupt

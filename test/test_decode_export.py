@@ -18,7 +18,8 @@ from espnet2.tasks.asr import ASRTask
 from espnet_ctckd import register
 from espnet_ctckd.bin import decode, dump_teacher, export_student, fetch_model
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_audio, read_scp
+from espnet_ctckd.data.audio import read_audio
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.models.espnet import (
     encode,
     load_espnet_model,

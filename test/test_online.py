@@ -10,7 +10,7 @@ from test_train import flags, weights
 from espnet_ctckd.bin import dump_teacher
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import TeacherConfig
-from espnet_ctckd.data.kaldi import read_audio
+from espnet_ctckd.data.audio import read_audio
 from espnet_ctckd.plugin.task import CTCKDTask
 from espnet_ctckd.plugin.trainer import REPORTED
 from espnet_ctckd.teachers import open_teacher

@@ -11,7 +11,7 @@ import torch
 
 from espnet_ctckd.bin import export_onnx
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_audio
+from espnet_ctckd.data.audio import read_audio
 from espnet_ctckd.decode.recogniser import Recogniser
 from espnet_ctckd.export.onnx import WaveformModel, write_onnx, write_sherpa
 

@@ -7,7 +7,7 @@ from test_train import flags
 
 from espnet_ctckd.bin import decode
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_prior
+from espnet_ctckd.data.prior import read_prior
 from espnet_ctckd.plugin.task import CTCKDTask
 
 

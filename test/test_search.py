@@ -32,7 +32,7 @@ from espnet_ctckd.decode.align import align
 from espnet_ctckd.decode.base import Decoder
 from espnet_ctckd.decode.collapse import collapse
 from espnet_ctckd.decode.lexicon import limit_homophones, read_lexicon
-from espnet_ctckd.decode.pool import Searching
+from espnet_ctckd.decode.pool import SearchPool
 from espnet_ctckd.decode.recogniser import Recogniser, recognise
 from espnet_ctckd.decode.search import (
     Search,
@@ -730,9 +730,9 @@ def test_other_processes_find_the_same_and_read_nothing_again(
     def without_files(*args):
         for name in files.values():
             Path(name).unlink()
-        return Searching(*args)
+        return SearchPool(*args)
 
-    monkeypatch.setattr(espnet_ctckd.decode.recogniser, "Searching", without_files)
+    monkeypatch.setattr(espnet_ctckd.decode.recogniser, "SearchPool", without_files)
     there = recognise(model, str(tiny_data.wav_scp), 0.0, config, 2, times=True)
     assert len(here.text) == len(tiny_data.wavs())
     for kind in ("text", "tokens", "nbest", "words"):
@@ -742,7 +742,7 @@ def test_other_processes_find_the_same_and_read_nothing_again(
 
 def test_a_process_that_dies_is_told(tiny_model):
     search = Search(SearchConfig(method="prefix_beam"), TOKENS, 0, "char")
-    searching = Searching(search, 2)
+    searching = SearchPool(search, 2)
     said = torch.from_numpy(draw(20, 0)).unsqueeze(0)
     (asked,) = searching.ask(said, torch.tensor([20]))
     searching.answer(asked)

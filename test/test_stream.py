@@ -9,7 +9,8 @@ import tiny
 import torch
 
 from espnet_ctckd.bin import decode, decode_stream
-from espnet_ctckd.data.kaldi import read_audio, read_scp
+from espnet_ctckd.data.audio import read_audio
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.decode.streaming import Emission, StreamingDecoder, latency
 
 BLOCKS = {

@@ -28,7 +28,7 @@ from espnet_ctckd.bin import (
 from espnet_ctckd.bin.copy_tokens import token_type
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_audio
+from espnet_ctckd.data.audio import read_audio
 from espnet_ctckd.models.espnet import load_espnet_model
 from espnet_ctckd.models.frontend import CTCKDHuggingFaceFrontend
 from espnet_ctckd.models.zoo import find_model

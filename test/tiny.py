@@ -18,7 +18,7 @@ from espnet2.utils.yaml_no_alias_safe_dump import yaml_no_alias_safe_dump
 
 from espnet_ctckd.bin.cli import run
 from espnet_ctckd.cache.reader import read_meta
-from espnet_ctckd.cache.record import Opened
+from espnet_ctckd.cache.record import DecodedRecord
 from espnet_ctckd.plugin.task import CTCKDTask
 
 RATE = 16000
@@ -171,7 +171,7 @@ def write_data(folder: Path, seconds: Sequence[float], seed: int = 0) -> Data:
     return Data(folder)
 
 
-def read_cache(cache: Path) -> Dict[str, Opened]:
+def read_cache(cache: Path) -> Dict[str, DecodedRecord]:
     """What a cache says of each utterance."""
     records = read_meta(cache).records
     vectors = kaldiio.load_scp(str(cache / "teacher.scp"))

@@ -13,7 +13,8 @@ import numpy as np
 
 from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import folder_size, read_scp
+from espnet_ctckd.data.files import folder_size
+from espnet_ctckd.data.kaldi import read_scp
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.codec import Codec

@@ -16,7 +16,7 @@ import yaml
 
 from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.choices import InputError, check_options, look_up
-from espnet_ctckd.data.kaldi import beside
+from espnet_ctckd.data.files import atomic_path
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
@@ -169,7 +169,7 @@ def draw(
     below.set_xlabel("seconds")
     below.legend(loc="upper right", fontsize="small")
     figure.tight_layout()
-    with beside(path) as partial:
+    with atomic_path(path) as partial:
         figure.savefig(partial, format=path.suffix.lstrip(".") or "png", dpi=120)
 
 

@@ -10,7 +10,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike
+from espnet_ctckd.data.files import Pathlike
 from espnet_ctckd.evaluation.score import (
     UNITS,
     Score,

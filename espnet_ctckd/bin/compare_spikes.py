@@ -11,7 +11,8 @@ from dataclasses import asdict
 from typing import Optional, Sequence
 
 from espnet_ctckd.bin.cli import naming, parser, run
-from espnet_ctckd.data.kaldi import read_wav_scp, write_beside
+from espnet_ctckd.data.files import atomic_write
+from espnet_ctckd.data.kaldi import read_wav_scp
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -43,7 +44,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             + "".join(f"{'-' if c is None else format(c, '.1f'):>13}" for c in cells)
         )
     if args.output:
-        with write_beside(args.output) as f:
+        with atomic_write(args.output) as f:
             json.dump({name: asdict(c) for name, c in found.items()}, f)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, List, Optional, Sequence, Tuple
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.bin.flags import add_teacher, teacher_of
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike, beside, write_beside
+from espnet_ctckd.data.files import Pathlike, atomic_path, atomic_write
 
 if TYPE_CHECKING:
     from espnet_ctckd.teachers import Teacher
@@ -40,13 +40,13 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         if kind == "bpe":
             model, note = _model_of(teacher, tokens)
     if model is not None:
-        with beside(folder / "bpe.model") as partial:
+        with atomic_path(folder / "bpe.model") as partial:
             partial.write_bytes(model)
     else:
         (folder / "bpe.model").unlink(missing_ok=True)
-    with write_beside(folder / "token_type") as f:
+    with atomic_write(folder / "token_type") as f:
         f.write(kind + "\n")
-    with write_beside(folder / "tokens.txt") as f:
+    with atomic_write(folder / "tokens.txt") as f:
         f.writelines(f"{token}\n" for token in tokens)
     print(f"{len(tokens)} tokens of type {kind}: {folder}{note}")
 

@@ -25,7 +25,8 @@ from espnet_ctckd.bin.cli import (
     run,
 )
 from espnet_ctckd.bin.flags import add_search, search_of
-from espnet_ctckd.data.kaldi import write_beside, write_scp
+from espnet_ctckd.data.files import atomic_write
+from espnet_ctckd.data.kaldi import write_scp
 
 if TYPE_CHECKING:
     from espnet_ctckd.decode.recogniser import Recognised
@@ -83,14 +84,14 @@ def write(
         }
         write_scp(folder / "nbest", lines.items())
     if found.words:
-        with write_beside(folder / "ctm") as f:
+        with atomic_write(folder / "ctm") as f:
             for utt, words in sorted(found.words.items()):
                 f.writelines(
                     f"{utt} 1 {w.start:.2f} {w.duration:.2f} {w.word} "
                     f"{w.confidence:.3f}\n"
                     for w in words
                 )
-    with write_beside(folder / "decode.json") as f:
+    with atomic_write(folder / "decode.json") as f:
         told = {"search": vars(config), "characters": characters}
         json.dump({**found.summary(), **told}, f, indent=1, ensure_ascii=False)
     write_scp(folder / "text", found.text.items())

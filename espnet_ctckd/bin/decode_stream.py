@@ -22,12 +22,10 @@ from espnet_ctckd.bin.cli import (
     run,
 )
 from espnet_ctckd.cache.plan import Unheard, list_audio
+from espnet_ctckd.data.audio import read_audio
 from espnet_ctckd.data.containers import UnusableAudioError
-from espnet_ctckd.data.kaldi import (
-    read_audio,
-    write_beside,
-    write_scp,
-)
+from espnet_ctckd.data.files import atomic_write
+from espnet_ctckd.data.kaldi import write_scp
 from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.evaluation.score import spelled_by
 
@@ -90,7 +88,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         "latency_seconds": None if math.isnan(wait) else wait,
         "characters": spelled_by(decoder.token_list, conf["token_type"]),
     }
-    with write_beside(Path(args.output_dir) / "decode.json") as f:
+    with atomic_write(Path(args.output_dir) / "decode.json") as f:
         json.dump(summary, f, indent=1, ensure_ascii=False)
     known = "no token is known"
     if not math.isnan(wait):

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_scp, shorten, write_beside
+from espnet_ctckd.data.files import atomic_write, shorten
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.data.progress import Progress
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
     named = [espnet_names(meta.token_list) for meta in metas]
     with (
-        write_beside(folder / NBEST) as f,
+        atomic_write(folder / NBEST) as f,
         Progress(len(scps[0]), "utterances") as bar,
     ):
         for utt in scps[0]:
@@ -80,7 +81,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             known += len(hypotheses)
             best += hypotheses[0][1]
             bar.update()
-    with write_beside(folder / META) as f:
+    with atomic_write(folder / META) as f:
         json.dump(described, f, indent=1, ensure_ascii=False)
         f.write("\n")
     total = len(scps[0])

@@ -12,12 +12,13 @@ import numpy as np
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_scp, write_beside
+from espnet_ctckd.data.files import atomic_write
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.data.progress import Progress
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
-    from espnet_ctckd.cache.record import Opened
+    from espnet_ctckd.cache.record import DecodedRecord
 
 # A token that the teacher never says still has a logarithm.
 _LEAST = 1e-30
@@ -36,7 +37,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     others = [i for i in np.argsort(-prior, kind="stable") if i != meta.blank]
     order = [meta.blank, *others]
     lines = [f"{meta.token_list[i]} {np.log(max(prior[i], _LEAST))!s}\n" for i in order]
-    with write_beside(args.output) as f:
+    with atomic_write(args.output) as f:
         f.writelines(lines)
     print(
         f"{args.output}: {len(prior)} tokens from {meta.frames} frames; blank "
@@ -72,7 +73,7 @@ def estimate(meta: CacheMeta) -> np.ndarray:
     return total / meta.frames  # type: ignore[no-any-return]
 
 
-def _sum_of(said: Opened, tokens: int) -> np.ndarray:
+def _sum_of(said: DecodedRecord, tokens: int) -> np.ndarray:
     """The posteriors of an utterance, added up over its frames (V,)."""
     probs, ids = np.exp(said.log_probs, dtype=np.float64), said.ids  # (U, K)
     if ids is None:

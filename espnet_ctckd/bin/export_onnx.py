@@ -22,7 +22,8 @@ import numpy as np
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_scp, read_wav_scp, shorten
+from espnet_ctckd.data.files import shorten
+from espnet_ctckd.data.kaldi import read_scp, read_wav_scp
 from espnet_ctckd.evaluation.score import error_rate
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from espnet_ctckd.bin.cli import (
     student_flags,
 )
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data.files import shorten
 from espnet_ctckd.data.kaldi import (
     SPEEDS,
     UNUSABLE,
@@ -32,7 +33,6 @@ from espnet_ctckd.data.kaldi import (
     read_scp,
     refuse_same,
     refuse_segments,
-    shorten,
     write_scp,
 )
 

@@ -14,15 +14,13 @@ import numpy as np
 
 from espnet_ctckd.bin.cli import add_max_bad_share, count, parser, positive, run
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data.audio import UnknownLengthError, decode_audio, read_audio
 from espnet_ctckd.data.containers import UnusableAudioError
+from espnet_ctckd.data.files import atomic_path
 from espnet_ctckd.data.kaldi import (
     SPEEDS,
     UNUSABLE,
-    UnknownLengthError,
-    beside,
-    decode_audio,
     limit_bad,
-    read_audio,
     read_scp,
     read_wav_scp,
     refuse_all_bad,
@@ -98,7 +96,7 @@ def write_copy(samples: np.ndarray, name: str, speed: float, fs: int) -> int:
         faster, _ = torchaudio.functional.speed(torch.from_numpy(samples), fs, speed)
         samples = faster.numpy()
     kind = Path(name).suffix[1:].upper()
-    with beside(name) as partial:
+    with atomic_path(name) as partial:
         try:
             soundfile.write(partial, samples.clip(-1, 1), fs, format=kind)
         except soundfile.LibsndfileError as error:

@@ -10,7 +10,7 @@ from typing import Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import shorten, write_beside
+from espnet_ctckd.data.files import atomic_write, shorten
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -44,7 +44,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"tokens of {args.asr_train_config}, e.g. {shorten(words)}: is their case "
             "that of the model, and their Unicode form (NFC, NFD)?"
         )
-    with write_beside(args.output) as f:
+    with atomic_write(args.output) as f:
         f.writelines(f"{line}\n" for line in lines)
     print(f"{args.output}: {len(lines)} of {len(words)} words are spelled")
 

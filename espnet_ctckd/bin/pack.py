@@ -20,7 +20,7 @@ import yaml
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import beside, read_told
+from espnet_ctckd.data.files import atomic_path, read_told
 
 if TYPE_CHECKING:
     from espnet_ctckd.evaluation.experiments import Result, System
@@ -91,7 +91,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             option += _resumable(experiment, root, inside / "training")
         (root / "README.md").write_text(card(system, vars(args)), encoding="utf-8")
         option.append(Path("README.md"))
-        with beside(output) as partial:
+        with atomic_path(output) as partial:
             _pack(root, inside, option, partial)
     print(f"{output}: {output.stat().st_size / 1e6:.2f} MB")
 

@@ -17,12 +17,8 @@ import numpy as np
 from espnet_ctckd.bin.cli import amount, parser, run
 from espnet_ctckd.bin.flags import add_normalization, normalization_of
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import (
-    read_scp,
-    read_token_list,
-    write_beside,
-    write_scp,
-)
+from espnet_ctckd.data.files import atomic_write
+from espnet_ctckd.data.kaldi import read_scp, read_token_list, write_scp
 from espnet_ctckd.evaluation.score import (
     read_references,
     score,
@@ -33,11 +29,11 @@ from espnet_ctckd.evaluation.score import (
 
 if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
-    from espnet_ctckd.cache.record import Opened
+    from espnet_ctckd.cache.record import DecodedRecord
 
 
 @dataclass
-class Sayings:
+class TeacherStats:
     """What a teacher does on a set, added up.
 
     Attributes:
@@ -103,7 +99,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     }
     texts = (args.text, folder / "text")
     totals = write_scores(folder, counted, normalization, texts=texts)
-    with write_beside(folder / "teacher.json") as f:
+    with atomic_write(folder / "teacher.json") as f:
         json.dump(asdict(sayings), f, indent=1)
     wer, cer = totals["wer"].rate, totals["cer"].rate
     print(_table(sayings, wer, cer, totals["cer"].units))
@@ -115,7 +111,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         )
 
 
-def listen(meta: CacheMeta) -> Tuple[Sayings, Dict[str, List[int]]]:
+def listen(meta: CacheMeta) -> Tuple[TeacherStats, Dict[str, List[int]]]:
     """Read a cache.
 
     Args:
@@ -127,7 +123,7 @@ def listen(meta: CacheMeta) -> Tuple[Sayings, Dict[str, List[int]]]:
     from espnet_ctckd.cache.reader import SCP
     from espnet_ctckd.paths import find_spikes
 
-    sayings, said = Sayings(), {}
+    sayings, said = TeacherStats(), {}
     for utt, place in read_scp(meta.folder / SCP).items():
         opened = meta.read(utt, place)
         best = opened.log_probs.argmax(1)
@@ -143,7 +139,7 @@ def listen(meta: CacheMeta) -> Tuple[Sayings, Dict[str, List[int]]]:
     return sayings, said
 
 
-def _entropy(said: Opened, tokens: int) -> float:
+def _entropy(said: DecodedRecord, tokens: int) -> float:
     """Sum over the frames, in nats; what is not kept is taken as even."""
     log_p = said.log_probs.astype(np.float64)
     p = np.exp(log_p)
@@ -154,7 +150,7 @@ def _entropy(said: Opened, tokens: int) -> float:
     return float(entropy)
 
 
-def _table(sayings: Sayings, wer: float, cer: float, characters: int) -> str:
+def _table(sayings: TeacherStats, wer: float, cer: float, characters: int) -> str:
     rows = [
         ("word error rate", f"{wer:.1f} %", "what a label-free student is drawn to"),
         ("character error rate", f"{cer:.1f} %", ""),

@@ -25,22 +25,17 @@ from typing import (
 from espnet_ctckd import __version__
 from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data.audio import audio_info, read_audio
 from espnet_ctckd.data.containers import UnusableAudioError
-from espnet_ctckd.data.kaldi import (
-    audio_info,
-    read_audio,
-    read_scp,
-    read_wav_scp,
-    shorten,
-    write_beside,
-)
+from espnet_ctckd.data.files import atomic_write, shorten
+from espnet_ctckd.data.kaldi import read_scp, read_wav_scp
 from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.evaluation.score import check_alike, hash_transcripts, read_errors
 
 if TYPE_CHECKING:
     from espnet_ctckd.evaluation.experiments import System
     from espnet_ctckd.report.page import Content
-    from espnet_ctckd.report.utterances import Voice
+    from espnet_ctckd.report.utterances import PlottedSystem
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -103,7 +98,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         _look_at_data(content, systems, teacher, args)
     output = Path(args.output or Path(args.experiments[0]) / "report.html")
     page = render(systems, content)
-    with write_beside(output) as f:
+    with atomic_write(output) as f:
         f.write(page)
     print(f"{output}: {len(systems)} systems, {len(page.encode()) / 1e6:.1f} MB")
 
@@ -220,7 +215,7 @@ def _usable(wav_scp: Path, content: Content) -> Tuple[Dict[str, str], Dict[str, 
 
 
 def _drop_other_rates(
-    wavs: Dict[str, str], voices: Sequence[Voice], subset: str, content: Content
+    wavs: Dict[str, str], voices: Sequence[PlottedSystem], subset: str, content: Content
 ) -> None:
     """Take out of a set the files of another rate than a model's, and note them."""
     others = []
@@ -242,7 +237,7 @@ def _drop_other_rates(
 def _drop_short(
     wavs: Dict[str, str],
     samples: Mapping[str, int],
-    voices: Sequence[Voice],
+    voices: Sequence[PlottedSystem],
     subset: str,
     content: Content,
 ) -> None:
@@ -305,28 +300,28 @@ def _compare_teachers(
 
 def _teacher_of(
     teacher: Path, cache: Optional[str], subset: str, wavs: Mapping[str, str]
-) -> Optional[Voice]:
+) -> Optional[PlottedSystem]:
     """What the teacher says of a set: its exported model, or else a cache."""
     from espnet_ctckd.cache.reader import META
     from espnet_ctckd.report.spikes import open_source
-    from espnet_ctckd.report.utterances import Voice
+    from espnet_ctckd.report.utterances import PlottedSystem
 
     cached = [Path(cache, subset)] if cache else []
     for folder in (teacher / "export", *cached):
         if (folder / META).exists() or (folder / "model.pth").exists():
-            return Voice(teacher.resolve().name, open_source(folder, wavs))
+            return PlottedSystem(teacher.resolve().name, open_source(folder, wavs))
     return None
 
 
 def _students(
     content: Content,
     exported: Sequence[System],
-    teacher: Optional[Voice],
+    teacher: Optional[PlottedSystem],
     wavs: Mapping[str, str],
-) -> Iterator[Voice]:
+) -> Iterator[PlottedSystem]:
     """Those whose posteriors are drawn, in the tokens of the first."""
     from espnet_ctckd.report.spikes import open_source, places
-    from espnet_ctckd.report.utterances import Voice
+    from espnet_ctckd.report.utterances import PlottedSystem
 
     first = teacher
     for system in exported:
@@ -338,7 +333,7 @@ def _students(
         except InputError as error:
             content.note(f"{system.name} is not drawn: {error}")
             continue
-        voice = Voice(system.name, source, where, system.selector)
+        voice = PlottedSystem(system.name, source, where, system.selector)
         first = first or voice
         yield voice
 

@@ -13,7 +13,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_told, write_beside
+from espnet_ctckd.data.files import atomic_write, read_told
 from espnet_ctckd.evaluation.score import (
     UNITS,
     bootstrap_interval,
@@ -36,7 +36,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         print(systems_table(Path(args.expdir)))
         return
     units = [u for u in UNITS if any(u in totals for _, totals in scores)]
-    with write_beside(Path(args.expdir) / "RESULTS.md") as f:
+    with atomic_write(Path(args.expdir) / "RESULTS.md") as f:
         f.write("\n".join([*_environment(args.command), ""]))
         for unit in units:
             f.write("\n" + results_table(scores, unit))

@@ -11,7 +11,8 @@ from typing import Callable, Dict, Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.bin.flags import add_normalization, normalization_of
-from espnet_ctckd.data.kaldi import read_scp, read_told
+from espnet_ctckd.data.files import read_told
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.evaluation.score import (
     read_references,
     score,

@@ -10,7 +10,8 @@ from typing import Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, positive, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import beside, read_scp, write_beside
+from espnet_ctckd.data.files import atomic_path, atomic_write
+from espnet_ctckd.data.kaldi import read_scp
 
 _SPECIAL = ("<unk>", "<s>", "</s>")
 
@@ -41,12 +42,12 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"{str(error).splitlines()[0]}. A small corpus wants a smaller --nbpe"
         ) from None
     folder = Path(args.output_dir)
-    with beside(folder / "bpe.model") as partial:
+    with atomic_path(folder / "bpe.model") as partial:
         partial.write_bytes(trained.getvalue())
     model = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
     kept = [piece for piece in pieces if piece not in _SPECIAL]
-    with write_beside(folder / "tokens.txt") as f:
+    with atomic_write(folder / "tokens.txt") as f:
         f.writelines(f"{t}\n" for t in ["<blank>", "<unk>", *kept, "<sos/eos>"])
 
 

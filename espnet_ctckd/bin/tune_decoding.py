@@ -31,7 +31,8 @@ from espnet_ctckd.bin.flags import (
 )
 from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_wav_scp, shorten, write_beside
+from espnet_ctckd.data.files import atomic_write, shorten
+from espnet_ctckd.data.kaldi import read_wav_scp
 from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.evaluation.score import (
     Normalization,
@@ -41,8 +42,8 @@ from espnet_ctckd.evaluation.score import (
 )
 
 if TYPE_CHECKING:
-    from espnet_ctckd.decode.pool import Asked, Searching
-    from espnet_ctckd.decode.recogniser import Heard, Recogniser
+    from espnet_ctckd.decode.pool import Asked, SearchPool
+    from espnet_ctckd.decode.recogniser import BatchPosteriors, Recogniser
     from espnet_ctckd.decode.search import SearchConfig
 
 TUNED = ("lm_scale", "prior_scale", "word_score")
@@ -84,7 +85,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             f"only: {shorten(apart)}"
         )
     from espnet_ctckd.decode.characters import output_characters
-    from espnet_ctckd.decode.pool import Searching
+    from espnet_ctckd.decode.pool import SearchPool
     from espnet_ctckd.decode.recogniser import Recogniser
 
     model = Recogniser(args.asr_train_config, args.asr_model_file, device(args))
@@ -96,7 +97,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     wers = []
     with Progress(len(configs), "searches") as bar:
         for config in configs:
-            searching = Searching(search.at(config), args.search_processes)
+            searching = SearchPool(search.at(config), args.search_processes)
             texts = search_all(model, heard, searching)
             wers.append(_error_rate(references, texts, normalization))
             bar.update()
@@ -114,7 +115,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     ]
     if at_edge:
         print(f"the best is at the edge of --{'s, --'.join(at_edge)}s: try beyond it")
-    with write_beside(args.output) as f:
+    with atomic_write(args.output) as f:
         chosen = {k: v for k, v in asdict(configs[best]).items() if v is not None}
         yaml.safe_dump(chosen, f, sort_keys=False, allow_unicode=True)
     print(f"written: {args.output}")
@@ -136,7 +137,7 @@ def at(base: SearchConfig, point: Dict[str, float]) -> SearchConfig:
 
 
 def search_all(
-    model: Recogniser, heard: Sequence[Heard], searching: Searching
+    model: Recogniser, heard: Sequence[BatchPosteriors], searching: SearchPool
 ) -> Dict[str, str]:
     """The texts of a set.
 

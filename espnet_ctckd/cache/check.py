@@ -28,15 +28,9 @@ from espnet_ctckd.cache.reader import (
 )
 from espnet_ctckd.cache.record import Audio, fingerprint
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import (
-    Pathlike,
-    audio_info,
-    file_crc32,
-    read_audio,
-    read_scp,
-    read_wav_scp,
-    shorten,
-)
+from espnet_ctckd.data.audio import audio_info, read_audio
+from espnet_ctckd.data.files import Pathlike, file_crc32, shorten
+from espnet_ctckd.data.kaldi import read_scp, read_wav_scp
 from espnet_ctckd.frames import check_shift
 from espnet_ctckd.tokens import DROPPED, MOST_DROPPED, map_tokens
 

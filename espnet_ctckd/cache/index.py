@@ -18,13 +18,8 @@ from espnet_ctckd.cache.reader import (
     read_meta,
 )
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import (
-    beside,
-    file_crc32,
-    read_scp,
-    write_beside,
-    write_scp,
-)
+from espnet_ctckd.data.files import atomic_path, atomic_write, file_crc32
+from espnet_ctckd.data.kaldi import read_scp, write_scp
 
 SHARDS = "shards"
 
@@ -58,7 +53,7 @@ def write_index(
     write_scp(folder / SCP, [(p.name, p.place) for p in placed])
     write_scp(folder / UTT2FRAMES, [(p.name, p.frames) for p in placed])
     write_scp(folder / UTT2AUDIO, [(p.name, p.audio) for p in placed])
-    with write_beside(folder / TOKENS) as f:
+    with atomic_write(folder / TOKENS) as f:
         f.writelines(f"{token}\n" for token in meta.token_list)
     lists = [folder / name for name in (UTT2FRAMES, UTT2AUDIO, TOKENS)]
     whole = replace(
@@ -68,7 +63,7 @@ def write_index(
         arks=_sizes(folder, arks),
         files=_sizes(folder, [*files, *lists]),
     )
-    with write_beside(folder / META) as f:
+    with atomic_write(folder / META) as f:
         json.dump(whole.to_json(), f, indent=1, ensure_ascii=False)
         f.write("\n")
 
@@ -169,7 +164,7 @@ def _check_mergeable(first: CacheMeta, other: CacheMeta) -> None:
 
 def _copy_ark(source: Path, target: Path, size: int, crc: int) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with beside(target) as partial:
+    with atomic_path(target) as partial:
         shutil.copyfile(source, partial)
         if (partial.stat().st_size, file_crc32(partial)) != (size, crc):
             raise InputError(

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 
 from espnet_ctckd.cache.record import Audio
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike, read_json
+from espnet_ctckd.data.files import Pathlike, read_json
 
 NBEST = "nbest"
 META = "nbest.json"

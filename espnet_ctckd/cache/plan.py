@@ -6,17 +6,16 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence
 
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data.audio import EmptyAudioError, audio_info
 from espnet_ctckd.data.batches import batch_by_length
 from espnet_ctckd.data.containers import UnusableAudioError
+from espnet_ctckd.data.files import shorten
 from espnet_ctckd.data.kaldi import (
     UNUSABLE,
-    EmptyAudioError,
-    audio_info,
     limit_bad,
     read_scp,
     read_wav_scp,
     refuse_all_bad,
-    shorten,
 )
 
 # A shard is what a kill can cost: a 64th of the data, but 20 s to an hour of audio.

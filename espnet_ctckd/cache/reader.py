@@ -29,9 +29,10 @@ import numpy as np
 from kaldiio.matio import read_kaldi
 
 from espnet_ctckd.cache.codec import Codec
-from espnet_ctckd.cache.record import Audio, Opened, Records
+from espnet_ctckd.cache.record import Audio, DecodedRecord, Records
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike, read_json, read_scp, read_token_list
+from espnet_ctckd.data.files import Pathlike, read_json
+from espnet_ctckd.data.kaldi import read_scp, read_token_list
 
 FORMAT = 3
 # Of caches that do not hold how they were batched.
@@ -163,7 +164,7 @@ class CacheMeta:
             "teacher again"
         )
 
-    def read(self, utt: str, place: str) -> Opened:
+    def read(self, utt: str, place: str) -> DecodedRecord:
         """Read and decode the record of an utterance, as `vector`."""
         return self.records.open(utt, self.vector(utt, place))
 

@@ -55,7 +55,7 @@ def fingerprint(speech: np.ndarray) -> Audio:
 
 
 @dataclass(frozen=True)
-class Opened:
+class DecodedRecord:
     """What a record says.
 
     Attributes:
@@ -108,7 +108,7 @@ class Records:
         record += bytes(-len(record) % 4)
         return np.frombuffer(record, np.float32)
 
-    def open(self, utt: str, vector: np.ndarray) -> Opened:
+    def open(self, utt: str, vector: np.ndarray) -> DecodedRecord:
         """Read the record of an utterance.
 
         Args:
@@ -135,7 +135,7 @@ class Records:
             if whole and crc == self._crc(utt, record[_CHECKED:end]):
                 payload = record[_HEADER.size : end]
                 said = self.codec.decode(payload, self.blank)
-                return Opened(*said, Audio(*audio))
+                return DecodedRecord(*said, Audio(*audio))
         raise InputError(
             f"utterance {utt}: its record in {self.where} is damaged, or of another "
             "utterance, teacher, token list or packing than the cache's. Find all "

@@ -7,7 +7,9 @@ import torch
 from espnet_ctckd.cache.reader import META, SCP, read_meta
 from espnet_ctckd.cache.record import fingerprint
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike, file_crc32, read_audio, read_scp, shorten
+from espnet_ctckd.data.audio import read_audio
+from espnet_ctckd.data.files import Pathlike, file_crc32, shorten
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.posteriors import FramePosteriors
 
 

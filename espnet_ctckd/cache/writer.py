@@ -42,12 +42,9 @@ from espnet_ctckd.cache.reader import (
 )
 from espnet_ctckd.cache.record import Audio, Records, fingerprint
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import (
-    read_audio,
-    read_json,
-    read_scp,
-    write_beside,
-)
+from espnet_ctckd.data.audio import read_audio
+from espnet_ctckd.data.files import atomic_write, read_json
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers import Teacher
@@ -144,7 +141,7 @@ def _progress(todo: Sequence[int], plan: Plan, told: Path) -> Iterator[int]:
             spent = time.monotonic() - begun
             bar.set_postfix_str(f"{done / spent:.0f} times real time", refresh=False)
             bar.update(audio)
-            with write_beside(told) as f:
+            with atomic_write(told) as f:
                 json.dump({"audio": done, "seconds": spent}, f)
 
 
@@ -171,7 +168,7 @@ def _claim(folder: Path, request: Mapping[str, object]) -> None:
     if not path.exists():
         if (folder / META).exists():
             raise InputError(f"{folder} holds a cache without {PLAN}; delete it")
-        with write_beside(path) as f:
+        with atomic_write(path) as f:
             json.dump(request, f, indent=1)
     begun = read_json(path, f"delete {folder}, and dump the teacher again")
     differs = [key for key in request if begun.get(key) != request[key]]
@@ -234,7 +231,7 @@ def _write_into(
             lines.append(f"{utt} {offset} {frames} {audio.entry}\n")
         f.flush()
         os.fsync(f.fileno())
-    with write_beside(ark.with_suffix(".scp")) as text:
+    with atomic_write(ark.with_suffix(".scp")) as text:
         text.writelines(lines)
 
 

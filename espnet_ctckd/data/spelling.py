@@ -10,7 +10,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from sentencepiece import sentencepiece_model_pb2 as pb2
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike, shorten
+from espnet_ctckd.data.files import Pathlike, shorten
 from espnet_ctckd.tokens import (
     MARK,
     SPECIAL,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Iterator, List, TextIO
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike, open_text
+from espnet_ctckd.data.files import Pathlike, open_text
 
 # What a binary language model of KenLM begins with, and the version that is read.
 _BINARY = b"mmap lm http://kheafield.com/code"

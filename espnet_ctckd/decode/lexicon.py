@@ -18,7 +18,8 @@ from typing import (
 import numpy as np
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike, read_lines, shorten
+from espnet_ctckd.data.files import Pathlike, shorten
+from espnet_ctckd.data.kaldi import read_lines
 from espnet_ctckd.decode.base import SPACE as SPACE
 from espnet_ctckd.decode.base import Decoder, Hypothesis, Vocabulary
 from espnet_ctckd.decode.language_model import check_lm, kenlm_error

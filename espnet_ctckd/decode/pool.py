@@ -25,7 +25,7 @@ class _Awaited(NamedTuple):
 Asked = Union[Answer, _Awaited]
 
 
-class Searching:
+class SearchPool:
     """Searches here, or in other processes.
 
     Args:

@@ -11,12 +11,13 @@ import torch
 
 from espnet_ctckd.cache.plan import Plan, Unheard, Utterance, make_plan
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data.audio import read_audio
 from espnet_ctckd.data.containers import UnusableAudioError
-from espnet_ctckd.data.kaldi import Pathlike, read_audio
+from espnet_ctckd.data.files import Pathlike
 from espnet_ctckd.data.progress import Progress
 from espnet_ctckd.data.spelling import text_maker
 from espnet_ctckd.decode.align import align
-from espnet_ctckd.decode.pool import Asked, Searching
+from espnet_ctckd.decode.pool import Asked, SearchPool
 from espnet_ctckd.decode.search import Hypothesis, Search, SearchConfig
 from espnet_ctckd.models.ctc_model import CTCModel
 
@@ -105,7 +106,7 @@ class Recognised:
         return asdict(self.speed)
 
 
-class Heard(NamedTuple):
+class BatchPosteriors(NamedTuple):
     """A batch, and what the model says of it."""
 
     batch: Sequence[Utterance]
@@ -163,7 +164,7 @@ class Recogniser(CTCModel):
 
     def hear(
         self, wav_scp: str, batch_seconds: float, unheard: Optional[Unheard] = None
-    ) -> Iterator[Heard]:
+    ) -> Iterator[BatchPosteriors]:
         """Posteriors of a set, batch by batch, by length; logs how far it is.
 
         Args:
@@ -186,7 +187,9 @@ class Recogniser(CTCModel):
             for batch, audio in self._read(plan, unheard):
                 start = time.perf_counter()
                 log_probs, lengths = self.say(audio)
-                yield Heard(batch, log_probs, lengths, time.perf_counter() - start)
+                yield BatchPosteriors(
+                    batch, log_probs, lengths, time.perf_counter() - start
+                )
                 done += len(batch)
                 # With those that have an empty hypothesis, so that all come to the
                 # list.
@@ -255,13 +258,13 @@ def recognise(
     Raises:
         InputError: audio or a file of the search cannot be used.
     """
-    searching = Searching(model.search(config), processes)
+    searching = SearchPool(model.search(config), processes)
     shift = model.frame_seconds() if times else 0.0
     found: Dict[str, List[Hypothesis]] = {}
     words: Dict[str, List[TimedWord]] = {}
     encoder = search = 0.0
     samples = frames = searched = 0
-    asked: Deque[Tuple[Heard, Sequence[Asked]]] = collections.deque()
+    asked: Deque[Tuple[BatchPosteriors, Sequence[Asked]]] = collections.deque()
 
     def finish(most: int) -> None:
         """Take answers, until as many batches at most are asked for."""

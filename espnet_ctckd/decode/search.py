@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import read_prior
+from espnet_ctckd.data.prior import read_prior
 from espnet_ctckd.decode.base import Decoder, Hypothesis, Vocabulary, Word, words_of
 from espnet_ctckd.decode.collapse import collapse
 from espnet_ctckd.decode.registry import DECODER_CHOICES

@@ -16,7 +16,7 @@ from espnet2.layers.utterance_mvn import UtteranceMVN
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike
+from espnet_ctckd.data.files import Pathlike
 from espnet_ctckd.models.ctc_model import CTCModel
 
 

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from espnet_ctckd.cache.reader import META, SPEED, hashes_of
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import (
+from espnet_ctckd.data.files import (
     file_crc32,
     folder_size,
     read_json,

@@ -28,14 +28,8 @@ from typing import (
 import numpy as np
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import (
-    Pathlike,
-    read_json,
-    read_scp,
-    sha256,
-    shorten,
-    write_beside,
-)
+from espnet_ctckd.data.files import Pathlike, atomic_write, read_json, sha256, shorten
+from espnet_ctckd.data.kaldi import read_scp
 
 UNITS = ("wer", "cer", "ter")
 _SCORE = "score.json"
@@ -376,7 +370,7 @@ def write_scores(
         reference, hypothesis = texts
         told["reference"] = hash_transcripts(read_scp(reference))
         told["hypothesis"] = [os.path.relpath(hypothesis, folder), sha256(hypothesis)]
-    with write_beside(Path(folder) / _SCORE) as f:
+    with atomic_write(Path(folder) / _SCORE) as f:
         json.dump(told, f)
     return totals
 
@@ -384,7 +378,7 @@ def write_scores(
 def _write_counts(path: Path, of: str, counted: Mapping[str, Counts]) -> Counts:
     """Write a table of counts, and return their sum."""
     names = list(asdict(Counts()))
-    with write_beside(path) as f:
+    with atomic_write(path) as f:
         f.write("\t".join([of, *names]) + "\n")
         for name, counts in sorted(counted.items()):
             f.write("\t".join([name, *map(str, asdict(counts).values())]) + "\n")

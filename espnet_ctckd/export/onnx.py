@@ -19,7 +19,7 @@ from torch import Tensor
 
 from espnet_ctckd import ENCODER_NAME
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import beside, write_beside
+from espnet_ctckd.data.files import atomic_path, atomic_write
 from espnet_ctckd.models.ctc_model import CTCModel
 
 # What sherpa-onnx takes for the frame shift of such models, in seconds.
@@ -307,7 +307,7 @@ def write_onnx(model: CTCModel, folder: Path) -> Path:
         told,
         folder / "model.onnx",
     )
-    with write_beside(folder / "tokens.txt") as f:
+    with atomic_write(folder / "tokens.txt") as f:
         f.writelines(f"{token} {i}\n" for i, token in enumerate(model.tokens))
     return folder / "model.onnx"
 
@@ -364,7 +364,7 @@ def write_sherpa(model: CTCModel, folder: Path) -> Path:
         path,
     )
     names = {model.blank: "<blk>"}
-    with write_beside(folder / "tokens.sherpa.txt") as f:
+    with atomic_write(folder / "tokens.sherpa.txt") as f:
         for i, token in enumerate(model.tokens):
             shown = " " if token == "<space>" else token.replace("\u2581", " ")
             f.write(f"{names.get(i, shown)} {i}\n")
@@ -388,7 +388,7 @@ def _write(
         name: dict(enumerate(letters))
         for name, letters in {**inputs, **outputs}.items()
     }
-    with beside(path) as partial, warnings.catch_warnings():
+    with atomic_path(path) as partial, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the tracer, about sizes that are checked
         with torch.no_grad():
             torch.onnx.export(
@@ -426,7 +426,7 @@ def quantize(path: Path) -> Path:
     except ImportError:
         raise InputError("there is no onnxruntime: pip install -e .[onnx]") from None
     target = path.with_suffix(".int8.onnx")
-    with beside(target) as partial:
+    with atomic_path(target) as partial:
         quantize_dynamic(
             str(path), str(partial), op_types_to_quantize=["MatMul"],
             weight_type=QuantType.QInt8,

@@ -11,7 +11,7 @@ import yaml
 from espnet_ctckd import ENCODER_NAME, FRONTEND_NAME, MODEL_NAME
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import own_parameters
-from espnet_ctckd.data.kaldi import Pathlike, beside, write_beside
+from espnet_ctckd.data.files import Pathlike, atomic_path, atomic_write
 from espnet_ctckd.models.checkpoint import load_config, load_weights
 from espnet_ctckd.models.espnet import load_espnet_model, task_of
 
@@ -60,7 +60,7 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str
     ):
         if owner and owner.get(key):
             owner[key] = _copy(owner[key], folder, config_file)
-    with beside(folder / "model.pth") as partial:
+    with atomic_path(folder / "model.pth") as partial:
         try:
             torch.save(states, partial)
         except RuntimeError as error:
@@ -69,7 +69,7 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str
                 f"({str(error).splitlines()[0]})"
             ) from None
     wants = _wants(plain)
-    with write_beside(folder / "config.yaml") as f:
+    with atomic_write(folder / "config.yaml") as f:
         f.write(f"# {wants}\n" if wants else "")
         yaml.safe_dump(plain, f, allow_unicode=True, sort_keys=False)
     return wants
@@ -121,6 +121,6 @@ def _copy(path: str, folder: Path, config_file: Pathlike) -> str:
         )
     target = folder / os.path.basename(path)
     if not (target.exists() and os.path.samefile(path, target)):
-        with beside(target) as partial:
+        with atomic_path(target) as partial:
             shutil.copyfile(path, partial)
     return str(target.resolve())

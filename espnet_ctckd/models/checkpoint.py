@@ -8,7 +8,7 @@ import yaml
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike
+from espnet_ctckd.data.files import Pathlike
 
 
 def load_weights(path: Pathlike, device: str = "cpu") -> Dict[str, Tensor]:

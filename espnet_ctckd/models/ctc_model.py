@@ -12,7 +12,7 @@ from espnet2.tasks.asr import ASRTask
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike
+from espnet_ctckd.data.files import Pathlike
 from espnet_ctckd.models.espnet import (
     encode,
     load_espnet_model,

@@ -33,7 +33,7 @@ from torch import Tensor
 from espnet_ctckd import MODEL_NAME, register
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import own_parameters
-from espnet_ctckd.data.kaldi import Pathlike, shorten
+from espnet_ctckd.data.files import Pathlike, shorten
 from espnet_ctckd.models.checkpoint import load_config, load_weights
 from espnet_ctckd.models.probe import frames_per_shift, least_samples
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import shorten
+from espnet_ctckd.data.files import shorten
 
 # Parameters that inference does not read: SpecAugment's mask, BatchNorm's counters.
 _UNREAD = re.compile(r"(^|\.)(masked_spec_embed|num_batches_tracked)$")

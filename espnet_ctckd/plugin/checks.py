@@ -32,7 +32,8 @@ from espnet_ctckd.cache.nbest import NBEST, read_nbest_meta
 from espnet_ctckd.cache.reader import SCP, CacheMeta, hashes_of, read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import FrameConfig, KDConfig, NBestConfig
-from espnet_ctckd.data.kaldi import read_lines, read_scp, refuse_segments, shorten
+from espnet_ctckd.data.files import shorten
+from espnet_ctckd.data.kaldi import read_lines, read_scp, refuse_segments
 from espnet_ctckd.data.spelling import check_splits
 from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.plugin.preprocessor import TEACHER, PosteriorReader

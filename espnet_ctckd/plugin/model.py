@@ -9,7 +9,7 @@ from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import FrameConfig, KDConfig
-from espnet_ctckd.data.kaldi import read_prior
+from espnet_ctckd.data.prior import read_prior
 from espnet_ctckd.frames import FrameMismatchError
 from espnet_ctckd.losses.sequence import Hypotheses
 from espnet_ctckd.objective import KDObjective

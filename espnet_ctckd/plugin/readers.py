@@ -10,7 +10,8 @@ from espnet2.train.dataset import DATA_TYPES, ESPnetDataset, ESPnetMultiTaskData
 
 from espnet_ctckd.cache.reader import META, SCP, RecordVectors, read_meta
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import audio_info, read_scp
+from espnet_ctckd.data.audio import audio_info
+from espnet_ctckd.data.kaldi import read_scp
 
 # What to do about each type of data.
 _ADVICE = {

@@ -15,7 +15,7 @@ import torch
 from espnet2.train.trainer import Trainer, TrainerOptions
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import beside
+from espnet_ctckd.data.files import atomic_path
 from espnet_ctckd.models.espnet import measure_frame_shift, sample_rate
 from espnet_ctckd.plugin.model import ESPnetCTCKDModel
 from espnet_ctckd.teachers.online import OnlineTeacher, open_online
@@ -81,7 +81,7 @@ class CTCKDTrainer(Trainer):
         super().validate_one_epoch(*args, **kwargs)
         checkpoint = Path(kwargs["options"].output_dir) / "checkpoint.pth"
         if _is_rank0(kwargs["distributed_option"]) and checkpoint.exists():
-            with beside(checkpoint.with_suffix(".previous.pth")) as partial:
+            with atomic_path(checkpoint.with_suffix(".previous.pth")) as partial:
                 shutil.copyfile(checkpoint, partial)
 
 

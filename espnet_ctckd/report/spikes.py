@@ -12,13 +12,13 @@ import torch
 
 from espnet_ctckd.cache.statistics import Cached
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import (
+from espnet_ctckd.data.audio import read_audio
+from espnet_ctckd.data.files import (
     Pathlike,
+    atomic_write,
     file_crc32,
-    read_audio,
     read_json,
     shorten,
-    write_beside,
 )
 from espnet_ctckd.evaluation.spikes import match_spikes
 from espnet_ctckd.paths import Spike, blank_runs, find_spikes
@@ -255,7 +255,7 @@ class KnownSpikes:
                 said = read_spikes(self._teacher, self._teacher, self._wavs)
                 self._expected = dict(said)
             counted = compare(self._expected, self._teacher, source, self._wavs)
-            with write_beside(path) as f:
+            with atomic_write(path) as f:
                 json.dump({"stamp": stamp, "counts": asdict(counted)}, f)
         return counted
 

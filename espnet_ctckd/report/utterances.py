@@ -13,7 +13,8 @@ import torch
 import torchaudio
 
 from espnet_ctckd.choices import look_up
-from espnet_ctckd.data.kaldi import read_audio, read_scp
+from espnet_ctckd.data.audio import read_audio
+from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.evaluation.experiments import System
 from espnet_ctckd.evaluation.score import read_errors
 from espnet_ctckd.posteriors import FramePosteriors
@@ -28,7 +29,7 @@ _MEL_RANGE = 60.0  # dB
 
 
 @dataclass(frozen=True)
-class Voice:
+class PlottedSystem:
     """A system whose posteriors are drawn.
 
     Attributes:
@@ -77,7 +78,10 @@ def diff(reference: str, hypothesis: str) -> List[Tuple[str, str]]:
 
 
 def look_at(
-    utt: str, path: str, voices: Sequence[Voice], teacher: Optional[Voice]
+    utt: str,
+    path: str,
+    voices: Sequence[PlottedSystem],
+    teacher: Optional[PlottedSystem],
 ) -> Dict[str, Any]:
     """What is drawn of an utterance.
 
@@ -116,7 +120,9 @@ def look_at(
     return found
 
 
-def select_all(said: FramePosteriors, voices: Sequence[Voice]) -> Dict[str, np.ndarray]:
+def select_all(
+    said: FramePosteriors, voices: Sequence[PlottedSystem]
+) -> Dict[str, np.ndarray]:
     """The frames of a teacher that each selector of some models takes.
 
     Args:
@@ -139,7 +145,7 @@ def select_all(said: FramePosteriors, voices: Sequence[Voice]) -> Dict[str, np.n
     return found
 
 
-def _in_tokens_of(size: int, voice: Voice, said: FramePosteriors) -> np.ndarray:
+def _in_tokens_of(size: int, voice: PlottedSystem, said: FramePosteriors) -> np.ndarray:
     """Probabilities (U, V) in the tokens of the first voice."""
     probs = said.dense(len(voice.source.token_list))[0]
     if voice.places is not None:

@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike, sha256
+from espnet_ctckd.data.files import Pathlike, sha256
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 from espnet_ctckd.teachers.registry import SINGLE_CHOICES, open_kind
 from espnet_ctckd.tokens import DROPPED, map_tokens, place_tokens

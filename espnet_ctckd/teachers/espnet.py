@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.kaldi import Pathlike, sha256, shorten
+from espnet_ctckd.data.files import Pathlike, sha256, shorten
 from espnet_ctckd.models.checkpoint import load_config
 from espnet_ctckd.models.ctc_model import CTCModel
 from espnet_ctckd.models.espnet import task_of

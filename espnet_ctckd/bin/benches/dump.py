@@ -18,7 +18,7 @@ from espnet_ctckd.bin.flags import teacher_of
 from espnet_ctckd.cache.codec import Codec
 from espnet_ctckd.cache.plan import make_plan
 from espnet_ctckd.cache.writer import dump
-from espnet_ctckd.data.kaldi import read_audio
+from espnet_ctckd.data.audio import read_audio
 from espnet_ctckd.evaluation.timing import Contenders, quartiles, take_turns
 
 

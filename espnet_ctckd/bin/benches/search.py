@@ -23,8 +23,10 @@ from espnet_ctckd.bin.cli import device
 from espnet_ctckd.bin.flags import search_of
 from espnet_ctckd.cache.plan import Unheard
 from espnet_ctckd.choices import InputError
+from espnet_ctckd.data.audio import read_audio
 from espnet_ctckd.data.batches import batch_by_length
-from espnet_ctckd.data.kaldi import read_audio, read_wav_scp, shorten
+from espnet_ctckd.data.files import shorten
+from espnet_ctckd.data.kaldi import read_wav_scp
 from espnet_ctckd.decode.lexicon import SPACE, Lexicon
 from espnet_ctckd.decode.recogniser import Recogniser
 from espnet_ctckd.decode.search import Search, SearchConfig
