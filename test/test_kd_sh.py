@@ -100,6 +100,14 @@ def test_flags_are_divided_outside_of_brackets_and_quotes(flags, words, tmp_path
     assert done.stdout.split("\0")[:-1] == words
 
 
+def test_a_quoted_command_line_runs_as_it_was_given(tmp_path):
+    line = ["--m", "kd={a: b}", "it's", "", "a.yaml,text,text", "$HOME *", "{}"]
+    found = stage_sh('quoted "$@"', *line, cwd=tmp_path).stdout
+    assert found.startswith("--m ")
+    assert " a.yaml,text,text " in found
+    assert bash(f"printf '%s\\n' {found}").stdout.split("\n")[:-1] == line
+
+
 @pytest.mark.parametrize("flags", ["kd={a: b", "--x 'a b"])
 def test_a_bracket_that_is_not_closed_is_refused(flags, tmp_path):
     done = stage_sh('words found "$1"', flags, cwd=tmp_path)

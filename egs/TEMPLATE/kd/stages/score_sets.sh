@@ -14,7 +14,7 @@ score_sets() {
         done
     done
     shown "${logs}/results.${asr_tag}.log" "${module[@]}" espnet_ctckd.bin.results --expdir "${expdir}" \
-        --command "$(printf '%q ' "$0" "${run_args[@]}" | sed 's/ $//')"
+        --command "$(quoted "$0" "${run_args[@]}")"
 }
 
 score_one() { # <set> <folder of its texts>

@@ -89,6 +89,19 @@ words() { # <array> <string>
     if ${begun}; then _words+=("${word}"); fi
 }
 
+# A command line as one would type it.
+quoted() { # <word> ...
+    local word line=''
+    for word in "$@"; do
+        if [[ ${word} =~ ^[A-Za-z0-9_@%+=:,./-]+$ ]]; then
+            line+=" ${word}"
+        else
+            line+=" $(printf '%q' "${word}")"
+        fi
+    done
+    echo "${line# }"
+}
+
 # Lines of libraries that no user needs to see.
 without_notices() {
     sed -u -e '/^\[nltk_data\]/d' -e '/[Ff]lash[ -]\?[Aa]tt/d' -e '/flash_attn/d' \

@@ -143,9 +143,7 @@ train_espnet() { # <experiment> <configuration> <its normalize> <threads> <stati
     mkdir -p "${exp}"
     {
         printf '#!/usr/bin/env bash\n# Trains on from the last epoch.\n'
-        printf 'cd %q && . ./path.sh && OMP_NUM_THREADS=%q' "${PWD}" "${threads}"
-        printf ' %q' "${command[@]}"
-        echo
+        echo "cd $(quoted "${PWD}") && . ./path.sh && OMP_NUM_THREADS=${threads} $(quoted "${command[@]}")"
     } >"${exp}/run.sh"
     chmod +x "${exp}/run.sh"
     "${python_cmd[@]}" utils/show_epochs.py --log "${exp}/train.log" -- \
