@@ -114,7 +114,9 @@ def test_scoring_a_doubled_utterance(tmp_path):
 
 
 UNPRIVILEGED = """
-import os
+import locale, os
+import jiwer
+import espnet_ctckd.evaluation.score
 from espnet_ctckd.bin import score
 from espnet_ctckd.bin.cli import run
 if os.geteuid() == 0:  # to whom nothing is forbidden

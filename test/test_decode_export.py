@@ -26,6 +26,7 @@ from espnet_ctckd.models.espnet import (
     sample_rate,
     volume_of,
 )
+from espnet_ctckd.models.zoo import find_model
 from espnet_ctckd.plugin.task import CTCKDTask
 
 
@@ -262,10 +263,10 @@ def test_fetching_takes_the_weights_to_use_of_several(tmp_path, tiny_model):
     for name in ("checkpoint.pth", "1epoch.pth", *names, "model.pth"):
         (folder / name).touch()
     for name in ("model.pth", *reversed(names)):
-        assert fetch_model.find_model(str(folder))[1] == folder / name
+        assert find_model(str(folder))[1] == folder / name
         (folder / name).unlink()
     with pytest.raises(InputError, match=f"{folder} is not a model"):
-        fetch_model.find_model(str(folder))
+        find_model(str(folder))
 
 
 def test_a_folder_without_weights_or_configuration_is_refused(tmp_path, tiny_model):

@@ -344,7 +344,7 @@ def test_options_are_checked_by_name():
         open_teacher("huggingface", "x", "cpu", {"lang": "deu"})
     with pytest.raises(InputError, match="unknown teacher_type 'hf'; choose one of"):
         open_teacher("hf", "x", "cpu", {})
-    with pytest.raises(InputError, match="a teacher of the type python needs --teac"):
+    with pytest.raises(InputError, match="a teacher of the type python needs a sou"):
         open_teacher("python", None, "cpu", {})
     with pytest.raises(InputError, match="an ESPnet teacher is a folder, zip or tag"):
         open_teacher("espnet", None, "cpu", {})

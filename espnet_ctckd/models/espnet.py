@@ -5,7 +5,9 @@ import copy
 import math
 import os
 import pickle
+import re
 import tempfile
+import traceback
 from argparse import Namespace
 from fractions import Fraction
 from pathlib import Path
@@ -79,9 +81,10 @@ def load_espnet_model(
             )
     sample_rate(Namespace(frontend_conf=conf.get("frontend_conf")))
     states = load_weights(model_file, device)
+    given = Namespace(**conf)
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.
-        with _for_inference(config_file) as (told, unused):
+        with _for_inference(config_file) as (told, unused), named_errors(given):
             model, args = task.build_model_from_file(told, None, device)
     except InputError as error:
         raise InputError(f"cannot build the model of {config_file}: {error}") from error
@@ -111,6 +114,45 @@ def load_espnet_model(
             f"{shorten([line.strip()[:200] for line in str(error).splitlines()], 3)}"
         ) from None
     return model.eval(), args
+
+
+# How ESPnet's ``build_model`` calls the constructor of a part.
+_CONSTRUCTOR = re.compile(r"= (\w+?)(?:_class)?\(", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def named_errors(args: Namespace) -> Iterator[None]:
+    """Let the errors of ESPnet's constructors name the configuration.
+
+    Args:
+        args: the training arguments.
+
+    Raises:
+        InputError: a part cannot be built as it is configured.
+    """
+    try:
+        yield
+    except (InputError, ImportError, OSError):
+        raise
+    # Constructors assert, divide and look up what they are given.
+    except Exception as error:
+        lines = [
+            frame.line or ""
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.name == "build_model"
+        ]
+        if not lines:  # it comes from the training
+            raise
+        found = _CONSTRUCTOR.search(lines[-1])
+        part = found[1].lower() if found else "model"
+        name = getattr(args, part, None)
+        conf = getattr(args, f"{part}_conf", None) or {}
+        if part == "model":
+            conf = {key: value for key, value in conf.items() if key != "kd"}
+        raise InputError(
+            f"ESPnet cannot build {part}{f' {name!r}' if name else ''} with "
+            f"{part}_conf {conf}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def check_named_files(conf: Mapping[str, Any], config_file: Pathlike) -> None:

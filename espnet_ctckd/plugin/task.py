@@ -4,13 +4,10 @@ Any other configuration is handed to the stock task unchanged.
 """
 
 import argparse
-import contextlib
 import inspect
 import logging
-import re
-import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -28,7 +25,7 @@ from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.config import KDConfig, NBestConfig
 from espnet_ctckd.data.kaldi import read_scp
-from espnet_ctckd.models.espnet import measure_frame_shift, shortest_input
+from espnet_ctckd.models.espnet import measure_frame_shift, named_errors, shortest_input
 from espnet_ctckd.plugin.checks import (
     check_data,
     check_layers,
@@ -115,7 +112,7 @@ class CTCKDTask(ASRTask):
                     f"model_conf has the key 'kd', but model is {args.model!r}: set "
                     "model: ctckd, or remove kd"
                 )
-            with _named_errors(args):
+            with named_errors(args):
                 ASRTask.main_worker(args)
             return
         super().main_worker(args)
@@ -125,7 +122,7 @@ class CTCKDTask(ASRTask):
         """Build the model, refusing unknown keys of ``model_conf`` by name."""
         register()
         if getattr(args, "model", None) != MODEL_NAME:
-            with _named_errors(args):
+            with named_errors(args):
                 model: ESPnetASRModel = super().build_model(args)
             return model
         config = read_kd_config(args)
@@ -134,7 +131,7 @@ class CTCKDTask(ASRTask):
         conf = args.model_conf
         args.model_conf = {**conf, "kd": config}
         try:
-            with _named_errors(args):
+            with named_errors(args):
                 model = super().build_model(args)
         finally:
             args.model_conf = conf
@@ -204,42 +201,6 @@ class CTCKDTask(ASRTask):
             index |= {token: i for i, token in enumerate(tokens)}
             nbest = NBestReader(NBestConfig.from_dict(kd["nbest"]), index)
         return TeacherDecoder(stock, posteriors, nbest)
-
-
-# How ESPnet's ``build_model`` calls the constructor of a part.
-_CONSTRUCTOR = re.compile(r"= (\w+?)(?:_class)?\(", re.IGNORECASE)
-
-
-@contextlib.contextmanager
-def _named_errors(args: argparse.Namespace) -> Iterator[None]:
-    """Let what ESPnet's constructors refuse name the configuration.
-
-    Raises:
-        InputError: a part cannot be built as it is configured.
-    """
-    try:
-        yield
-    except (InputError, ImportError, OSError):
-        raise
-    # Constructors assert, divide and look up what they are given.
-    except Exception as error:
-        lines = [
-            frame.line or ""
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.name == "build_model"
-        ]
-        if not lines:  # it comes from the training
-            raise
-        found = _CONSTRUCTOR.search(lines[-1])
-        part = found[1].lower() if found else "model"
-        name = getattr(args, part, None)
-        conf = getattr(args, f"{part}_conf", None) or {}
-        if part == "model":
-            conf = {key: value for key, value in conf.items() if key != "kd"}
-        raise InputError(
-            f"ESPnet cannot build {part}{f' {name!r}' if name else ''} with "
-            f"{part}_conf {conf}: {type(error).__name__}: {error}"
-        ) from error
 
 
 class _ModelConf(NestedDictAction):  # type: ignore[misc]
