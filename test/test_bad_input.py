@@ -114,7 +114,7 @@ def test_scoring_a_doubled_utterance(tmp_path):
 
 
 UNPRIVILEGED = """
-import locale, os
+import locale, os, shutil, textwrap
 import jiwer
 import espnet_ctckd.evaluation.score
 from espnet_ctckd.bin import score
