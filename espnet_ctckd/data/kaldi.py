@@ -142,7 +142,7 @@ def refuse_all_bad(
 
     Args:
         bad: utterance -> reason.
-        total: number of all utterances.
+        total: number of utterances that are considered.
         where: the data, for the error.
         listed: the file that lists all unusable utterances.
 
