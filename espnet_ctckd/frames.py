@@ -90,7 +90,7 @@ def match_frames(
             f"an utterance has {theirs} frames of the teacher, where "
             f"{float(ours * ratio):g} were expected for {ours} of the student "
             f"(frame_ratio {ratio}), give or take {slack:g}. The cache belongs to "
-            "other audio or to another frame rate: hold it against the data with "
+            "other audio or to another frame rate: compare it with the data by "
             "`python -m espnet_ctckd.bin.check_cache`",
             worst,
         )

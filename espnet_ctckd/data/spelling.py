@@ -47,7 +47,7 @@ def text_maker(
         tokenizer = build_tokenizer(token_type, bpemodel=bpemodel)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"token_type is {token_type!r}, of which no text is made: {error}"
+            f"token_type is {token_type!r}, which cannot be converted to text: {error}"
         ) from None
 
     def make(pieces: Sequence[str]) -> str:

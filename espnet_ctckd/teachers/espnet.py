@@ -278,6 +278,6 @@ def open_espnet(
     if given:
         raise InputError(
             f"the teacher {config_file} takes no {' or '.join(given)}: only OWSM-CTC "
-            "(s2t_ctc) is told that"
+            "(s2t_ctc) has such an option"
         )
     return EspnetTeacher(config_file, model_file, device)

@@ -150,20 +150,20 @@ class PythonTeacher:
         tokens = len(self.token_list)
         if log_probs.ndim != 2 or log_probs.size(1) != tokens:
             raise InputError(
-                f"the teacher {self._source} says an array of the shape "
+                f"the teacher {self._source} outputs an array of shape "
                 f"{tuple(log_probs.shape)}; it should be (frames, {tokens} tokens)"
             )
         sums = log_probs.logsumexp(-1)
         if not bool((sums.abs() < 1e-2).all()):
             raise InputError(
-                f"the teacher {self._source} says what are no log-probabilities: those "
-                f"of a frame add up to {float(sums.exp().max()):g} and not to 1; apply "
-                "log_softmax"
+                f"the teacher {self._source} outputs what are no log-probabilities: "
+                f"those of a frame add up to {float(sums.exp().max()):g} and not to 1; "
+                "apply log_softmax"
             )
         return log_probs
 
     def describe(self) -> Dict[str, str]:
-        """Return the provenance: source, options and a hash of the probe's output."""
+        """Return the provenance: own entries, source, options and hash of a probe."""
         probe = (self._probe.numpy() * 100).round().astype("<i4")
         own: Optional[Any] = getattr(self._model, "describe", None)
         return {
