@@ -7,7 +7,7 @@ Legend of the shapes, used in every docstring of this package:
     U  frames of the teacher
     T  frames of the student
     V  tokens, blank included
-    K  tokens kept of a frame (K == V when all are)
+    K  tokens kept per frame (K == V when all are kept)
     N  labels of an utterance
 
 Legend of the terms:
@@ -18,24 +18,24 @@ Legend of the terms:
     spike         a maximal run of frames with one non-blank argmax
     frame shift   time from one frame of posteriors to the next, in samples or ms
     top K         the K most probable tokens of a frame, the blank among them
-    tail mass     probability of a frame outside its top K
+    tail mass     probability outside the top K of a frame
     cache         a folder with the posteriors of a teacher, in shards of records
     record        the posteriors of one utterance in a cache
     compression   top K tokens and quantized log-probabilities in place of float32
-    packing       a model and its files in one archive
+    packing       writing a model and its files to one archive
     selector      chooses, or weights, the frames that a loss is computed on
-    loss          distance of the student from the teacher in a frame
-    reduction     makes one number of the losses of a batch
-    objective     selector, loss and reduction together, with alignment of the frames
-    term          a summand of the training loss, as ``ctc``, ``frames``, ``feature``
+    loss          distance between student and teacher in one frame
+    reduction     averages the frame losses of a batch
+    objective     selector, loss, reduction, and the alignment of the frames
+    term          a summand of the training loss, e.g. ``ctc``, ``frames``, ``feature``
     state         hidden vector of a frame, before the output layer
-    occupancies   occupation probabilities (gamma) of the tokens given the transcript
+    occupancies   state posteriors (gamma) of the tokens given the transcript
     n-best list   hypotheses of a teacher with their probabilities
     online        the teacher computes during training, without a cache
     unlabelled    audio without transcripts
 
-The public names below are imported when they are first used, so that importing this
-package needs neither torch nor ESPnet.
+The public names below are imported on first use, so importing this package needs
+neither torch nor ESPnet.
 
 References:
     Hilmes, Rossenbach, Schlüter, Analyzing the Importance of Blank for CTC-Based
@@ -82,7 +82,7 @@ ENCODER_NAME = "ctckd_skip_conformer"
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name."""
+    """Import a public name on first use."""
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_EXPORTS[name]), name)
@@ -91,18 +91,18 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> List[str]:
-    """The names that there are, imported or not."""
+    """Return all names of the module, imported or not."""
     return sorted({*globals(), *_EXPORTS})
 
 
 def register() -> None:
-    """Add what this package has to the choices of ESPnet's ASR task.
+    """Register the classes of this package with ESPnet's ASR task.
 
-    ``model: ctckd``, ``frontend: ctckd_huggingface`` and ``encoder:
+    Adds ``model: ctckd``, ``frontend: ctckd_huggingface`` and ``encoder:
     ctckd_skip_conformer``; nothing else is changed. Calling it again does nothing.
 
     Raises:
-        RuntimeError: the key belongs to another class.
+        RuntimeError: another class is registered under the name.
     """
     from espnet2.tasks.asr import encoder_choices, frontend_choices, model_choices
 

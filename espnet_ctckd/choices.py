@@ -1,8 +1,8 @@
-"""What a configuration may name, and the one error of a user's mistake.
+"""Registry entries for selectors, losses and teachers, and the error for bad input.
 
 A family of selectors, losses, reductions or teachers is a literal dict from the
-name in the YAML to a `Choice`; `look_up` and `check_options` refuse what is not
-there by its name, before anything runs.
+name in the YAML to a `Choice`; `look_up` and `check_options` reject unknown names
+and options before anything runs.
 """
 
 import inspect
@@ -11,10 +11,10 @@ from typing import Any, Callable, Mapping, Tuple, Union
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used.
+    """Invalid input from the user.
 
     The message is complete: what was found and where, what was expected, what to do.
-    Commands print it without a traceback and end with status 1.
+    Commands print it without a traceback and exit with status 1.
     """
 
 
@@ -23,13 +23,13 @@ class Choice:
     """One entry of a family.
 
     Attributes:
-        fn: what does the work.
-        reference: its citation, or ``baseline``.
-        needs: what must be there before training starts: ``dense``, ``labels``; or
-            before decoding: ``lexicon``.
-        varies: of a selector, whether it takes other frames in each epoch; or the
-            option with which it does.
-        reads_blank: of a selector or a reduction, whether its result depends on which
+        fn: the function or class that implements the entry.
+        reference: citation, or ``baseline``.
+        needs: requirements for training (``dense``, ``labels``) or for decoding
+            (``lexicon``).
+        varies: True if a selector selects other frames in each epoch, or the name of
+            the option that makes it do so.
+        reads_blank: True if the result of a selector or reduction depends on which
             frames are blank.
     """
 
@@ -40,25 +40,25 @@ class Choice:
     reads_blank: bool = True
 
     def varies_with(self, options: Mapping[str, Any]) -> bool:
-        """Whether it takes other frames in each epoch, given its options."""
+        """Return True if a selector with these options varies between epochs."""
         if isinstance(self.varies, str):
             return bool(options.get(self.varies))
         return self.varies
 
 
 def look_up(family: str, name: object, choices: Mapping[str, Choice]) -> Choice:
-    """Find an entry by its name.
+    """Return an entry by its name.
 
     Args:
-        family: what the names stand for, e.g. ``selector``.
-        name: what the configuration says.
-        choices: the family.
+        family: name of the family, e.g. ``selector``.
+        name: value in the configuration.
+        choices: entries of the family.
 
     Returns:
         The entry.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: no entry has that name.
     """
     if not isinstance(name, str) or name not in choices:
         raise InputError(
@@ -70,13 +70,13 @@ def look_up(family: str, name: object, choices: Mapping[str, Choice]) -> Choice:
 def check_options(
     family: str, name: str, fn: Callable[..., Any], options: Mapping[str, Any]
 ) -> None:
-    """Hold options against the keyword-only parameters of a function.
+    """Check options against the keyword-only parameters of a function.
 
     Args:
-        family: what the name stands for, e.g. ``loss``.
-        name: the name in the configuration.
-        fn: takes its options as keyword-only parameters.
-        options: what the configuration gives.
+        family: name of the family, e.g. ``loss``.
+        name: value in the configuration.
+        fn: function with its options as keyword-only parameters.
+        options: options in the configuration.
 
     Raises:
         InputError: an option is unknown, or one without a default is missing.

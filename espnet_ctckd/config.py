@@ -1,4 +1,4 @@
-"""``model_conf.kd`` of a training configuration, checked when it is read."""
+"""The configuration ``model_conf.kd`` of a training, validated on construction."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -38,15 +38,15 @@ _Config = TypeVar("_Config", bound="Checked")
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A mapping of the YAML, checked when it is read."""
+    """A mapping in the YAML, validated on construction."""
 
-    # Where it stands in the YAML, for errors.
+    # Key in the YAML, for errors.
     place: ClassVar[str]
-    # Prefixes of the model's parameters that only the training of it uses.
+    # Prefixes of the model parameters that only training uses.
     parameters: ClassVar[Tuple[str, ...]] = ()
 
     def check_number(self, key: str, value: object, most: float = float("inf")) -> None:
-        """Refuse what is no number in [0, most]."""
+        """Check that a value is a number in [0, most]."""
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InputError(f"{self.place}.{key} is {value!r}; give a number")
         if not 0.0 <= value <= most or value == float("inf"):
@@ -54,7 +54,7 @@ class Checked:
             raise InputError(f"{self.place}.{key} is {value}; give one {wanted}")
 
     def check_one_of(self, key: str, allowed: Any) -> None:
-        """Refuse a value that is none of the allowed."""
+        """Check that the value of a key is one of `allowed`."""
         value = getattr(self, key)
         if value not in allowed:
             raise InputError(
@@ -63,38 +63,38 @@ class Checked:
             )
 
     def check_whole(self, key: str, value: object, least: int) -> None:
-        """Refuse what is no whole number of at least so many."""
+        """Check that a value is a whole number >= `least`."""
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise InputError(
                 f"{self.place}.{key} is {value!r}; give a whole number >= {least}"
             )
 
     def labels_for(self) -> Optional[str]:
-        """The setting that needs transcripts, in words, or None."""
+        """Describe the setting that needs transcripts; None if there is none."""
         return None
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether training learns from a teacher's posteriors or states."""
+        """True if training uses a teacher's posteriors or states."""
         return False
 
     @classmethod
     def from_dict(cls: Type[_Config], conf: object) -> _Config:
-        """Read the mapping of the YAML.
+        """Build the configuration from a mapping in the YAML.
 
         Args:
-            conf: what stands there.
+            conf: the mapping.
 
         Returns:
-            The checked configuration.
+            The validated configuration.
 
         Raises:
-            InputError: a key is unknown or missing, or a value makes no sense.
+            InputError: a key is unknown or missing, or a value is invalid.
         """
         if not isinstance(conf, Mapping):
             raise InputError(f"model_conf.{cls.place} is {conf!r}; give a mapping")
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        # What is its own comes first.
+        # Keys of the class itself are listed before inherited ones.
         inherited = {f.name for f in dataclasses.fields(FrameConfig)}
         listed = ", ".join(sorted(fields, key=lambda name: name in inherited))
         for key in conf:
@@ -118,7 +118,7 @@ class Checked:
 
 @dataclass(frozen=True, kw_only=True)
 class FrameConfig(Checked):
-    """A distance between student and teacher, frame by frame.
+    """A frame-wise distance between student and teacher.
 
     Attributes:
         selector: name in `SELECTOR_CHOICES`.
@@ -127,23 +127,22 @@ class FrameConfig(Checked):
         selector_conf: options of the selector.
         loss_conf: options of the loss.
         reduction_conf: options of the reduction.
-        from_epoch: the selector chooses from this epoch on; before it, the student
-            learns from all frames. Epochs count from 1.
-        until_epoch: the last epoch in which the selector chooses; after it, the
-            student learns from all frames. None is the last of the training.
+        from_epoch: first epoch in which the selector is used, from 1; before it, the
+            student learns from all frames.
+        until_epoch: last epoch in which the selector is used; after it, the student
+            learns from all frames. None is the last epoch of the training.
         warmup_epochs: W; in training the distance is multiplied by min(epoch / W, 1).
-            0 is no warm-up.
-        prior_file: token priors as ``estimate_prior`` writes them. What counts as
-            blank is then the argmax of log p - s log prior; the loss is not changed.
-        prior_scale: s, of at least 0.
-        frame_ratio: the teacher's frames to one of the student's in the same time:
-            2 is a teacher of 20 ms and a student of 40 ms. A number, or a fraction as
-            ``3/2``.
-        delay: d, the student's frames by which it may lag behind the teacher (temporal
-            alignment buffer). 0 is none.
-        delay_choice: of the delays 0 to d, which: ``frame`` takes the one of least
-            loss for each frame; ``soft`` a soft minimum; ``utterance`` the one of
-            least mean for each utterance; ``fixed`` always d.
+            0 disables the warm-up.
+        prior_file: token priors written by ``estimate_prior``. Blank frames are then
+            defined by the argmax of log p - s log prior; the loss is unchanged.
+        prior_scale: s >= 0.
+        frame_ratio: teacher frames per student frame: 2 for frame shifts of 20 ms
+            (teacher) and 40 ms (student). A number, or a fraction such as ``3/2``.
+        delay: d, the maximum delay of the student behind the teacher in student frames
+            (temporal alignment buffer). 0 disables it.
+        delay_choice: delay from 0 to d: ``frame`` uses the delay of least loss for each
+            frame; ``soft`` a soft minimum; ``utterance`` the delay of least mean loss
+            for each utterance; ``fixed`` always d.
         delay_softness: eta of the soft minimum -eta log sum exp(-loss / eta).
     """
 
@@ -226,8 +225,8 @@ class FrameConfig(Checked):
             )
 
     def _check_choices(self) -> None:
-        # A tiny batch calls all three, so that values which they refuse are refused
-        # here and not at the first batch of the training.
+        # All three are called on a tiny batch, so invalid values are rejected here and
+        # not at the first batch of the training.
         one = torch.zeros(1, 1, 1)
         probe = FramePosteriors(one, torch.ones(1).long(), blank=0, states=one)
         selector = self._choice("selector", SELECTOR_CHOICES)
@@ -256,14 +255,14 @@ class FrameConfig(Checked):
         return choice.fn
 
     def labels_for(self) -> Optional[str]:
-        """The setting that needs transcripts, in words, or None."""
+        """Describe the setting that needs transcripts; None if there is none."""
         if "labels" in REDUCTION_CHOICES[self.reduction].needs:
             return f"reduction {self.reduction!r}"
         return None
 
     @property
     def ratio(self) -> Fraction:
-        """The teacher's frames to one of the student's, exact."""
+        """The exact number of teacher frames per student frame."""
         return Fraction(str(self.frame_ratio)).limit_denominator(1000)
 
 
@@ -271,20 +270,20 @@ class FrameConfig(Checked):
 class InterConfig(FrameConfig):
     """``model_conf.kd.inter``: losses at intermediate layers of the encoder.
 
-    At each layer of ``encoder_conf.interctc_layer_idx`` a head gives logits, whose loss
-    is ctc_weight CTC + kd_weight distance.
+    At each layer of ``encoder_conf.interctc_layer_idx`` a head computes logits; its
+    loss is ctc_weight CTC + kd_weight distance.
 
     Attributes:
-        weight: w of the heads' loss. A number, or two, as ``[0.3, 0.7]``: then it is
-            the share of the training that is over, kept between the two.
-        ctc_weight: of CTC at a head.
-        kd_weight: of the distance at a head.
-        target: ``teacher``, or ``self``: the student's own last layer, which gets no
-            gradient from it.
-        head: ``separate``: an output layer for each, dropped at export; ``shared``:
-            the student's own.
-        combine: ``mean`` or ``sum`` of the heads.
-        convex: (1 - w) of the last layer's loss instead of all of it.
+        weight: w, the weight of the heads' loss. A number, or two, such as ``[0.3,
+            0.7]``: the completed share of the training, clamped to this range.
+        ctc_weight: weight of CTC at a head.
+        kd_weight: weight of the distance at a head.
+        target: ``teacher``, or ``self`` for the student's own last layer, which gets
+            no gradient from this loss.
+        head: ``separate`` for an output layer per head, dropped at export; ``shared``
+            for the student's output layer.
+        combine: ``mean`` or ``sum`` over the heads.
+        convex: weigh the loss of the last layer by 1 - w instead of 1.
     """
 
     place: ClassVar[str] = "kd.inter"
@@ -327,21 +326,21 @@ class InterConfig(FrameConfig):
             )
 
     def labels_for(self) -> Optional[str]:
-        """The setting that needs transcripts, in words, or None."""
+        """Describe the setting that needs transcripts; None if there is none."""
         if self.ctc_weight > 0:
             return f"kd.inter.ctc_weight {self.ctc_weight}"
         return super().labels_for()
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether training learns from a teacher's posteriors or states."""
+        """True if training uses a teacher's posteriors or states."""
         return self.target == "teacher"
 
     def weight_at(self, progress: float) -> float:
-        """The weight w.
+        """Return the weight w at a point of the training.
 
         Args:
-            progress: share of the training that is over, in [0, 1].
+            progress: completed share of the training, in [0, 1].
         """
         if not isinstance(self.weight, (list, tuple)):
             return float(self.weight)
@@ -352,12 +351,12 @@ class InterConfig(FrameConfig):
 class ViewsConfig(FrameConfig):
     """``model_conf.kd.views``: two views of each utterance that learn from each other.
 
-    In training each utterance is seen twice, with masks of its own. All other losses
-    are means over both; the distance of each view to the other, which gets no
-    gradient from it, is added.
+    In training each utterance is encoded twice with different SpecAugment masks. All
+    other losses are means over both views. The distance of each view to the other is
+    added; the view that serves as target gets no gradient.
 
     Attributes:
-        weight: alpha, of the mean of both distances.
+        weight: alpha, the weight of the mean of both distances.
     """
 
     place: ClassVar[str] = "kd.views"
@@ -378,13 +377,14 @@ class ViewsConfig(FrameConfig):
 class FeatureConfig(FrameConfig):
     """``model_conf.kd.feature``: the student's hidden states against the teacher's.
 
-    A linear layer, dropped at export, takes the last layer's states to the teacher's
-    size; their distance is added to the other losses.
+    A linear layer, dropped at export, projects the states of the last layer to the
+    teacher's size; the distance of the states is added to the other losses.
 
     Attributes:
-        weight: of the distance; 0 after ``alone_epochs`` only.
-        size: of the teacher's states, D.
-        alone_epochs: in as many first epochs it is the only loss, with weight 1.
+        weight: weight of the distance; may be 0 only if ``alone_epochs`` is not.
+        size: size of the teacher's states, D.
+        alone_epochs: number of initial epochs in which the distance is the only loss,
+            with weight 1.
     """
 
     place: ClassVar[str] = "kd.feature"
@@ -408,7 +408,7 @@ class FeatureConfig(FrameConfig):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether training learns from a teacher's posteriors or states."""
+        """True if training uses a teacher's posteriors or states."""
         return True
 
 
@@ -416,16 +416,17 @@ class FeatureConfig(FrameConfig):
 class NBestConfig(Checked):
     """``model_conf.kd.nbest``: the teacher's best hypotheses as transcripts.
 
-    The CTC losses of the hypotheses, weighted, are added to the other losses.
+    The weighted CTC losses of the hypotheses are added to the other losses.
 
     Attributes:
-        weight: of their sum.
-        hypotheses: N, at most so many of each list are used.
-        weights: of an utterance's hypotheses, adding up to 1: ``posterior``, the
-            teacher's probabilities p^scale; ``uniform``; ``best``, the first alone;
-            ``accuracy``, the softmax of scale times the share of right tokens, held
-            against the transcript.
-        scale: 0 makes the weights uniform, a large one takes the best.
+        weight: weight of the sum of these losses.
+        hypotheses: N, the maximum number of hypotheses used per utterance.
+        weights: weights of an utterance's hypotheses, which sum to 1: ``posterior``,
+            the teacher's probabilities p^scale; ``uniform``; ``best``, the first
+            hypothesis only; ``accuracy``, the softmax of scale times the token
+            accuracy against the transcript.
+        scale: exponent or factor above; 0 gives uniform weights, a large value only
+            the best hypothesis.
     """
 
     place: ClassVar[str] = "kd.nbest"
@@ -444,21 +445,23 @@ class NBestConfig(Checked):
             raise InputError("kd.nbest.weight is 0: give one above 0, or remove it")
 
     def labels_for(self) -> Optional[str]:
-        """The setting that needs transcripts, in words, or None."""
+        """Describe the setting that needs transcripts; None if there is none."""
         return "kd.nbest.weights 'accuracy'" if self.weights == "accuracy" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig(Checked):
-    """``model_conf.kd.teacher``: whether the teacher runs in the training step.
+    """``model_conf.kd.teacher``: cached posteriors, or a teacher in the training step.
+
+    All keys but ``mode`` are options of ``dump_teacher``, read only with ``online``.
 
     Attributes:
-        mode: ``cached``: its posteriors come with the data; ``online``: it hears, in
-            each step, the audio that the student hears, augmented or not.
-        teacher_type: its kind, as of ``dump_teacher``; read online only.
-        teacher: folder, id or name, likewise.
-        teacher_conf: options of its kind, likewise.
-        dtype: that it computes in, likewise: float32, bfloat16 or float16.
+        mode: ``cached``: the posteriors come with the data; ``online``: in each step
+            the teacher takes the same audio as the student, with its augmentation.
+        teacher_type: kind of the teacher.
+        teacher: folder, id or name of the teacher.
+        teacher_conf: options of the kind.
+        dtype: type that the teacher computes in: float32, bfloat16 or float16.
     """
 
     place: ClassVar[str] = "kd.teacher"
@@ -489,18 +492,19 @@ class KDConfig(FrameConfig):
 
     Attributes:
         weight: lambda in [0, 1]: loss = (1 - lambda) CTC + lambda distance. At 1 there
-            is no CTC and nothing reads ``text``.
-        ctc_weight: of CTC, where it is not 1 - lambda.
-        ctc_norm: ``batch`` divides the CTC loss by the utterances, as ESPnet does;
-            ``token`` by the labels, as the paper's authors do. None is ``batch``.
-        target: ``posteriors`` of the teacher, or ``occupancies``: these, given the
-            transcript.
-        inter: `InterConfig`, or the mapping that holds it; None is none.
-        views: `ViewsConfig`, or the mapping that holds it; None is none.
-        feature: `FeatureConfig`, or the mapping that holds it; None is none.
-        nbest: `NBestConfig`, or the mapping that holds it; None is none.
-        teacher: `TeacherConfig`, or the mapping that holds it; None is ``cached``.
-        terms: the mappings of loss terms that others have added, by name.
+            is no CTC loss, and ``text`` is not read.
+        ctc_weight: weight of CTC; None is 1 - lambda.
+        ctc_norm: ``batch`` divides the CTC loss by the number of utterances, as in
+            ESPnet; ``token`` by the number of labels, as in the paper's code. None is
+            ``batch``.
+        target: ``posteriors`` of the teacher, or ``occupancies``, its state posteriors
+            given the transcript.
+        inter: `InterConfig` or its mapping; None disables the term.
+        views: `ViewsConfig` or its mapping; None disables the term.
+        feature: `FeatureConfig` or its mapping; None disables the term.
+        nbest: `NBestConfig` or its mapping; None disables the term.
+        teacher: `TeacherConfig` or its mapping; None is ``cached``.
+        terms: configurations of added loss terms, by name.
     """
 
     weight: float
@@ -522,7 +526,7 @@ class KDConfig(FrameConfig):
             raise InputError(f"kd.weight (lambda) is {weight}; give one in [0, 1]")
         super().__post_init__()
         if self.ctc_weight is None:
-            # A frozen dataclass is completed here.
+            # The dataclass is frozen, so the default is set this way.
             object.__setattr__(self, "ctc_weight", 1.0 - self.weight)
         else:
             self.check_number("ctc_weight", self.ctc_weight)
@@ -564,7 +568,7 @@ class KDConfig(FrameConfig):
 
     @property
     def parts(self) -> Dict[str, Any]:
-        """The configurations of all loss terms beside CTC and frames, by name."""
+        """Configurations of all loss terms except CTC and ``frames``, by name."""
         own = {key: getattr(self, key) for key in _OWN_KEYS}
         return {**{k: v for k, v in own.items() if v is not None}, **self.terms}
 
@@ -580,24 +584,24 @@ class KDConfig(FrameConfig):
         self.check_one_of("ctc_norm", CTC_NORMS)
 
     def labels_for(self) -> Optional[str]:
-        """What of it reads the transcripts beside CTC, or None."""
+        """Describe the setting, other than CTC, that needs transcripts, or None."""
         if self.target == "occupancies":
             return "kd.target 'occupancies'"
         return super().labels_for()
 
     @property
     def uses_ctc(self) -> bool:
-        """Whether the last layer learns from the transcripts by CTC."""
+        """True if the last layer has a CTC loss."""
         return bool(self.ctc_weight > 0)
 
     @property
     def needs_labels(self) -> bool:
-        """Whether training reads ``text``."""
+        """True if training reads ``text``."""
         return self.label_reader is not None
 
     @property
     def label_reader(self) -> Optional[str]:
-        """What reads the transcripts, in words, or None."""
+        """Description of the setting that needs transcripts, or None."""
         if self.uses_ctc:
             return f"{self.ctc_key} keeps the CTC loss"
         readers = (part.labels_for() for part in (self, *self.parts.values()))
@@ -606,14 +610,14 @@ class KDConfig(FrameConfig):
 
     @property
     def ctc_key(self) -> str:
-        """The key that says whether there is CTC, and its value, for errors."""
+        """The key that sets the CTC weight, and its value, for errors."""
         if self.ctc_weight == 1.0 - self.weight:
             return f"kd.weight {self.weight:g}"
         return f"kd.ctc_weight {self.ctc_weight:g}"
 
     @property
     def without_labels(self) -> str:
-        """How a training would do without transcripts, for errors."""
+        """Advice on training without transcripts, for errors."""
         if not self.uses_ctc:
             return ", or remove it from kd"
         if self.weight > 0:
@@ -624,17 +628,17 @@ class KDConfig(FrameConfig):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether training learns from a teacher's posteriors or states."""
+        """True if training uses a teacher's posteriors or states."""
         return self.weight > 0 or any(p.needs_teacher for p in self.parts.values())
 
     @property
     def online(self) -> bool:
-        """Whether the teacher runs in the training step."""
+        """True if the teacher runs in the training step."""
         return self.teacher is not None and bool(self.teacher.mode == "online")
 
     @property
     def reads_cache(self) -> bool:
-        """Whether training reads cached posteriors."""
+        """True if training reads cached posteriors."""
         return self.needs_teacher and not self.online
 
 
@@ -645,10 +649,10 @@ _OWN_KEYS: Dict[str, Type[Checked]] = {
     "nbest": NBestConfig,
 }
 
-# The configurations of loss terms, by name. Who adds a term adds its configuration.
+# Configuration classes of the loss terms, by name; added terms are registered here.
 PART_CHOICES: Dict[str, Type[Checked]] = dict(_OWN_KEYS)
 
 
 def own_parameters() -> Tuple[str, ...]:
-    """Prefixes of the parameters that a student has and the plain model does not."""
+    """Return the prefixes of parameters that only a student in training has."""
     return tuple(prefix for kind in PART_CHOICES.values() for prefix in kind.parameters)

@@ -1,4 +1,4 @@
-"""The teacher's frames at the student's frame rate."""
+"""Conversion of the teacher's posteriors to the student's frame rate."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -10,15 +10,15 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors, blank_padding
 
-# Front-ends of one frame shift round differently at the edges of an utterance.
+# Front-ends with the same frame shift round differently at the edges of an utterance.
 MAX_EDGE_FRAMES = 2
 
 
 class FrameMismatchError(InputError):
-    """An utterance has other frames in the teacher than in the student.
+    """The frame counts of teacher and student do not match for an utterance.
 
     Attributes:
-        utterance: its place in the batch.
+        utterance: index of the utterance in the batch.
     """
 
     def __init__(self, message: str, utterance: int) -> None:
@@ -29,17 +29,17 @@ class FrameMismatchError(InputError):
 def check_shift(
     where: str, theirs: Fraction, rate: int, ours: Fraction, asked: Fraction
 ) -> None:
-    """Refuse a teacher of another frame rate than the student asks for.
+    """Check that the frame shifts of teacher and student have the configured ratio.
 
     Args:
-        where: what the teacher is, for the error.
-        theirs: samples from one frame of it to the next.
-        rate: samples per second.
-        ours: samples from one frame of the student to the next.
-        asked: ``frame_ratio``, the teacher's frames to one of the student's.
+        where: description of the teacher, for the error.
+        theirs: frame shift of the teacher in samples.
+        rate: sample rate in Hz.
+        ours: frame shift of the student in samples.
+        asked: ``frame_ratio``, teacher frames per student frame.
 
     Raises:
-        InputError: the rates are others.
+        InputError: the ratio differs.
     """
     ratio = ours / theirs
     if ratio != asked:
@@ -58,29 +58,28 @@ def match_frames(
     frames: int,
     ratio: Fraction = Fraction(1),
 ) -> Tuple[FramePosteriors, Tensor]:
-    """Bring the teacher to the student's frames, and cut both to what they share.
+    """Convert the teacher to the student's frame rate, and trim to common lengths.
 
-    A student's frame joins the teacher's frames whose centres lie in it. It is as
-    surely blank as all of them are, the product of their blanks; the rest goes to the
-    tokens in the proportion of their sums. (In their mean, a spike beside a blank would
-    often not be the best of its frame any more.) It stands for the
-    most probable token but blank that any of these stood for. Of a top-K teacher it
-    keeps the K most probable of the tokens that any of these kept. Where there are
-    none, because the teacher is the slower one, it gets the teacher's frame that it
-    lies in.
+    A merged frame covers the teacher frames whose centres lie in one student frame.
+    Its blank probability is the product of their blank probabilities; the remaining
+    probability is shared by the tokens in proportion to their sums. (With the mean of
+    the posteriors, a spike next to a blank frame would often lose the argmax.) The
+    token assigned to a merged frame is that of its strongest spike. With a top-K
+    teacher, a merged frame keeps the K most probable of the tokens that its frames
+    kept. The frames of a slower teacher are repeated.
 
     Args:
         teacher: log_probs (B, U, K).
-        lengths: the student's frames of each utterance (B,).
+        lengths: valid frames of the student (B,).
         frames: size of the student's time axis, T.
-        ratio: the teacher's frames to one of the student's, in the same time.
+        ratio: teacher frames per student frame.
 
     Returns:
         The teacher with T' <= T frames, and the common lengths (B,).
 
     Raises:
-        FrameMismatchError: an utterance differs by more than `MAX_EDGE_FRAMES` of the
-            slower one's frames.
+        FrameMismatchError: the lengths of an utterance differ by more than
+            `MAX_EDGE_FRAMES` frames, counted at the lower frame rate.
     """
     slack = MAX_EDGE_FRAMES * max(float(ratio), 1.0)
     difference = (teacher.lengths - lengths.to(teacher.lengths) * float(ratio)).abs()
@@ -91,7 +90,7 @@ def match_frames(
             f"an utterance has {theirs} frames of the teacher, where "
             f"{float(ours * ratio):g} were expected for {ours} of the student "
             f"(frame_ratio {ratio}), give or take {slack:g}. The cache belongs to "
-            "other audio or to another frame rate: hold it against the data with "
+            "other audio or to another frame rate: compare it with the data by "
             "`python -m espnet_ctckd.bin.check_cache`",
             worst,
         )
@@ -110,7 +109,7 @@ def _cut(teacher: FramePosteriors, frames: int, lengths: Tensor) -> FramePosteri
 
 
 def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
-    """The teacher's frame in which each of the student's has its centre."""
+    """Repeat teacher frames: a student frame gets the one that holds its centre."""
     above, below = ratio.numerator, ratio.denominator
     frames = -(-teacher.log_probs.size(1) * below // above)
     centres = 2 * torch.arange(frames, device=teacher.log_probs.device) + 1  # (T,)
@@ -122,16 +121,16 @@ def _repeat_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors
 
 
 class FrameGroups:
-    """Which of the teacher's frames have their centres in each of the student's.
+    """Groups of teacher frames whose centres lie in the same student frame.
 
     Args:
         teacher: log_probs (B, U, K).
-        ratio: its frames to one of the student's.
+        ratio: teacher frames per student frame.
 
     Attributes:
-        target: the student's frame of each of the teacher's (U,).
-        frames: of the student, T.
-        counts: valid frames of the teacher in each (B, T).
+        target: student frame of each teacher frame (U,).
+        frames: number of student frames, T.
+        counts: valid teacher frames in each student frame (B, T).
     """
 
     def __init__(self, teacher: FramePosteriors, ratio: Fraction) -> None:
@@ -145,13 +144,13 @@ class FrameGroups:
         self.counts = self.add(ones).squeeze(-1)
 
     def add(self, values: Tensor) -> Tensor:
-        """Sums over each group: (B, U, ...) -> (B, T, ...)."""
+        """Sum the values of each group: (B, U, ...) -> (B, T, ...)."""
         values = values.masked_fill(~self._valid.unsqueeze(-1), 0.0)
         total = values.new_zeros(values.size(0), self.frames, values.size(-1))
         return total.index_add(1, self.target, values)
 
     def members(self, values: Tensor, fill: float) -> Tensor:
-        """The members of each group: (B, U, K) -> (B, T, most * K)."""
+        """List the values of each group: (B, U, K) -> (B, T, most * K)."""
         device = self.target.device
         first = torch.searchsorted(
             self.target, torch.arange(self.frames, device=device)
@@ -168,7 +167,7 @@ class FrameGroups:
 
 
 def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
-    """The teacher's frames whose centres lie in each of the student's, joined."""
+    """Merge the teacher frames whose centres lie in the same student frame."""
     if not teacher.log_probs.size(1):
         return teacher
     groups = FrameGroups(teacher, ratio)
@@ -180,65 +179,65 @@ def _merge_frames(teacher: FramePosteriors, ratio: Fraction) -> FramePosteriors:
         share = share.masked_fill(blank, 0.0)
         every = share.sum(-1, keepdim=True)
     else:
-        ids, share = _add_kept(teacher, teacher.ids, groups)  # (B, T, K)
+        ids, share = _sum_top_k(teacher, teacher.ids, groups)  # (B, T, K)
         blank = ids == teacher.blank
         share = share.masked_fill(blank, 0.0)
-        # Of tokens that are not kept only the mass is known.
+        # Of the tokens outside the top K, only the total probability is known.
         every = groups.add(-torch.expm1(teacher.log_blank()).unsqueeze(-1))
     share = share / every.clamp(min=torch.finfo(share.dtype).tiny)
     merged = torch.where(blank, log_blank.exp(), share * -torch.expm1(log_blank))
-    joined = FramePosteriors(
+    result = FramePosteriors(
         merged.log().clamp(min=LOG_ZERO),
         (groups.counts > 0).sum(1),
         teacher.blank,
         ids=ids,
-        best=_strongest(teacher, groups),
+        best=_strongest_spikes(teacher, groups),
         states=None
         if teacher.states is None
         else groups.add(teacher.states)
         / groups.counts.clamp(min=1).unsqueeze(-1).to(teacher.states),
     )
-    return joined if ids is None else blank_padding(joined)
+    return result if ids is None else blank_padding(result)
 
 
-def _add_kept(
+def _sum_top_k(
     teacher: FramePosteriors, ids: Tensor, groups: FrameGroups
 ) -> Tuple[Tensor, Tensor]:
-    """The K most probable tokens of each group, blank among them, and their sums.
+    """Return the top K tokens of each group, blank included, and their summed mass.
 
-    Each frame keeps K distinct tokens, so that a group has no fewer.
+    Each frame keeps K distinct tokens, so a group has at least K.
     """
     listed = groups.members(ids, teacher.blank)  # (B, T, R)
     mass = groups.members(teacher.log_probs.exp(), 0.0)  # (B, T, R)
     listed, order = listed.sort(-1)
     mass = mass.gather(-1, order)
-    # The place of each token among the different ones.
+    # Index of each token among the distinct tokens of its group.
     place = torch.zeros_like(listed)
     place[..., 1:] = (listed[..., 1:] != listed[..., :-1]).cumsum(-1)
     sums = torch.zeros_like(mass).scatter_add(-1, place, mass)
     tokens = torch.zeros_like(listed).scatter(-1, place, listed)
-    worth = sums.masked_fill(tokens == teacher.blank, torch.inf)
-    unused = torch.arange(worth.size(-1), device=worth.device) > place[..., -1:]
-    worth = worth.masked_fill(unused, -1.0)
-    kept = worth.topk(ids.size(-1), -1).indices  # (B, T, K)
+    score = sums.masked_fill(tokens == teacher.blank, torch.inf)
+    unused = torch.arange(score.size(-1), device=score.device) > place[..., -1:]
+    score = score.masked_fill(unused, -1.0)
+    kept = score.topk(ids.size(-1), -1).indices  # (B, T, K)
     return tokens.gather(-1, kept), sums.gather(-1, kept)
 
 
-def _strongest(teacher: FramePosteriors, groups: FrameGroups) -> Tensor:
-    """The token of the strongest spike of each group (B, T), blank where is none."""
+def _strongest_spikes(teacher: FramePosteriors, groups: FrameGroups) -> Tensor:
+    """Return the token of the strongest spike of each group (B, T), blank if none."""
     best = teacher.argmax()  # (B, U)
     if teacher.ids is None:
-        said = teacher.log_probs.gather(-1, best.clamp(min=0).unsqueeze(-1))
-        said = said.squeeze(-1).exp()  # (B, U)
+        prob = teacher.log_probs.gather(-1, best.clamp(min=0).unsqueeze(-1))
+        prob = prob.squeeze(-1).exp()  # (B, U)
     else:
         others = teacher.ids != best.unsqueeze(-1)
-        said = teacher.log_probs.masked_fill(others, LOG_ZERO).amax(-1).exp()
-    spike = said.masked_fill(~teacher.nonblank(), 0.0)  # (B, U)
+        prob = teacher.log_probs.masked_fill(others, LOG_ZERO).amax(-1).exp()
+    spike = prob.masked_fill(~teacher.nonblank(), 0.0)  # (B, U)
     index = groups.target.expand_as(spike)
     highest = torch.zeros_like(groups.counts).scatter_reduce(1, index, spike, "amax")
-    # Those of equal strength do not matter.
+    # Ties may be broken either way.
     wins = (spike > 0) & (spike == highest.gather(1, index))  # (B, U)
     token = torch.where(wins, best, torch.full_like(best, -1))
     none = torch.full(highest.shape, -1, device=best.device)
-    stands = none.scatter_reduce(1, index, token, "amax")  # (B, T)
-    return stands.masked_fill(stands < 0, teacher.blank)
+    tokens = none.scatter_reduce(1, index, token, "amax")  # (B, T)
+    return tokens.masked_fill(tokens < 0, teacher.blank)

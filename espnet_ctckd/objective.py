@@ -1,4 +1,4 @@
-"""The distance of student and teacher: selector, frame loss, reduction."""
+"""The distance between student and teacher: selector, frame loss and reduction."""
 
 from dataclasses import replace
 from typing import Callable, Dict, Optional, Tuple
@@ -23,16 +23,16 @@ from espnet_ctckd.select import SELECTOR_CHOICES, select_all
 class KDObjective(nn.Module):
     """Distance between a student and a teacher on the frames of a batch.
 
-    It has no parameters, and computes in float32 whatever the autocast. The student's
-    outputs are read, and computed where they are not there yet, on the selected
-    frames alone.
+    The objective has no parameters and computes in float32 even under autocast. It
+    reads the student's outputs, or computes them with the given head, only on the
+    selected frames.
 
     Args:
-        config: what to compute.
+        config: selector, loss, reduction and their options.
         log_prior: log-probabilities of the tokens (V,), where ``prior_file`` is set.
 
     Attributes:
-        epoch: of the training, from 1; whoever trains keeps it up to date.
+        epoch: epoch of the training, from 1; updated by the training loop.
 
     References:
         Hilmes, Rossenbach, Schlüter, Analyzing the Importance of Blank for CTC-Based
@@ -61,19 +61,19 @@ class KDObjective(nn.Module):
         """Compute the loss of a batch.
 
         Args:
-            student: logits (B, T, V), or with a head its input (B, T, dim).
+            student: logits (B, T, V), or the input (B, T, dim) of `head` if given.
             lengths: the student's valid frames (B,).
             teacher: log_probs (B, U, K), in the student's tokens.
-            labels: labels of each utterance (B,), for the reductions that need them.
-            head: gives the logits (1, M, V) of M frames (1, M, dim).
+            labels: number of labels of each utterance (B,), for reductions that need
+                it.
+            head: maps M frames (1, M, dim) to logits (1, M, V).
 
         Returns:
             The loss (), exactly 0 with a finite gradient where no frame is selected,
             and statistics: ``kd_selected`` (share of the valid frames),
-            ``kd_empty`` (utterances without a selected frame), ``kd_delay`` where the
-            student may lag (mean delay in frames), ``blank_teacher`` and, in
-            evaluation, ``blank_student`` (share of frames that stand for blank), where
-            the student's outputs are tokens.
+            ``kd_empty`` (utterances without a selected frame), ``kd_delay`` with a
+            delay (mean delay in frames), ``blank_teacher`` (share of blank frames) and,
+            in evaluation and if the student outputs tokens, ``blank_student``.
 
         Raises:
             InputError: teacher and student disagree on the number of frames.
@@ -91,9 +91,9 @@ class KDObjective(nn.Module):
         factors = factors.flatten().index_select(0, chosen)  # (M,)
         teacher = _teacher_rows(teacher, chosen)  # (1, M, K)
         if self.config.delay:
-            late = DelayedFrames(chosen, lengths, frames, self.config.delay)
+            delayed = DelayedFrames(chosen, lengths, frames, self.config.delay)
             values, factors, delay = self._delayed(
-                student, teacher, late, head, factors
+                student, teacher, delayed, head, factors
             )
         else:
             logits = _rows(student, chosen)  # (1, M, V or dim)
@@ -101,7 +101,7 @@ class KDObjective(nn.Module):
             values = self._compare(logits, teacher)  # (M,)
             delay = None
         loss = (values * factors.to(values)).sum()
-        loss = loss * (totals.share * self._warmth()).to(loss)
+        loss = loss * (totals.share * self._warmup_factor()).to(loss)
         stats = _statistics(weights, nonblank, lengths)
         if delay is not None:
             stats["kd_delay"] = delay
@@ -118,22 +118,22 @@ class KDObjective(nn.Module):
         Args:
             teacher: log_probs (B, U, K).
             lengths: the student's valid frames (B,).
-            frames: of the student, T.
+            frames: size of the student's time axis, T.
 
         Returns:
             The teacher at the student's frame rate, common lengths (B,), weights of
-            the frames, 0 in padding, and which are not blank (B, T).
+            the frames (B, T), 0 in padding, and the mask of non-blank frames (B, T).
 
         Raises:
             InputError: teacher and student disagree on the number of frames.
         """
-        said = at_least_float32(teacher.log_probs.detach())
-        teacher = replace(teacher, log_probs=said)
+        log_probs = at_least_float32(teacher.log_probs.detach())
+        teacher = replace(teacher, log_probs=log_probs)
         teacher, lengths = match_frames(teacher, lengths, frames, self.config.ratio)
         return teacher, lengths, *self._weigh(teacher)
 
     def _compare(self, logits: Tensor, teacher: FramePosteriors) -> Tensor:
-        """The loss (M,) of logits (1, M, V) and as many frames of the teacher."""
+        """Return frame losses (M,) of logits (1, M, V) and M teacher frames."""
         with torch.autocast(logits.device.type, enabled=False):
             values: Tensor = self._loss(
                 at_least_float32(logits),
@@ -146,58 +146,58 @@ class KDObjective(nn.Module):
         self,
         student: Tensor,
         teacher: FramePosteriors,
-        late: "DelayedFrames",
+        delayed: "DelayedFrames",
         head: Optional[Callable[[Tensor], Tensor]],
         factors: Tensor,
     ) -> Tuple[Tensor, Tensor, Tensor]:
-        """Losses of the frames (M,) at the best delay, factors (M,), mean delay ().
+        """Return losses (M,) at the chosen delays, factors (M,) and mean delay ().
 
         References:
             Li, Liu, Fang et al., Delayed-KD: Delayed Knowledge Distillation based CTC
             for Low-Latency Streaming ASR (2025), https://arxiv.org/abs/2505.22069
         """
-        logits = _rows(student, late.read)
+        logits = _rows(student, delayed.read)
         logits = logits if head is None else head(logits)  # (1, R, V)
         each = [
-            self._compare(logits[:, late.place[:, d]], teacher)
-            for d in range(late.place.size(1))
+            self._compare(logits[:, delayed.place[:, d]], teacher)
+            for d in range(delayed.place.size(1))
         ]
         values = torch.stack(each, -1)  # (M, d + 1)
         choice = self.config.delay_choice
         out_of_reach = values.new_full((), float("inf"))
         if choice in ("frame", "soft"):
-            reached = torch.where(late.inside, values, out_of_reach)
+            reached = torch.where(delayed.inside, values, out_of_reach)
             best, delays = reached.min(-1)  # (M,)
             if choice == "soft":
                 eta = self.config.delay_softness
                 best = -eta * (-reached / eta).logsumexp(-1)
         else:
-            # What lies after the end is left out.
+            # Delayed frames after the end of the utterance are left out.
             if choice == "fixed":
-                delays = torch.full_like(late.chosen, self.config.delay)
+                delays = torch.full_like(delayed.chosen, self.config.delay)
             else:
-                delays = late.best_of_utterance(values.detach())
+                delays = delayed.best_of_utterance(values.detach())
             column = delays.unsqueeze(-1)
             best = values.gather(-1, column).squeeze(-1)
-            factors = factors * late.inside.gather(-1, column).squeeze(-1)
+            factors = factors * delayed.inside.gather(-1, column).squeeze(-1)
         mean = delays.float().mean() if delays.numel() else values.new_zeros(())
         return best, factors, mean.detach()
 
     @torch.no_grad()
     def _weigh(self, teacher: FramePosteriors) -> Tuple[Tensor, Tensor]:
-        """Weights of the frames, 0 in padding, and which are not blank (B, T)."""
-        seen = blank_padding(replace(teacher, best=self._best(teacher)))
+        """Return frame weights, 0 in padding, and the non-blank mask (B, T each)."""
+        teacher = blank_padding(replace(teacher, best=self._best(teacher)))
         config, epoch = self.config, self.epoch
         last = epoch if config.until_epoch is None else config.until_epoch
         if config.from_epoch <= epoch <= last:
-            weights = self._select(seen, epoch, **config.selector_conf)  # (B, T)
+            weights = self._select(teacher, epoch, **config.selector_conf)  # (B, T)
         else:
-            weights = select_all(seen)
-        weights = torch.where(seen.valid(), weights, weights.new_zeros(()))
-        return weights, seen.nonblank()
+            weights = select_all(teacher)
+        weights = torch.where(teacher.valid(), weights, weights.new_zeros(()))
+        return weights, teacher.nonblank()
 
     def _best(self, teacher: FramePosteriors) -> Tensor:
-        """The token that each frame stands for (B, T), the prior taken out."""
+        """Return the token assigned to each frame (B, T), with the prior removed."""
         if self.log_prior is None or not self.config.prior_scale:
             return teacher.argmax()
         prior = self.log_prior
@@ -206,24 +206,25 @@ class KDObjective(nn.Module):
         scores = teacher.log_probs - self.config.prior_scale * prior  # (B, T, K)
         return replace(teacher, log_probs=scores, best=None).argmax()
 
-    def _warmth(self) -> float:
+    def _warmup_factor(self) -> float:
         epochs = self.config.warmup_epochs if self.training else 0
         return min(self.epoch / epochs, 1.0) if epochs else 1.0
 
 
 class DelayedFrames:
-    """The frames of the student at which the chosen ones of the teacher may be met.
+    """The student frames that are compared with the selected frames at each delay.
 
     Args:
-        chosen: frames of the flattened (B, T), in order (M,).
+        chosen: selected frames as indices into the flattened (B, T), ascending (M,).
         lengths: common lengths (B,).
-        frames: T.
-        most: the longest delay, d.
+        frames: size of the time axis, T.
+        most: maximum delay in frames, d.
 
     Attributes:
-        read: frames of the flattened (B, T) that are met, in order (R,).
-        place: where each chosen frame's delayed ones stand among them (M, d + 1).
-        inside: whether these are before the end of the utterance (M, d + 1), bool.
+        read: distinct student frames as indices into the flattened (B, T), ascending
+            (R,).
+        place: index into `read` for each selected frame and delay (M, d + 1).
+        inside: mask of delayed frames before the end of the utterance (M, d + 1), bool.
     """
 
     def __init__(self, chosen: Tensor, lengths: Tensor, frames: int, most: int) -> None:
@@ -231,14 +232,14 @@ class DelayedFrames:
         self.utterances = lengths.numel()
         self.utterance = chosen // max(frames, 1)  # (M,)
         delays = torch.arange(most + 1, device=chosen.device)
-        met = chosen.unsqueeze(-1) + delays  # (M, d + 1)
+        delayed = chosen.unsqueeze(-1) + delays  # (M, d + 1)
         ends = self.utterance * frames + lengths[self.utterance]  # (M,)
-        self.inside = met < ends.unsqueeze(-1)
-        met = torch.where(self.inside, met, chosen.unsqueeze(-1))
-        self.read, self.place = torch.unique(met, return_inverse=True)
+        self.inside = delayed < ends.unsqueeze(-1)
+        delayed = torch.where(self.inside, delayed, chosen.unsqueeze(-1))
+        self.read, self.place = torch.unique(delayed, return_inverse=True)
 
     def best_of_utterance(self, values: Tensor) -> Tensor:
-        """The delay (M,) of least mean (M, d + 1) in the utterance of each frame."""
+        """Return the delay (M,) with the least mean loss in each frame's utterance."""
         size = (self.utterances, values.size(1))
         inside = self.inside.to(values)
         total = values.new_zeros(size).index_add(0, self.utterance, values * inside)
@@ -248,12 +249,12 @@ class DelayedFrames:
 
 
 def _rows(x: Tensor, chosen: Tensor) -> Tensor:
-    """The chosen frames (1, M, ...) of (B, T, ...)."""
+    """Select frames (1, M, ...) from (B, T, ...)."""
     return x.flatten(0, 1).index_select(0, chosen).unsqueeze(0)
 
 
 def _teacher_rows(teacher: FramePosteriors, chosen: Tensor) -> FramePosteriors:
-    """The chosen frames as one utterance (1, M, K); what is impossible is finite."""
+    """Select frames as one utterance (1, M, K), log-probabilities >= `LOG_ZERO`."""
     lengths = chosen.new_tensor([chosen.numel()])
     rows = teacher.map(lambda values: _rows(values, chosen), lengths)
     rows.log_probs.clamp_(min=LOG_ZERO)
@@ -280,7 +281,7 @@ def _blank_rate(
     blank: int,
     head: Optional[Callable[[Tensor], Tensor]],
 ) -> Tensor:
-    """Share of the valid frames whose most probable token is the blank."""
+    """Return the share of valid frames whose argmax is blank."""
     rows = student[valid].unsqueeze(0)  # (1, frames, V or dim)
     logits = rows if head is None else head(rows)
     return (logits.argmax(-1) == blank).sum() / valid.sum().clamp(min=1)

@@ -1,4 +1,4 @@
-"""The best path through frame posteriors: tokens, spikes, and blanks between them."""
+"""The best path through frame posteriors: tokens, spikes and blank runs."""
 
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -10,10 +10,10 @@ from espnet_ctckd.posteriors import length_mask
 
 
 def greedy(log_probs: Tensor, lengths: Tensor, blank: int) -> List[List[int]]:
-    """The best token of each frame, repetitions merged and blanks removed.
+    """Decode greedily: the best token per frame, repetitions merged, blanks removed.
 
     Args:
-        log_probs: or logits (B, T, V); what stands in padding is not read.
+        log_probs: log-probabilities or logits (B, T, V); padding is not read.
         lengths: (B,).
         blank: index of the blank.
 
@@ -34,10 +34,10 @@ def greedy(log_probs: Tensor, lengths: Tensor, blank: int) -> List[List[int]]:
 
 
 def collapse_path(best: Tensor, lengths: Tensor, blank: int) -> List[List[int]]:
-    """The tokens of paths, repetitions merged and blanks removed.
+    """Merge repetitions in paths and remove blanks.
 
     Args:
-        best: token of each frame (B, T); what stands in padding is not read.
+        best: token of each frame (B, T); padding is not read.
         lengths: (B,).
         blank: index of the blank.
 
@@ -51,12 +51,12 @@ def collapse_path(best: Tensor, lengths: Tensor, blank: int) -> List[List[int]]:
 
 @dataclass(frozen=True)
 class Spike:
-    """A run of frames with the same most probable token, not blank.
+    """A maximal run of frames with one non-blank argmax.
 
     Attributes:
-        token: its index.
-        frame: the first of the run, from 0.
-        frames: how many.
+        token: index of the token.
+        frame: index of the first frame of the run, from 0.
+        frames: length of the run in frames.
     """
 
     token: int
@@ -65,14 +65,14 @@ class Spike:
 
 
 def find_spikes(best: Sequence[int], blank: int) -> List[Spike]:
-    """The spikes of an utterance, whose tokens are its greedy transcript.
+    """Find the spikes of an utterance; their tokens are its greedy transcript.
 
     Args:
         best: the most probable token of each valid frame (T,).
         blank: index of the blank.
 
     Returns:
-        In the order of time.
+        Spikes in temporal order.
 
     Examples:
         >>> [(s.token, s.frame, s.frames) for s in find_spikes([0, 2, 2, 0, 2, 1], 0)]
@@ -88,14 +88,14 @@ def find_spikes(best: Sequence[int], blank: int) -> List[Spike]:
 
 
 def blank_runs(spikes: Sequence[Spike]) -> List[int]:
-    """Frames of blank between each spike and the next, where there are any.
+    """Return the lengths of the blank runs between spikes.
 
     Args:
-        spikes: of an utterance.
+        spikes: spikes of an utterance.
 
     Returns:
-        Lengths in frames, in the order of time; silence before the first spike and
-        after the last is not among them.
+        Lengths in frames, in temporal order; blanks before the first spike and after
+        the last are not included.
 
     Examples:
         >>> blank_runs(find_spikes([0, 1, 0, 0, 1, 0, 0, 0, 1, 0], 0))

@@ -1,8 +1,9 @@
-"""How are the frames averaged?
+"""Reductions of the frame losses of a batch.
 
-A reduction maps the weights of the selected frames to the factors (B, T) by which
-their losses are added up. It divides by counts of the whole batch, over all processes
-of a distributed training, so that many processes compute what one would.
+A reduction maps the weights of the selected frames to factors (B, T); the loss of the
+batch is the sum of the frame losses times their factors. Reductions divide by counts
+of the whole batch, over all processes of a distributed training, so the result does
+not depend on the number of processes.
 """
 
 from dataclasses import dataclass
@@ -21,17 +22,17 @@ _HILMES = (
 
 @dataclass(frozen=True)
 class Totals:
-    """Counts of a batch over all processes, each () and in float64.
+    """Counts of a batch over all processes, scalars () in float64.
 
     Attributes:
-        utterances: B.
-        frames: valid frames.
-        selected: weight of the selected frames.
-        nonblank: weight of those among them that are not blank.
-        labels: labels; 0 where there are no transcripts.
-        share: utterances, as a multiple of those of this process. ESPnet's trainer
-            averages the losses of the processes with their utterances as weights;
-            a loss times this becomes the sum over the processes.
+        utterances: number of utterances, B.
+        frames: number of valid frames.
+        selected: total weight of the selected frames.
+        nonblank: total weight of the selected non-blank frames.
+        labels: number of labels; 0 without transcripts.
+        share: utterances of all processes divided by those of this process. ESPnet's
+            trainer averages the losses of the processes with their utterances as
+            weights; multiplied by this factor, the average becomes the sum.
     """
 
     utterances: Tensor
@@ -49,14 +50,14 @@ def count(
     labels: Optional[Tensor],
     everywhere: bool = True,
 ) -> Totals:
-    """Count a batch.
+    """Count utterances, frames and labels of a batch.
 
     Args:
-        weights: of the frames (B, T), 0 in padding.
-        nonblank: whether the teacher's frames are not blank (B, T).
+        weights: weights of the frames (B, T), 0 in padding.
+        nonblank: mask of the teacher's non-blank frames (B, T).
         lengths: valid frames (B,).
         labels: labels of each utterance (B,), or None.
-        everywhere: in all processes of a distributed training; else in this one.
+        everywhere: sum over all processes of a distributed training.
 
     Returns:
         The counts.
@@ -77,13 +78,13 @@ def count(
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """Add up over the processes of a distributed training, if this is one.
+    """Sum a tensor over the processes of a distributed training.
 
     Args:
-        x: without gradient; any shape, the same in all processes.
+        x: tensor without gradient, of the same shape in all processes.
 
     Returns:
-        The same shape.
+        The sum; `x` itself outside of distributed training.
     """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         x = x.clone()
@@ -94,12 +95,12 @@ def sum_over_processes(x: Tensor) -> Tensor:
 def utt_sum(weights: Tensor, nonblank: Tensor, totals: Totals) -> Tensor:
     """Sum over the selected frames of an utterance, mean over utterances.
 
-    The paper's equation, and commensurate with ESPnet's CTC loss, which is the sum
-    over an utterance, averaged over the batch.
+    This is the paper's equation. It has the scale of ESPnet's CTC loss, which is
+    summed over an utterance and averaged over the batch.
 
     Args:
         weights: (B, T), 0 in padding.
-        nonblank: (B, T), not read.
+        nonblank: unused.
         totals: counts of the batch.
 
     Returns:
@@ -113,7 +114,7 @@ def selected_mean(weights: Tensor, nonblank: Tensor, totals: Totals) -> Tensor:
 
     Args:
         weights: (B, T), 0 in padding.
-        nonblank: (B, T), not read.
+        nonblank: unused.
         totals: counts of the batch.
 
     Returns:
@@ -127,7 +128,7 @@ def frame_mean(weights: Tensor, nonblank: Tensor, totals: Totals) -> Tensor:
 
     Args:
         weights: (B, T), 0 in padding.
-        nonblank: (B, T), not read.
+        nonblank: unused.
         totals: counts of the batch.
 
     Returns:
@@ -139,12 +140,13 @@ def frame_mean(weights: Tensor, nonblank: Tensor, totals: Totals) -> Tensor:
 def authors_full(weights: Tensor, nonblank: Tensor, totals: Totals) -> Tensor:
     """Sum over the selected frames, divided by utterances and by labels.
 
-    The authors' code averages so where it learns from all frames, and as
-    `selected_mean` where it selects: at one lambda these are not one weight.
+    The authors' code uses this reduction when learning from all frames, and
+    `selected_mean` when selecting frames. The same lambda therefore weighs the
+    distillation loss differently in the two cases.
 
     Args:
         weights: (B, T), 0 in padding.
-        nonblank: (B, T), not read.
+        nonblank: unused.
         totals: counts of the batch, with labels.
 
     Returns:
@@ -156,14 +158,14 @@ def authors_full(weights: Tensor, nonblank: Tensor, totals: Totals) -> Tensor:
 def blank_mix(
     weights: Tensor, nonblank: Tensor, totals: Totals, *, nonblank_share: float
 ) -> Tensor:
-    """Mean over the non-blank and mean over the blank selected frames, mixed.
+    """Weighted sum of the means over non-blank and over blank selected frames.
 
     Args:
         weights: (B, T), 0 in padding.
         nonblank: (B, T), bool.
         totals: counts of the batch.
-        nonblank_share: of the mean over non-blank frames, in [0, 1]; that over blank
-            ones has the rest.
+        nonblank_share: weight of the non-blank mean, in [0, 1]; the weight of the
+            blank mean is 1 minus this.
 
     Returns:
         Factors (B, T).

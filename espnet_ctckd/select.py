@@ -1,9 +1,9 @@
-"""Which frames does the student learn from?
+"""Selectors of the frames that the student learns from.
 
-A selector maps the teacher's posteriors to weights (B, T) in [0, 1]. It looks at
-nothing but the teacher and the epoch, and gets padding as certain blank; padding is
-taken out again by the objective. What it calls blank is what the teacher does,
-`FramePosteriors.nonblank`, from which a prior may have been taken.
+A selector maps the teacher's posteriors to weights (B, T) in [0, 1]. It depends only
+on the teacher and the epoch. Padding is passed as blank with probability 1, and the
+objective sets its weights to 0. Blank frames are defined by `FramePosteriors.nonblank`,
+after the prior is removed where one is configured.
 """
 
 from typing import Dict
@@ -22,11 +22,11 @@ _HILMES = (
 
 
 def select_all(teacher: FramePosteriors, epoch: int = 1) -> Tensor:
-    """Every frame.
+    """Select all frames.
 
     Args:
         teacher: log_probs (B, T, K).
-        epoch: not read.
+        epoch: unused.
 
     Returns:
         Weights (B, T).
@@ -35,11 +35,11 @@ def select_all(teacher: FramePosteriors, epoch: int = 1) -> Tensor:
 
 
 def blank_elimination(teacher: FramePosteriors, epoch: int = 1) -> Tensor:
-    """The frames that are not blank.
+    """Select the non-blank frames.
 
     Args:
         teacher: log_probs (B, T, K).
-        epoch: not read.
+        epoch: unused.
 
     Returns:
         Weights (B, T).
@@ -58,15 +58,15 @@ def window(
     after: int,
     grow_every: int = 0,
 ) -> Tensor:
-    """The non-blank frames and some frames before and after each.
+    """Select the non-blank frames and some frames before and after each.
 
     Args:
         teacher: log_probs (B, T, K).
-        epoch: of the training, from 1.
-        before: frames before a non-blank one.
-        after: frames after it.
-        grow_every: 0, or a number of epochs k: both are multiplied by
-            floor(epoch / k), so that the window opens at epoch k and then grows.
+        epoch: epoch of the training, from 1.
+        before: number of frames before a non-blank frame.
+        after: number of frames after a non-blank frame.
+        grow_every: number of epochs k, or 0 for a fixed window. Both numbers are
+            multiplied by floor(epoch / k): the window opens at epoch k and grows.
 
     Returns:
         Weights (B, T).
@@ -90,13 +90,13 @@ def window(
 def symmetric(
     teacher: FramePosteriors, epoch: int = 1, *, n: int, grow_every: int = 0
 ) -> Tensor:
-    """The non-blank frames and n neighbours on either side of each.
+    """Select the non-blank frames and n neighbours on either side of each.
 
     Args:
         teacher: log_probs (B, T, K).
-        epoch: of the training, from 1.
-        n: neighbours on a side, in frames; 0 is `blank_elimination`.
-        grow_every: as of `window`.
+        epoch: epoch of the training, from 1.
+        n: number of frames on either side; 0 is `blank_elimination`.
+        grow_every: see `window`.
 
     Returns:
         Weights (B, T).
@@ -132,11 +132,11 @@ def _dilate(
 
 
 def trim(teacher: FramePosteriors, epoch: int = 1) -> Tensor:
-    """The frames from the first to the last that is not blank.
+    """Select the frames from the first to the last non-blank frame.
 
     Args:
         teacher: log_probs (B, T, K).
-        epoch: not read.
+        epoch: unused.
 
     Returns:
         Weights (B, T).
@@ -145,18 +145,18 @@ def trim(teacher: FramePosteriors, epoch: int = 1) -> Tensor:
         Hilmes, Rossenbach, Schlüter (2025), https://arxiv.org/abs/2506.01503
     """
     spikes = blank_elimination(teacher)  # (B, T)
-    begun = spikes.cumsum(1) > 0
-    goes_on = spikes.flip(1).cumsum(1).flip(1) > 0
-    return (begun & goes_on).to(spikes.dtype)
+    started = spikes.cumsum(1) > 0
+    not_ended = spikes.flip(1).cumsum(1).flip(1) > 0
+    return (started & not_ended).to(spikes.dtype)
 
 
 def threshold(teacher: FramePosteriors, epoch: int = 1, *, theta: float) -> Tensor:
-    """The non-blank frames, and those where other tokens have a mass of theta.
+    """Select the non-blank frames and those with 1 - p(blank) >= theta.
 
     Args:
         teacher: log_probs (B, T, K).
-        epoch: not read.
-        theta: least probability of not being blank, in [0, 1].
+        epoch: unused.
+        theta: minimum probability of the non-blank tokens, in [0, 1].
 
     Returns:
         Weights (B, T).
@@ -180,16 +180,17 @@ def threshold(teacher: FramePosteriors, epoch: int = 1, *, theta: float) -> Tens
 def random(
     teacher: FramePosteriors, epoch: int = 1, *, ratio: float, seed: int = 0
 ) -> Tensor:
-    """The non-blank frames, and as many blank ones, drawn anew in each epoch.
+    """Select the non-blank frames and random blank frames, redrawn in each epoch.
 
-    What is drawn depends on the utterance, the epoch and the seed alone, so that
-    neither the batch nor the number of processes changes it.
+    The draw depends only on the utterance, the epoch and the seed, not on the batch
+    or the number of processes.
 
     Args:
         teacher: log_probs (B, T, K).
-        epoch: of the training, from 1.
-        ratio: blank frames to a non-blank one; no more are drawn than there are.
-        seed: another gives another draw.
+        epoch: epoch of the training, from 1.
+        ratio: number of blank frames per non-blank frame, limited by the number of
+            blank frames.
+        seed: seed of the draw.
 
     Returns:
         Weights (B, T).
@@ -215,9 +216,9 @@ def random(
     utterance = _scramble(bits + _scramble(place)).masked_fill(~teacher.valid(), 0)
     draw = (_ODD * epoch + seed) % 2**63
     key = utterance.sum(1, keepdim=True) + draw  # (B, 1)
-    lots = _scramble(key + _scramble(place + 1))  # (B, T)
-    lots = lots.masked_fill(~blanks, torch.iinfo(torch.int64).max)
-    rank = lots.argsort(dim=1, stable=True).argsort(1)  # (B, T)
+    scores = _scramble(key + _scramble(place + 1))  # (B, T)
+    scores = scores.masked_fill(~blanks, torch.iinfo(torch.int64).max)
+    rank = scores.argsort(dim=1, stable=True).argsort(1)  # (B, T)
     drawn = (ratio * spikes.sum(1, keepdim=True).double()).round()  # (B, 1)
     chosen: Tensor = spikes | (blanks & (rank < drawn))
     return chosen.to(teacher.log_probs.dtype)
@@ -227,7 +228,7 @@ _ODD = 0x1E3779B97F4A7C15
 
 
 def _scramble(x: Tensor) -> Tensor:
-    """Spread whole numbers evenly over int64: the finaliser of splitmix64."""
+    """Hash integers evenly over int64: the finaliser of splitmix64."""
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         x = (x ^ ((x >> shift) & ((1 << (64 - shift)) - 1))) * factor
     return x ^ ((x >> 31) & ((1 << 33) - 1))

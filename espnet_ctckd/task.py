@@ -1,4 +1,4 @@
-"""The task of training, under the name that configurations and ESPnet3 give it."""
+"""The training task, importable by the name used in ESPnet3 configurations."""
 
 from espnet_ctckd.plugin.task import CTCKDTask
 

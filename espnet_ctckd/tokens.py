@@ -1,10 +1,10 @@
-"""The teacher's tokens in the student's names: characters and word pieces.
+"""Matching of the teacher's tokens to the student's: characters and word pieces.
 
 Tokens are matched by their strings, the blank by its role.
 
-ESPnet spells words in pieces as sentencepiece does, with a mark where a word begins
-(``▁he l lo``), or, of models with ``treat_whitespace_as_suffix``, where it ends
-(``he l lo▁``). Other libraries mark pieces otherwise.
+ESPnet uses the word pieces of sentencepiece, with a mark at the start of a word
+(``▁he l lo``) or, with ``treat_whitespace_as_suffix``, at its end (``he l lo▁``).
+Other libraries mark pieces differently.
 """
 
 import re
@@ -15,20 +15,20 @@ from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 
-# The place of a token that the student has not.
+# Index of a token that the student does not have.
 DROPPED = -1
-# Share of the teacher's mass that tokens may have which the student lacks.
+# Maximum share of the teacher's probability mass on tokens that the student lacks.
 MOST_DROPPED = 0.01
 MARK = "▁"
-# Names of what is no text: <unk>, [CLS].
+# Names of special tokens: <unk>, [CLS].
 SPECIAL = re.compile(r"<.+>|\[[A-Z]+\]")
 
 
 def has_pieces(tokens: Sequence[str]) -> bool:
-    """Whether a token list marks where words begin or end.
+    """Return True if a token list marks where words begin or end.
 
     Args:
-        tokens: in sentencepiece's names, as of `piece_names`.
+        tokens: names in the notation of sentencepiece, see `piece_names`.
 
     Examples:
         >>> has_pieces(["<blank>", "▁he", "l", "lo"])
@@ -40,17 +40,17 @@ def has_pieces(tokens: Sequence[str]) -> bool:
 
 
 def piece_names(tokens: Sequence[str]) -> List[str]:
-    """Tokens by the names that sentencepiece would give them.
+    """Convert tokens to the notation of sentencepiece.
 
-    BERT marks pieces that continue a word, fastBPE and subword-nmt those that do not
-    end or end one, byte-level BPE those that begin one. A list without such marks is
-    returned as it is.
+    BERT marks pieces that continue a word, fastBPE and subword-nmt pieces that do or
+    do not end a word, byte-level BPE pieces that begin a word. A list without such
+    marks is returned unchanged.
 
     Args:
-        tokens: V names.
+        tokens: V tokens.
 
     Returns:
-        V names.
+        V tokens.
 
     Examples:
         >>> piece_names(["[UNK]", "he", "##ll", "##o"])
@@ -76,8 +76,8 @@ def piece_names(tokens: Sequence[str]) -> List[str]:
             rename = _from_bytes
     if rename is None:
         return list(tokens)
-    kept = set(tokens) - set(plain)
-    return [t if t in kept else rename(t) for t in tokens]
+    special = set(tokens) - set(plain)
+    return [t if t in special else rename(t) for t in tokens]
 
 
 def _from_bert(token: str) -> str:
@@ -97,7 +97,7 @@ def _from_continued(token: str) -> str:
 
 
 def _from_bytes(token: str) -> str:
-    """A piece of byte-level BPE; parts of a character keep their names."""
+    """Decode a piece of byte-level BPE; parts of a character keep their names."""
     alphabet = _byte_alphabet()
     try:
         text = bytes(alphabet[character] for character in token).decode()
@@ -108,7 +108,7 @@ def _from_bytes(token: str) -> str:
 
 
 def _byte_alphabet() -> Dict[str, int]:
-    """GPT-2's character of each byte: itself if it can be printed, or one above 255."""
+    """Return character -> byte of GPT-2's alphabet; printable bytes keep theirs."""
     shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
     hidden = [byte for byte in range(256) if byte not in shown]
     alphabet = {chr(byte): byte for byte in shown}
@@ -116,7 +116,7 @@ def _byte_alphabet() -> Dict[str, int]:
 
 
 def join_pieces(pieces: Sequence[str]) -> str:
-    """The text of word pieces.
+    """Join word pieces to text.
 
     Examples:
         >>> join_pieces(["▁he", "l", "lo", "▁", "you"])
@@ -126,11 +126,11 @@ def join_pieces(pieces: Sequence[str]) -> str:
 
 
 def type_of_words(token_type: str, tokens: Sequence[str]) -> str:
-    """ESPnet's token type by which tokens make words: that of pieces where they are.
+    """Return ESPnet's token type for joining tokens: ``bpe`` for any word pieces.
 
     Args:
-        token_type: that the configuration gives.
-        tokens: V names.
+        token_type: token type in the configuration.
+        tokens: V tokens.
     """
     return (
         "bpe" if token_type in ("word", "char") and has_pieces(tokens) else token_type
@@ -144,29 +144,29 @@ def map_tokens(
     student_blank: int,
     where: str,
 ) -> Optional[List[int]]:
-    """Where the teacher's tokens stand in the student's list.
+    """Map the teacher's tokens to the student's.
 
-    Tokens are matched by their strings, word pieces by sentencepiece's names for them
-    (`piece_names`); then by what the field's libraries call the
-    same thing (``|`` and ``<space>``, ``[UNK]`` and ``<unk>``, apostrophes); then
-    without regard to case. Tokens that the student lacks are `DROPPED`; whoever reads
-    posteriors says what mass they had. The student may have more special tokens
-    (``<...>``), which the teacher never says.
+    Tokens are matched by their strings, word pieces in the notation of sentencepiece
+    (`piece_names`); then by the names that libraries use for the same token (``|`` and
+    ``<space>``, ``[UNK]`` and ``<unk>``, apostrophes); then case-insensitively. Tokens
+    that the student lacks are `DROPPED`; the reader of the posteriors checks their
+    probability mass. The student may have additional special tokens (``<...>``), which
+    the teacher never outputs.
 
     Args:
-        teacher_tokens: in the order of the posteriors.
+        teacher_tokens: tokens in the order of the posteriors.
         teacher_blank: index of the blank among them.
         student_tokens: V tokens in the order of the student's outputs.
         student_blank: index of the blank among them.
-        where: file or object that the teacher's tokens come from.
+        where: origin of the teacher's tokens, for the error.
 
     Returns:
-        The student's index of each of the teacher's tokens, or None where the lists
-        are the same.
+        The student's index of each of the teacher's tokens, or None if the lists are
+        equal.
 
     Raises:
-        InputError: nothing but the blank is matched, or the teacher lacks tokens that
-            the student is to learn.
+        InputError: only the blank is matched, or the teacher lacks tokens of the
+            student.
     """
     index = [DROPPED] * len(teacher_tokens)
     index[teacher_blank] = student_blank
@@ -197,14 +197,14 @@ def map_tokens(
 def place_tokens(
     values: Tensor, index: Sequence[int], size: int, fill: float
 ) -> Tensor:
-    """Put the values of tokens where they stand in another list.
+    """Reorder the values of tokens to another token list.
 
     Args:
-        values: (..., V), in the order of the one list.
-        index: place of each of the V tokens in the other, each there once; `DROPPED`
-            for those that it lacks, whose values are left out.
-        size: tokens of the other list, W.
-        fill: value of its tokens that the one list lacks.
+        values: (..., V), in the order of the first list.
+        index: index of each of the V tokens in the second list, without repetitions;
+            `DROPPED` for tokens that the second list lacks.
+        size: number of tokens of the second list, W.
+        fill: value of tokens that the first list lacks.
 
     Returns:
         (..., W).
@@ -223,12 +223,12 @@ def place_tokens(
 def describe_match(
     teacher_tokens: Sequence[str], student_tokens: Sequence[str], index: Sequence[int]
 ) -> str:
-    """How the teacher's tokens are taken, in a line for people.
+    """Describe in one line how the teacher's tokens are mapped.
 
     Args:
-        teacher_tokens: in the order of the posteriors.
-        student_tokens: V.
-        index: from `map_tokens`.
+        teacher_tokens: tokens in the order of the posteriors.
+        student_tokens: V tokens.
+        index: result of `map_tokens`.
     """
     pairs = [(token, place) for token, place in zip(teacher_tokens, index)]
     renamed = [
@@ -245,13 +245,13 @@ def describe_match(
 
 
 def _unique(names: Mapping[int, str]) -> Dict[str, int]:
-    """Name -> index, of the names that stand once."""
+    """Return name -> index of the names that occur once."""
     times = Counter(names.values())
     return {name: i for i, name in names.items() if times[name] == 1}
 
 
 def plain_name(token: str) -> str:
-    """What the field's libraries call by several names, by one, as ESPnet has it."""
+    """Return ESPnet's name of a token that libraries name differently."""
     if token in ("|", "▁", " ", "[SPACE]"):
         return "<space>"
     if token.lower() in ("[unk]", "unk"):
@@ -260,18 +260,18 @@ def plain_name(token: str) -> str:
 
 
 def espnet_names(tokens: Sequence[str]) -> List[str]:
-    """The names that ESPnet has for a teacher's tokens, of characters or word pieces.
+    """Convert a teacher's tokens, characters or word pieces, to ESPnet's names.
 
     Args:
-        tokens: V names.
+        tokens: V tokens.
 
     Returns:
-        V names.
+        V tokens.
     """
     names = piece_names(tokens)
     if not has_pieces(names):
         return [plain_name(name) for name in names]
-    # Among word pieces, ▁ is a piece as others, and | a character.
+    # Among word pieces, ▁ is an ordinary piece, and | an ordinary character.
     return ["<unk>" if plain_name(name) == "<unk>" else name for name in names]
 
 

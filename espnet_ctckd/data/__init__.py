@@ -1,1 +1,1 @@
-"""Data on disk: Kaldi lists, audio, text."""
+"""Data on disk: Kaldi lists, audio and text."""

@@ -1,4 +1,4 @@
-"""Audio files, read whole or refused."""
+"""Reading of audio files, with checks for damaged ones."""
 
 import os
 from typing import (
@@ -12,35 +12,35 @@ import numpy as np
 
 from espnet_ctckd.data.containers import UnusableAudioError, check_whole, decode
 
-# Bytes of a file that holds a header and no samples, at most.
+# Maximum size in bytes of a file with a header and no samples.
 _BARE_HEADER = 200
 
 
 class UnknownLengthError(UnusableAudioError):
-    """Audio that ESPnet cannot read whole: its header does not know its length."""
+    """An audio file without a length in its header, which ESPnet cannot read whole."""
 
 
 class EmptyAudioError(UnusableAudioError):
-    """An audio file is whole, and holds no samples."""
+    """A complete audio file without samples."""
 
 
 def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
-    """The length of an audio file, as ESPnet reads it.
+    """Return the length of an audio file as ESPnet reads it.
 
-    It is taken from the header, or counted where the header does not know it.
+    The length is read from the header, or counted if the header does not hold it.
 
     Args:
-        utt: utterance, for the error.
-        path: a file that libsndfile reads: wav, flac, ogg, sph, …
-        rate: the sample rate that it must have, in Hz; None for any.
+        utt: utterance id, for the error.
+        path: a file in a format of libsndfile: wav, flac, ogg, sph, …
+        rate: required sample rate in Hz; None for any.
 
     Returns:
-        Samples, S.
+        Number of samples, S.
 
     Raises:
-        UnknownLengthError: ESPnet reads a part of it, or none.
-        UnusableAudioError: the file is missing, empty, cut short, not audio, not mono
-            or not of that rate.
+        UnknownLengthError: ESPnet would read only a part of the file, or fail.
+        UnusableAudioError: the file is missing, empty, truncated, not audio, not mono
+            or has another sample rate.
     """
     where = f"utterance {utt}: {path}"
     info, known = _open_info(where, path, rate)
@@ -58,7 +58,7 @@ def audio_info(utt: str, path: str, rate: Optional[int]) -> int:
 
 
 def _open_info(where: str, path: str, rate: Optional[int]) -> Tuple[Any, bool]:
-    """Libsndfile's header of a file, and whether it knows the length."""
+    """Return libsndfile's info of a file, and whether its length is reliable."""
     import soundfile
 
     if path.endswith("|"):
@@ -98,7 +98,7 @@ def _open_info(where: str, path: str, rate: Optional[int]) -> Tuple[Any, bool]:
 
 
 def _decode(where: str, path: str, kind: str) -> Iterator[np.ndarray]:
-    """Decode a file to its end, some samples at a time."""
+    """Decode a file to its end, block by block."""
     import soundfile
 
     try:
@@ -113,15 +113,15 @@ def read_audio(utt: str, path: str, rate: Optional[int]) -> np.ndarray:
     """Read a mono audio file.
 
     Args:
-        utt: utterance, for the error.
-        path: a file that libsndfile reads.
-        rate: the sample rate that it must have, in Hz; None for any.
+        utt: utterance id, for the error.
+        path: a file in a format of libsndfile.
+        rate: required sample rate in Hz; None for any.
 
     Returns:
         Samples in [-1, 1], (S,), float32.
 
     Raises:
-        UnusableAudioError: as `audio_info`, or the file is cut short, or holds NaN.
+        UnusableAudioError: see `audio_info`; or the file is truncated or holds NaN.
     """
     import soundfile
 
@@ -141,7 +141,7 @@ def read_audio(utt: str, path: str, rate: Optional[int]) -> np.ndarray:
 
 
 def decode_audio(utt: str, path: str, rate: int) -> np.ndarray:
-    """Read a mono audio file whose header may not know its length; as `read_audio`."""
+    """Read a mono audio file like `read_audio`, even without a length in its header."""
     try:
         return read_audio(utt, path, rate)
     except UnknownLengthError:

@@ -1,4 +1,4 @@
-"""Batches of items of about one length."""
+"""Batches of items of similar length."""
 
 from typing import Callable, List, Sequence, TypeVar
 
@@ -8,12 +8,13 @@ Item = TypeVar("Item")
 def batch_by_length(
     items: Sequence[Item], length: Callable[[Item], int], most: float
 ) -> List[List[Item]]:
-    """Divide items into batches, in their order.
+    """Divide items into batches, keeping their order.
 
     Args:
-        items: the shortest first.
-        length: of an item.
-        most: length of a batch, padding included; a longer item is a batch of its own.
+        items: items sorted by length, shortest first.
+        length: returns the length of an item.
+        most: maximum length of a batch, padding included; a longer item forms a batch
+            by itself.
 
     Returns:
         The batches.

@@ -1,8 +1,8 @@
-"""Containers of audio: whether a file is whole, and how long it is without its header.
+"""Audio containers: detection of truncated files, and lengths without a header.
 
-libsndfile takes the end of a file for the end of its audio, and believes an MP3's
-guessed length. A header that a tool has written to a pipe promises nothing, or the
-most that it can: nearly 2 or 4 GiB.
+libsndfile takes the end of a file for the end of its audio, and estimates the length
+of an MP3. A header that was written to a pipe holds no size, or the largest possible
+one: nearly 2 or 4 GiB.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from espnet_ctckd.choices import InputError
 if TYPE_CHECKING:
     import soundfile
 
-# A size of 32 bits from here on stands for "unknown": sox writes 0x7ffff024.
+# 32-bit sizes from here on stand for "unknown": sox writes 0x7ffff024.
 _UNKNOWN_SIZE = 0x7F000000
-_BLOCK = 65536  # samples that are decoded at a time
-_NO_FLAC_LENGTH = 2**63 - 1  # libsndfile's
+_BLOCK = 65536  # samples decoded at a time
+_NO_FLAC_LENGTH = 2**63 - 1  # libsndfile's value for an unknown length
 
-_Kind = Tuple[int, int]  # version of MPEG, and Hz
+_Kind = Tuple[int, int]  # MPEG version, and sample rate in Hz
 
 
 class UnusableAudioError(InputError):
@@ -43,59 +43,59 @@ class UnusableAudioError(InputError):
 
 
 def check_whole(where: str, path: str, info: soundfile._SoundFileInfo) -> bool:
-    """Refuse a file that is shorter than its container says, or of several streams.
+    """Check that a file is not truncated and holds a single stream.
 
     Args:
-        where: what it is, for the error.
+        where: description of the file, for the error.
         path: the file.
-        info: libsndfile's, of the file.
+        info: libsndfile's info of the file.
 
     Returns:
-        Whether the length in its header is known, and no guess.
+        True if its header holds the length, and not an estimate.
 
     Raises:
-        UnusableAudioError: it is cut short, or several streams are joined in it.
+        UnusableAudioError: the file is truncated or holds several streams.
     """
-    has = os.path.getsize(path)
+    size = os.path.getsize(path)
     with open(path, "rb") as f:
         if info.format == "MP3":
             return _check_mp3(where, f.read())
         if info.format == "OGG":
-            _check_ogg(where, f, has)
+            _check_ogg(where, f, size)
         promised = _PROMISED[info.format](f) if info.format in _PROMISED else None
-    if promised is not None and promised > has + 1:  # a pad byte may be left out
+    if promised is not None and promised > size + 1:  # a pad byte may be missing
         raise UnusableAudioError(
-            f"{where} is cut short: its header says {promised} bytes, it has {has}. "
+            f"{where} is cut short: its header says {promised} bytes, it has {size}. "
             "Restore or remove it"
         )
     return not (info.format == "FLAC" and info.frames == _NO_FLAC_LENGTH)
 
 
 def decode(path: str, kind: str) -> Iterator[np.ndarray]:
-    """Decode a file to its end, whatever length its header says.
+    """Decode a file to its end, regardless of the length in its header.
 
     Args:
         path: a mono file.
-        kind: its container, as libsndfile calls it.
+        kind: libsndfile's name of its container.
 
     Yields:
-        Samples in [-1, 1], float32, some at a time.
+        Blocks of samples in [-1, 1], float32.
 
     Raises:
-        soundfile.LibsndfileError: it is damaged.
+        soundfile.LibsndfileError: the file is damaged.
     """
     import soundfile
 
-    class Unsought(soundfile.SoundFile):  # type: ignore[misc]
-        """A file whose length is not asked for; where it is unknown, seeking fails."""
+    class Unseekable(soundfile.SoundFile):  # type: ignore[misc]
+        """A file that is read without seeking, which fails if its length is unknown."""
 
         def seekable(self) -> bool:
             return False
 
-    # Of an MP3 that comes through a pipe, libsndfile guesses no length.
+    # libsndfile does not estimate the length of an MP3 that it reads from a pipe.
     with (
         _piped(path) if kind == "MP3" else contextlib.nullcontext(path) as source,
-        Unsought(source, closefd=False) as f,
+        Unseekable(source, closefd=False) as f,
     ):
         block = np.empty(_BLOCK, np.float32)
         while count := f.buffer_read_into(block, "float32"):
@@ -104,11 +104,11 @@ def decode(path: str, kind: str) -> Iterator[np.ndarray]:
 
 @contextlib.contextmanager
 def _piped(path: str) -> Iterator[int]:
-    """The reading end of a pipe that a file is written to."""
+    """Open the reading end of a pipe that a file is written to."""
     reading, writing = os.pipe()
 
     def feed() -> None:
-        # The reader may have had enough.
+        # The reader may close the pipe before the end.
         with (
             contextlib.suppress(BrokenPipeError),
             open(writing, "wb") as pipe,
@@ -127,12 +127,12 @@ def _piped(path: str) -> Iterator[int]:
 
 
 def _chunks(f: BinaryIO, head: str, pad: int) -> Optional[int]:
-    """Where the furthest of the chunks ends that begin here, None if none is known.
+    """Return the end of the last chunk in bytes, None if unknown.
 
     Args:
-        f: after the head of the container.
-        head: format of a chunk's own, its name and size.
-        pad: chunks begin at multiples of it.
+        f: file positioned after the header of the container.
+        head: struct format of a chunk header, name and size.
+        pad: alignment of the chunks in bytes.
     """
     end, size_of_head = None, struct.calcsize(head)
     while len(read := f.read(size_of_head)) == size_of_head:
@@ -140,7 +140,7 @@ def _chunks(f: BinaryIO, head: str, pad: int) -> Optional[int]:
         if not 0 <= size < (_UNKNOWN_SIZE if size_of_head == 8 else 2**62):
             break
         if name in (b"data", b"SSND", b"BODY"):
-            # Some tools know not even this, and write 0.
+            # Some tools write a size of 0 for unknown.
             return f.tell() + size if size else end
         end = f.tell() + size
         f.seek(size + -size % pad, os.SEEK_CUR)
@@ -148,7 +148,7 @@ def _chunks(f: BinaryIO, head: str, pad: int) -> Optional[int]:
 
 
 def _iff(f: BinaryIO) -> Optional[int]:
-    """WAV and AIFF: the size of all, and those of the chunks."""
+    """Return the size of a WAV or AIFF file by its header, or by its chunks."""
     magic = f.read(4)
     order = "<" if magic == b"RIFF" else ">"
     size = struct.unpack(f"{order}I", f.read(4))[0]
@@ -192,7 +192,7 @@ def _nist(f: BinaryIO) -> Optional[int]:
     return size + samples * width * channels if samples * width * channels else None
 
 
-# The bytes that a file must have, by its container; None where its header knows not.
+# Expected file size in bytes, by container; None if the header does not hold it.
 _PROMISED: Dict[str, Callable[[BinaryIO], Optional[int]]] = {
     "WAV": _iff,
     "WAVEX": _iff,
@@ -206,26 +206,26 @@ _PROMISED: Dict[str, Callable[[BinaryIO], Optional[int]]] = {
 }
 
 
-def _check_ogg(where: str, f: BinaryIO, has: int) -> None:
-    """Walk the pages (RFC 3533): the last must be whole and say that it is the last."""
-    begun = ended = False
-    while f.tell() < has:
+def _check_ogg(where: str, f: BinaryIO, size: int) -> None:
+    """Check the pages (RFC 3533): the last must be whole and end the stream."""
+    started = ended = False
+    while f.tell() < size:
         head = f.read(27)
         if ended and head[:4] != b"OggS":
-            break  # whatever was put behind the stream
+            break  # other data after the stream
         sizes = f.read(head[26]) if len(head) == 27 else b""
         end = f.tell() + sum(sizes)
-        whole = head[:4] == b"OggS" and len(sizes) == head[26] and end <= has
+        whole = head[:4] == b"OggS" and len(sizes) == head[26] and end <= size
         if not whole:
             ended = False
             break
         first, ended = bool(head[5] & 2), bool(head[5] & 4)
-        if first and begun:
+        if first and started:
             raise UnusableAudioError(
                 f"{where} holds several Ogg streams one after another, of which only "
                 "the first would be read: write each to a file of its own"
             )
-        begun = begun or not first
+        started = started or not first
         f.seek(end)
     if not ended:
         raise UnusableAudioError(
@@ -235,12 +235,12 @@ def _check_ogg(where: str, f: BinaryIO, has: int) -> None:
 
 
 class _Mp3:
-    """The frames of an MPEG audio file of layer 3, by their headers.
+    """The frames of an MPEG layer 3 audio file, by their headers.
 
     Attributes:
-        frames: that are whole and hold audio.
-        promised: frames that the header says (Xing, Info), None if it says nothing.
-        cut: whether the last frame is not whole.
+        frames: number of complete frames with audio.
+        promised: number of frames by the Xing or Info header, None without one.
+        cut: True if the last frame is truncated.
     """
 
     _RATES: ClassVar[Dict[int, Tuple[int, ...]]] = {
@@ -272,9 +272,9 @@ class _Mp3:
     def _next(
         cls, data: bytes, place: int, kind: Optional[_Kind], found: bool
     ) -> Optional[Tuple[int, int, _Kind]]:
-        """The next frame: where it begins, its bytes and kind; None at the end.
+        """Return start, size in bytes and kind of the next frame; None at the end.
 
-        One that does not follow upon another must be followed by another.
+        A frame that does not directly follow another must be followed by one.
         """
         frame = cls._frame(data, place)
         if found and frame is not None and frame[1] == kind:
@@ -300,7 +300,7 @@ class _Mp3:
 
     @classmethod
     def _frame(cls, data: bytes, place: int) -> Optional[Tuple[int, _Kind]]:
-        """Bytes of the frame that begins here, and its version and rate, or None."""
+        """Return size in bytes, version and rate of the frame at a place, or None."""
         head = data[place : place + 4]
         if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
             return None
@@ -314,10 +314,10 @@ class _Mp3:
 
     @staticmethod
     def _xing(frame: bytes) -> Optional[int]:
-        """The number of frames in the first one, where that is a header."""
+        """Return the number of frames by the first frame, if it is a header."""
         version, mono = frame[1] >> 3 & 3, frame[3] >> 6 == 3
         side = (17 if mono else 32) if version == 3 else (9 if mono else 17)
-        for place in (4 + side, 6 + side):  # with a checksum, too
+        for place in (4 + side, 6 + side):  # without and with a checksum
             if frame[place : place + 4] in (b"Xing", b"Info"):
                 flags, frames = struct.unpack(">II", frame[place + 4 : place + 12])
                 return int(frames) if flags & 1 else None
@@ -325,7 +325,7 @@ class _Mp3:
 
 
 def _check_mp3(where: str, data: bytes) -> bool:
-    """Refuse what is cut short or joined; say whether the header knows the length."""
+    """Check for truncated or joined files; return True if the header has the length."""
     found = _Mp3(data)
     if found.cut:
         raise UnusableAudioError(

@@ -1,4 +1,4 @@
-"""Files: read with one clear error, written whole or not at all."""
+"""Reading of files with clear errors, and atomic writing."""
 
 import contextlib
 import gzip
@@ -22,18 +22,18 @@ from espnet_ctckd.choices import InputError
 Pathlike = Union[str, Path]
 
 
-# What a gzip file begins with.
+# The first bytes of a gzip file.
 _GZIP = b"\x1f\x8b"
 
 
 def shorten(names: Sequence[str], most: int = 5) -> str:
-    """The first few of many names, for an error message."""
+    """Join the first few of many names, for an error message."""
     listed = ", ".join(names[:most])
     return listed if len(names) <= most else f"{listed}, … ({len(names)} in all)"
 
 
 def file_crc32(path: Pathlike) -> int:
-    """Checksum of a file."""
+    """Return the CRC-32 checksum of a file."""
     crc = 0
     with open(path, "rb") as f:
         while block := f.read(2**20):
@@ -42,7 +42,7 @@ def file_crc32(path: Pathlike) -> int:
 
 
 def sha256(path: Pathlike) -> str:
-    """Hash of a file."""
+    """Return the SHA-256 hash of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as f:
         while block := f.read(2**20):
@@ -51,18 +51,18 @@ def sha256(path: Pathlike) -> str:
 
 
 def read_json(path: Pathlike, advice: str) -> Dict[str, Any]:
-    """Read a JSON object from a file that may have been written by anyone.
+    """Read a JSON object from a file that may be damaged.
 
     Args:
         path: the file.
-        advice: what to do about a damaged one, for the error.
+        advice: what to do about a damaged file, for the error.
 
     Returns:
         Its keys and values.
 
     Raises:
-        InputError: it is not JSON, or not an object, or nested too deeply.
-        OSError: it is missing, or cannot be read.
+        InputError: the file is not JSON, not an object, or nested too deeply.
+        OSError: the file is missing or cannot be read.
     """
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -76,16 +76,16 @@ def read_json(path: Pathlike, advice: str) -> Dict[str, Any]:
 
 
 def read_told(path: Pathlike) -> Dict[str, Any]:
-    """Read what a command has told of its work, in JSON.
+    """Read the JSON report of a command, if there is one.
 
     Args:
-        path: as ``decode.json``.
+        path: the report, e.g. ``decode.json``.
 
     Returns:
-        Its keys and values; none where there is no such file.
+        Its keys and values; empty if there is no such file.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
     """
     try:
         return read_json(path, "remove it")
@@ -94,7 +94,7 @@ def read_told(path: Pathlike) -> Dict[str, Any]:
 
 
 def folder_size(path: Pathlike) -> int:
-    """Bytes of the files in a folder, and in those below it."""
+    """Return the size of a folder and its subfolders in bytes."""
     return sum(p.stat().st_size for p in Path(path).rglob("*") if p.is_file())
 
 
@@ -103,16 +103,16 @@ def open_text(path: Pathlike, what: str, errors: str = "strict") -> Iterator[Tex
     """Open UTF-8 text, gzipped or not, for reading.
 
     Args:
-        path: the file; gzip is told by its first bytes, whatever its name.
-        what: it is, for the error.
-        errors: of the encoding, as `open` takes them.
+        path: the file; gzip is recognised by the first bytes, not by the name.
+        what: description of the file, for the error.
+        errors: handling of encoding errors, see `open`.
 
     Yields:
         The open file.
 
     Raises:
-        InputError: it is missing, a folder, not to be read, a damaged gzip file, or not
-            text; while it is read, too.
+        InputError: the file is missing, a folder, not readable, a damaged gzip file
+            or not text; raised on opening or while reading.
     """
     try:
         with open(path, "rb") as plain:
@@ -139,16 +139,16 @@ def open_text(path: Pathlike, what: str, errors: str = "strict") -> Iterator[Tex
 
 @contextlib.contextmanager
 def atomic_path(path: Pathlike) -> Iterator[Path]:
-    """A name to write a file to that gets its own only when whole.
+    """Provide a temporary path that is renamed to the final one on success.
 
     Args:
         path: the file to write.
 
     Yields:
-        Another name in the same folder, which is gone afterwards.
+        A temporary path in the same folder; it is removed on failure.
 
     Raises:
-        InputError: there is a folder of that name.
+        InputError: `path` is a folder.
     """
     path = Path(path)
     if path.is_dir():
@@ -159,7 +159,7 @@ def atomic_path(path: Pathlike) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        if error.filename is None:  # a full disk does not say which file
+        if error.filename is None:  # the error of a full disk names no file
             error.filename = str(path)
         raise
     finally:
@@ -168,13 +168,13 @@ def atomic_path(path: Pathlike) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_write(path: Pathlike) -> Iterator[TextIO]:
-    """Open a text file for writing that appears under its name only when whole.
+    """Open a text file for writing that is renamed to its final path on success.
 
     Args:
         path: the file to write.
 
     Yields:
-        The open file, of another name in the same folder.
+        The open temporary file, in the same folder.
     """
     with atomic_path(path) as partial, open(partial, "w", encoding="utf-8") as f:
         yield f

@@ -1,4 +1,4 @@
-"""Kaldi's lists, and what a data folder may hold."""
+"""Kaldi lists, and checks of data folders."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,23 +14,21 @@ from typing import (
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.files import Pathlike, atomic_write, open_text, shorten
 
-# The list of the utterances of a data folder whose audio cannot be used.
+# File in a data folder that lists the utterances with unusable audio.
 UNUSABLE = "unusable"
-
-
-# The list of the speeds of utterances, for those folders that have copies of others.
+# File in a data folder with speed-perturbed copies: the speed of each utterance.
 SPEEDS = "utt2speed"
 
 
 def read_lines(path: Pathlike, what: str) -> List[str]:
-    """Read the lines of a text file; only a line feed ends one, as in ESPnet.
+    """Read the lines of a text file; only a line feed ends a line, as in ESPnet.
 
     Args:
         path: the file, gzipped or not.
-        what: it is, for the error.
+        what: description of the file, for the error.
 
     Raises:
-        InputError: as `open_text`, or it begins with a byte order mark.
+        InputError: see `open_text`; or the file begins with a byte order mark.
     """
     with open_text(path, what) as f:
         lines = [line.rstrip("\n") for line in f]
@@ -52,7 +50,7 @@ def read_scp(path: Pathlike) -> Dict[str, str]:
         Utterance -> rest, in the order of the file.
 
     Raises:
-        InputError: the file is missing or empty, or an utterance stands in it twice.
+        InputError: the file is missing or empty, or has an utterance twice.
     """
     entries: Dict[str, str] = {}
     for number, line in enumerate(read_lines(path, "file"), 1):
@@ -71,7 +69,7 @@ def read_scp(path: Pathlike) -> Dict[str, str]:
 
 
 def read_wav_scp(path: Pathlike) -> Dict[str, str]:
-    """Read Kaldi's list of audio files, one file an utterance.
+    """Read a Kaldi list of audio files, one file per utterance.
 
     Args:
         path: ``wav.scp``.
@@ -80,14 +78,14 @@ def read_wav_scp(path: Pathlike) -> Dict[str, str]:
         Utterance -> file, in the order of the list.
 
     Raises:
-        InputError: as of `read_scp`, or ``segments`` beside it cut its recordings.
+        InputError: see `read_scp`; or the folder has ``segments``.
     """
     refuse_segments(path)
     return read_scp(path)
 
 
 def refuse_segments(path: Pathlike) -> None:
-    """Refuse a ``wav.scp`` whose recordings are cut into utterances by ``segments``."""
+    """Refuse a ``wav.scp`` whose recordings ``segments`` divides into utterances."""
     segments = Path(path).parent / "segments"
     if segments.exists():
         raise InputError(
@@ -98,7 +96,7 @@ def refuse_segments(path: Pathlike) -> None:
 
 
 def refuse_same(sources: Sequence[Path], target: Path) -> None:
-    """Refuse to write over the data folders that are read.
+    """Refuse to overwrite the data folders that are read.
 
     Raises:
         InputError: ``--output_dir`` is one of ``--input_dir``.
@@ -114,17 +112,18 @@ def refuse_same(sources: Sequence[Path], target: Path) -> None:
 def limit_bad(
     bad: Mapping[str, str], total: int, percent: float, where: object, listed: Pathlike
 ) -> None:
-    """Refuse data of which too much cannot be used.
+    """Refuse data with too many unusable utterances.
 
     Args:
-        bad: utterance -> what is wrong with it.
-        total: utterances in all.
-        percent: of them that may be bad; one always may, unless it is 0.
-        where: the data.
-        listed: the file that lists all of them.
+        bad: utterance -> reason.
+        total: number of all utterances.
+        percent: maximum share of unusable utterances in percent; one is always
+            accepted, unless this is 0.
+        where: the data, for the error.
+        listed: the file that lists all unusable utterances.
 
     Raises:
-        InputError: it is more, with the first few.
+        InputError: there are more; the error names the first few.
     """
     allowed = max(1.0, percent / 100 * total) if percent > 0 else 0.0
     if len(bad) > allowed:
@@ -139,16 +138,16 @@ def limit_bad(
 def refuse_all_bad(
     bad: Mapping[str, str], total: int, where: object, listed: Pathlike
 ) -> None:
-    """Refuse data of which nothing can be used, whatever share may be bad.
+    """Refuse data without usable utterances, regardless of the accepted share.
 
     Args:
-        bad: utterance -> what is wrong with it.
-        total: utterances that could be used.
-        where: the data.
-        listed: the file that lists all of the bad ones.
+        bad: utterance -> reason.
+        total: number of utterances that are considered.
+        where: the data, for the error.
+        listed: the file that lists all unusable utterances.
 
     Raises:
-        InputError: all are bad, with the first few.
+        InputError: all are unusable; the error names the first few.
     """
     if bad and len(bad) >= total:
         few = "; ".join(f"{utt}: {why}" for utt, why in list(bad.items())[:5])
@@ -159,23 +158,23 @@ def refuse_all_bad(
 
 
 def write_scp(path: Pathlike, entries: Iterable[Tuple[str, object]]) -> None:
-    """Write a Kaldi file of two columns, sorted by bytes, beside and renamed."""
+    """Write a Kaldi file of two columns atomically, sorted by bytes."""
     lines = sorted(f"{utt} {rest}\n".encode() for utt, rest in entries)
     with atomic_write(path) as f:
         f.writelines(line.decode() for line in lines)
 
 
 def read_token_list(path: Pathlike) -> List[str]:
-    """Read a token list, one token a line.
+    """Read a token list, one token per line.
 
     Args:
-        path: as ESPnet's ``--token_list``.
+        path: file in the format of ESPnet's ``--token_list``.
 
     Returns:
         V tokens.
 
     Raises:
-        InputError: it is missing or empty, or a token stands there twice.
+        InputError: the file is missing or empty, or has a token twice.
     """
     tokens = read_lines(path, "token list")
     if not tokens:

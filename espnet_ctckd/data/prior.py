@@ -1,4 +1,4 @@
-"""Token priors."""
+"""Token priors on disk."""
 
 import math
 from pathlib import Path
@@ -11,25 +11,25 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.files import Pathlike, shorten
 from espnet_ctckd.data.kaldi import read_lines
 
-# Priors are written to the last digit, and float posteriors add up to nearly 1.
+# Tolerance of the sum of the priors, which are means of float32 posteriors.
 _PRIOR_ROOM = 0.01
 
 
 def read_prior(path: Pathlike, tokens: Sequence[str], blank: str) -> List[float]:
-    """Read token priors as ``espnet_ctckd.bin.estimate_prior`` writes them.
+    """Read token priors written by ``espnet_ctckd.bin.estimate_prior``.
 
     Args:
-        path: a line a token: the token and the natural logarithm of its prior; the
-            first is the blank, whatever its name.
+        path: file with one token and the natural logarithm of its prior per line; the
+            first line is the blank, regardless of its name.
         tokens: V tokens.
-        blank: the one of them that is the blank.
+        blank: name of the blank token.
 
     Returns:
-        Log-priors in the order of the tokens (V,); 0, which never makes a token win,
-        for special tokens (``<...>``) that have none.
+        Log-priors in the order of the tokens (V,). Special tokens (``<...>``) without
+        a prior get 0, with which they never become the argmax.
 
     Raises:
-        InputError: the file is missing or damaged, or its tokens are others.
+        InputError: the file is missing or damaged, or has other tokens.
     """
     if not Path(path).exists():
         raise InputError(

@@ -1,4 +1,4 @@
-"""How far a command is, and when it will end."""
+"""Progress display of commands, with the remaining time."""
 
 import io
 import logging
@@ -11,14 +11,14 @@ _LINE = "{desc}{n:.0f} of {total:.0f} {unit}{postfix}, {remaining_s:.0f} s left"
 
 
 class Progress(tqdm):
-    """A bar on a terminal; elsewhere a line of the log now and then, and at the end.
+    """A progress bar on a terminal, or regular log lines otherwise.
 
-    It is silent where messages of the level INFO are.
+    Nothing is displayed if messages of the level INFO are not.
 
     Args:
-        total: what there is to do, in the unit.
+        total: total amount of work, in the unit.
         unit: name of the unit, in the plural.
-        seconds: from one line of the log to the next, at least.
+        seconds: minimum time between two log lines, in seconds.
     """
 
     monitor_interval = 0  # no thread
@@ -38,10 +38,10 @@ class Progress(tqdm):
         )
 
     def display(self, *args: Any, **kwargs: Any) -> Any:
-        """Show how far it is."""
+        """Show the progress."""
         if not self._logs:
             return super().display(*args, **kwargs)
-        if self.n > self._logged:  # no line twice, and none before anything is done
+        if self.n > self._logged:  # no repeated line, and none at 0
             self._logged = self.n
             logging.info(str(self))
         return True

@@ -1,4 +1,4 @@
-"""From tokens to text and back: ESPnet's tokenizers, and sentencepiece models."""
+"""Conversion between tokens and text: ESPnet tokenizers and sentencepiece models."""
 
 import json
 import random
@@ -19,25 +19,25 @@ from espnet_ctckd.tokens import (
     type_of_words,
 )
 
-# Texts on which a sentencepiece model is held against the tokenizer that it is from.
+# Number of texts on which a sentencepiece model is compared with its tokenizer.
 _TRIALS = 500
 
 
 def text_maker(
     token_type: str, bpemodel: Optional[Pathlike], tokens: Sequence[str]
 ) -> Callable[[Sequence[str]], str]:
-    """What makes text of tokens.
+    """Return a function that converts tokens to text.
 
     Args:
-        token_type: of ESPnet.
+        token_type: token type of ESPnet.
         bpemodel: sentencepiece model, or None.
-        tokens: V names, of which the text is made.
+        tokens: V tokens of the model.
 
     Returns:
-        From tokens to their text.
+        Function from tokens to their text.
 
     Raises:
-        InputError: there is no such type, or the model is none of sentencepiece.
+        InputError: the token type is unknown, or the file is not a sentencepiece model.
     """
     if type_of_words(token_type, tokens) != token_type:
         return join_pieces
@@ -47,11 +47,11 @@ def text_maker(
         tokenizer = build_tokenizer(token_type, bpemodel=bpemodel)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"token_type is {token_type!r}, of which no text is made: {error}"
+            f"token_type is {token_type!r}, which cannot be converted to text: {error}"
         ) from None
 
-    def make(named: Sequence[str]) -> str:
-        text: str = tokenizer.tokens2text(list(named))
+    def make(pieces: Sequence[str]) -> str:
+        text: str = tokenizer.tokens2text(list(pieces))
         return text.strip() if token_type == "bpe" else text
 
     return make
@@ -62,14 +62,14 @@ def make_model(
     scores: Optional[Dict[str, float]] = None,
     merges: bool = False,
 ) -> bytes:
-    """Make a sentencepiece model of given pieces.
+    """Build a sentencepiece model from pieces.
 
     Args:
-        pieces: their names; special ones (``<...>``) are left out.
-        scores: of each piece; without, all pieces have the same, and the model makes
-            text of pieces, but cannot tell into which a teacher would split a text.
-        merges: the scores are the order of the merges of BPE, and not the
-            log-probabilities of a unigram model.
+        pieces: names of the pieces; special ones (``<...>``) are left out.
+        scores: score of each piece. Without scores all pieces are equal: the model
+            joins pieces to text, but cannot split text as a teacher does.
+        merges: the scores are the order of BPE merges, not log-probabilities of a
+            unigram model.
 
     Returns:
         The serialized model.
@@ -97,13 +97,13 @@ def open_model(model: bytes, where: str) -> Any:
 
     Args:
         model: serialized.
-        where: it comes from, for the error.
+        where: origin of the model, for the error.
 
     Returns:
         A ``SentencePieceProcessor``.
 
     Raises:
-        InputError: it is none.
+        InputError: the bytes are not a sentencepiece model.
     """
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -112,11 +112,11 @@ def open_model(model: bytes, where: str) -> Any:
 
 
 def splits_text(model: bytes, where: str) -> bool:
-    """Whether a sentencepiece model tells into which pieces a text is split.
+    """Return True if a sentencepiece model has scores, so that it can split text.
 
     Args:
         model: serialized.
-        where: it comes from, for the error.
+        where: origin of the model, for the error.
     """
     processor = open_model(model, where)
     scores = {
@@ -134,18 +134,18 @@ def check_splits(
     reader: str,
     instead: str,
 ) -> None:
-    """Refuse to make tokens of text where it is not known how a word is split.
+    """Check that text can be split into the given tokens.
 
     Args:
-        tokens: V names.
-        token_type: of ESPnet.
+        tokens: V tokens.
+        token_type: token type of ESPnet.
         bpemodel: sentencepiece model, or None.
-        reader: what needs text as tokens, for the error.
-        instead: what else can be done, for the error.
+        reader: the setting that needs tokenized text, for the error.
+        instead: an alternative, for the error.
 
     Raises:
-        InputError: the tokens are word pieces, and there is no model that splits words
-            into these.
+        InputError: the tokens are word pieces, and no given model splits words into
+            them.
     """
     if not has_pieces(tokens):
         return
@@ -168,14 +168,14 @@ def check_splits(
 
 
 def model_of_tokenizer(tokenizer: Any) -> Optional[bytes]:
-    """The sentencepiece model that splits text as a tokenizer of Hugging Face does.
+    """Convert a Hugging Face tokenizer to an equivalent sentencepiece model.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: tokenizer of transformers.
 
     Returns:
-        The serialized model, or None where there is none: the tokenizer is of another
-        kind, or a trial on made-up words shows that it splits them otherwise.
+        The serialized model, or None if there is no equivalent one: the tokenizer has
+        another type, or splits random words differently.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -194,33 +194,33 @@ def model_of_tokenizer(tokenizer: Any) -> Optional[bytes]:
         return None
     if not has_pieces(list(scores)):
         return None
-    made = make_model(list(scores), scores, bpe)
-    return made if _agree(made, tokenizer, list(scores)) else None
+    built = make_model(list(scores), scores, bpe)
+    return built if _agree(built, tokenizer, list(scores)) else None
 
 
 def _agree(model: bytes, tokenizer: Any, pieces: Sequence[str]) -> bool:
-    """Whether a model and a tokenizer split words made of random pieces alike."""
+    """Return True if a model and a tokenizer split random words in the same way."""
     processor = open_model(model, "the tokenizer's vocabulary")
     known = [p for p in pieces if not SPECIAL.fullmatch(p)]
     generator = random.Random(0)
     for _ in range(_TRIALS):
-        made = generator.choices(known, k=generator.randint(1, 8))
-        text = join_pieces(made)
+        drawn = generator.choices(known, k=generator.randint(1, 8))
+        text = join_pieces(drawn)
         if processor.encode(text, out_type=str) != tokenizer.tokenize(text):
             return False
     return True
 
 
 def check_model(model: bytes, tokens: Sequence[str], where: str) -> None:
-    """Refuse a sentencepiece model whose pieces a token list lacks.
+    """Check that a token list contains all pieces of a sentencepiece model.
 
     Args:
         model: serialized.
-        tokens: V names.
-        where: the model comes from, for the error.
+        tokens: V tokens.
+        where: origin of the model, for the error.
 
     Raises:
-        InputError: it is no such model, or has other pieces.
+        InputError: it is not a sentencepiece model, or has other pieces.
     """
     processor = open_model(model, where)
     own = set(tokens)

@@ -1,4 +1,4 @@
-"""How wrong is the student at a frame?"""
+"""Frame losses between student and teacher."""
 
 from typing import Dict
 

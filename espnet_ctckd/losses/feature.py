@@ -1,4 +1,4 @@
-"""How far are the student's hidden states from the teacher's?"""
+"""Distances between the hidden states of student and teacher."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -7,14 +7,14 @@ from espnet_ctckd.posteriors import FramePosteriors
 
 
 def cosine(student: Tensor, teacher: FramePosteriors) -> Tensor:
-    """1 - cos of the angle between the states of a frame.
+    """Compute 1 - cosine similarity of the states of each frame.
 
     Args:
         student: projected states (B, T, D).
-        teacher: with states (B, T, D).
+        teacher: posteriors with states (B, T, D).
 
     Returns:
-        (B, T), in [0, 2].
+        Distances (B, T), in [0, 2].
 
     References:
         The warm-up of Hilmes, Rossenbach, Schlüter, Analyzing the Importance of Blank
@@ -25,14 +25,14 @@ def cosine(student: Tensor, teacher: FramePosteriors) -> Tensor:
 
 
 def l1(student: Tensor, teacher: FramePosteriors) -> Tensor:
-    """Mean distance of the dimensions of a frame's states.
+    """Compute the mean absolute difference of the states of each frame.
 
     Args:
         student: projected states (B, T, D).
-        teacher: with states (B, T, D).
+        teacher: posteriors with states (B, T, D).
 
     Returns:
-        (B, T).
+        Distances (B, T).
 
     References:
         Chang, Yang, Lee, DistilHuBERT: Speech Representation Learning by Layer-wise

@@ -1,9 +1,9 @@
-"""Losses of single frames, unreduced.
+"""Frame losses, without reduction.
 
 A frame loss maps the student's logits (B, T, V) and the teacher's posteriors
-(B, T, K) to values (B, T). Both are float32 or float64. With a top-K teacher every
-loss is that of the K kept tokens and of one bucket for all others, in teacher and
-student alike: the dense value where K = V.
+(B, T, K) to values (B, T). Both are float32 or float64. With a top-K teacher, losses
+are computed over the K kept tokens and one class for all others, in both teacher and
+student; for K = V this is the dense loss.
 """
 
 import math
@@ -18,10 +18,10 @@ from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 
 
 def kl(logits: Tensor, teacher: FramePosteriors, *, temperature: float) -> Tensor:
-    """tau² KL(teacher ‖ student) with both softened by the temperature tau.
+    """Compute tau² KL(teacher ‖ student), both softened by the temperature tau.
 
-    sum_c p_c log(p_c / q_c). Softening a top-K teacher takes the mass outside the
-    kept tokens as spread evenly.
+    KL is sum_c p_c log(p_c / q_c). When a top-K teacher is softened, its tail mass is
+    assumed to be spread evenly over the other tokens.
 
     Args:
         logits: the student's (B, T, V).
@@ -47,7 +47,7 @@ def kl(logits: Tensor, teacher: FramePosteriors, *, temperature: float) -> Tenso
     """
     log_p, log_q = _soften("kl", logits, teacher, temperature)
     p = log_p.exp()
-    # In place, for one tensor of all tokens less at the peak.
+    # In place, which saves one (B, T, V) tensor of peak memory.
     values: Tensor = torch.linalg.vecdot(p, log_p.sub_(log_q))
     return values * temperature**2
 
@@ -55,10 +55,10 @@ def kl(logits: Tensor, teacher: FramePosteriors, *, temperature: float) -> Tenso
 def reverse_kl(
     logits: Tensor, teacher: FramePosteriors, *, temperature: float
 ) -> Tensor:
-    """tau² KL(student ‖ teacher) with both softened by the temperature tau.
+    """Compute tau² KL(student ‖ teacher), both softened by the temperature tau.
 
-    sum_c q_c log(q_c / p_c): the student is pulled to what the teacher holds most
-    probable, and away from what it holds impossible, by `LOG_ZERO` at most.
+    KL is sum_c q_c log(q_c / p_c): mode-seeking, with a penalty for tokens that the
+    teacher considers impossible, bounded by `LOG_ZERO`.
 
     Args:
         logits: the student's (B, T, V).
@@ -77,8 +77,8 @@ def reverse_kl(
     """
     log_p, log_q = _soften("reverse_kl", logits, teacher, temperature)
     if teacher.ids is not None:
-        # The kept tokens of a confident teacher sum up to 1 but for the rounding:
-        # the rest is not less than that.
+        # The kept tokens of a confident teacher sum to 1 up to rounding, so the tail
+        # mass is clamped to the rounding error.
         floor = math.log(torch.finfo(log_p.dtype).eps)
         log_p = torch.cat([log_p[..., :-1], log_p[..., -1:].clamp(min=floor)], -1)
     return _kl(log_q, log_p) * temperature**2
@@ -87,10 +87,10 @@ def reverse_kl(
 def cross_entropy(
     logits: Tensor, teacher: FramePosteriors, *, temperature: float
 ) -> Tensor:
-    """tau² times the cross entropy of teacher and student, softened by tau.
+    """Compute tau² times the cross entropy of teacher and student, softened by tau.
 
-    -sum_c p_c log q_c: `kl` and the teacher's entropy, so the gradient is that of
-    `kl`.
+    The cross entropy -sum_c p_c log q_c is KL plus the teacher's entropy, so its
+    gradient equals that of `kl`.
 
     Args:
         logits: the student's (B, T, V).
@@ -112,7 +112,7 @@ def cross_entropy(
 
 
 def l2(logits: Tensor, teacher: FramePosteriors) -> Tensor:
-    """Squared Euclidean distance of the posteriors: sum_c (p_c - q_c)².
+    """Compute the squared Euclidean distance of the posteriors, sum_c (p_c - q_c)².
 
     Args:
         logits: the student's (B, T, V).
@@ -138,17 +138,18 @@ def blank_factorized_kl(
     nonblank_weight: float = 1.0,
     nonblank_frames_only: bool = False,
 ) -> Tensor:
-    """KL of blank or not, and KL of which token if not, each with its weight.
+    """Compute KL factorized into blank against non-blank, and among non-blank tokens.
 
-    a KL(p(blank) ‖ q(blank)) + b (1 - p(blank)) KL(p(. | not blank) ‖ q(. | not
-    blank)), where the first is of two outcomes; at a = b = 1 this is `kl`.
+    The loss is a KL(p(blank) ‖ q(blank)) + b (1 - p(blank)) KL(p(. | not blank) ‖
+    q(. | not blank)), where the first KL has two classes; for a = b = 1 it equals
+    `kl`.
 
     Args:
         logits: the student's (B, T, V).
         teacher: log_probs (B, T, K).
         blank_weight: a.
         nonblank_weight: b.
-        nonblank_frames_only: leave the second term out on the teacher's blank frames.
+        nonblank_frames_only: omit the second term on the teacher's blank frames.
 
     Returns:
         (B, T), in nats.
@@ -177,10 +178,11 @@ def decoupled(
     target_weight: float = 1.0,
     nontarget_weight: float = 8.0,
 ) -> Tensor:
-    """KL of the teacher's best token or not, and KL among the others, decoupled.
+    """Compute KL decoupled into the teacher's best token, and the other tokens.
 
-    tau² (a KL(p(best) ‖ q(best)) + b KL(p(. | not best) ‖ q(. | not best))): the
-    second is not held down by how sure the teacher is of its best token.
+    The loss is tau² (a KL(p(best) ‖ q(best)) + b KL(p(. | not best) ‖ q(. | not
+    best))): unlike in `kl`, the second term does not shrink when the teacher is
+    confident of its best token.
 
     Args:
         logits: the student's (B, T, V).
@@ -211,15 +213,15 @@ def decoupled(
 def guided_ctc(
     logits: Tensor, teacher: FramePosteriors, *, log: bool = False
 ) -> Tensor:
-    """Minus the student's probability of the teacher's best token.
+    """Return the negative student probability of the teacher's best token.
 
     With the selector ``blank_elimination`` and the reduction ``utt_sum`` this is the
-    guiding term of guided CTC training; its value is below 0.
+    guiding term of guided CTC training; its value is at most 0.
 
     Args:
         logits: the student's (B, T, V).
         teacher: log_probs (B, T, K).
-        log: take the logarithm of the probability, in nats.
+        log: use the log-probability, in nats.
 
     Returns:
         (B, T).
@@ -255,9 +257,9 @@ def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 def _split(
     log_p: Tensor, log_q: Tensor, one: Tensor, decoupled: bool = False
 ) -> Tuple[Tensor, Tensor]:
-    """KL of one token or not (B, T), and KL among the others (B, T).
+    """Return KL of one token against the others, and KL among the others (B, T each).
 
-    The latter has the teacher's mass of the others as its weight, unless decoupled.
+    The latter is weighted by the teacher's mass of the others, unless decoupled.
     """
     log_p1, log_q1 = (_pick(x, one) for x in (log_p, log_q))  # (B, T)
     p_others, q_others = (x.masked_fill(one, LOG_ZERO) for x in (log_p, log_q))
@@ -274,7 +276,7 @@ def _pick(x: Tensor, one: Tensor) -> Tensor:
 
 
 def _is_token(teacher: FramePosteriors, token: int) -> Tensor:
-    """Where a token stands among those compared (B, T, V) or (B, T, K + 1), bool."""
+    """Return the mask of a token, (B, T, V) or (B, T, K + 1) with top K, bool."""
     if teacher.ids is None:
         one = torch.zeros_like(teacher.log_probs, dtype=torch.bool)
         one[..., token] = True
@@ -285,10 +287,10 @@ def _is_token(teacher: FramePosteriors, token: int) -> Tensor:
 def _soften(
     name: str, logits: Tensor, teacher: FramePosteriors, temperature: float
 ) -> Tuple[Tensor, Tensor]:
-    """Log-probabilities of teacher and student at tau, over the same outcomes.
+    """Return log-probabilities of teacher and student, softened, over the same classes.
 
-    (B, T, V) each with a dense teacher, (B, T, K + 1) with a top-K one, whose last
-    is the rest.
+    The shapes are (B, T, V) with a dense teacher and (B, T, K + 1) with a top-K
+    teacher; the last class is then the tail.
     """
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)):
         raise InputError(
@@ -301,29 +303,29 @@ def _soften(
     if teacher.ids is None:
         log_p = (teacher.log_probs / temperature).log_softmax(-1)  # (B, T, V)
         return log_p, (logits / temperature).log_softmax(-1)
-    log_rest = teacher.log_rest().unsqueeze(-1)  # (B, T, 1)
+    log_tail = teacher.log_rest().unsqueeze(-1)  # (B, T, 1)
     if temperature != 1.0:
         # (V - K) tokens of mass r / (V - K), each to the power of 1 / tau.
         others = max(logits.size(-1) - teacher.log_probs.size(-1), 1)
-        log_rest = log_rest / temperature + (1 - 1 / temperature) * math.log(others)
-    log_p = torch.cat([teacher.log_probs / temperature, log_rest], -1)
+        log_tail = log_tail / temperature + (1 - 1 / temperature) * math.log(others)
+    log_p = torch.cat([teacher.log_probs / temperature, log_tail], -1)
     if temperature != 1.0:
         log_p = log_p.log_softmax(-1)
-    scores: Tensor = _KeptAndRest.apply(  # type: ignore[no-untyped-call]
+    scores: Tensor = _TopKAndTail.apply(  # type: ignore[no-untyped-call]
         logits, teacher.ids, temperature
     )
     return log_p, scores.log_softmax(-1)
 
 
-class _KeptAndRest(torch.autograd.Function):
-    """The softened logits of the kept tokens, and the logsumexp of all others.
+class _TopKAndTail(torch.autograd.Function):
+    """Softened logits of the top K tokens, and the logsumexp of all others.
 
-    One pass over the tokens forward, and one backward.
+    Forward and backward take one pass over the tokens each.
     """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, ids: Tensor, temperature: float) -> Tensor:
-        """From (B, T, V) and (B, T, K) to (B, T, K + 1)."""
+        """Map logits (B, T, V) and ids (B, T, K) to (B, T, K + 1)."""
         kept = logits.gather(-1, ids)  # (B, T, K)
         others = logits.scatter(-1, ids, -math.inf)  # (B, T, V)
         top = others.amax(-1, keepdim=True).clamp(min=LOG_ZERO)  # (B, T, 1)
@@ -337,7 +339,7 @@ class _KeptAndRest(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tuple[Tensor, None, None]:
-        """From (B, T, K + 1) to (B, T, V)."""
+        """Map the gradient (B, T, K + 1) to the gradient of the logits (B, T, V)."""
         others, total, ids = ctx.saved_tensors
         gradient = gradient / ctx.temperature
         nothing = total == 0

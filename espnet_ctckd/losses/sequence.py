@@ -1,4 +1,4 @@
-"""What the teacher says of whole utterances."""
+"""Sequence-level targets and losses."""
 
 from dataclasses import dataclass, replace
 
@@ -13,20 +13,20 @@ from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors, blank_padding
 def occupancies(
     teacher: FramePosteriors, labels: Tensor, label_lengths: Tensor
 ) -> FramePosteriors:
-    """The teacher's posteriors of each frame, given the transcript.
+    """Compute the teacher's state posteriors (gamma) given the transcript.
 
-    How much of the probability of all alignments of the labels goes through each token
-    at each frame: what the forward-backward algorithm gives, and what is left when the
-    gradient of the teacher's CTC loss is taken from its posteriors.
+    The occupation probability of a token in a frame is the share of the alignments'
+    probability that passes through it, as computed by the forward-backward algorithm:
+    the teacher's posteriors minus the gradient of its CTC loss.
 
     Args:
         teacher: dense, log_probs (B, U, V).
-        labels: (B, N), padded with anything.
+        labels: (B, N), with arbitrary padding.
         label_lengths: (B,).
 
     Returns:
         log_probs (B, U, V) of the same frames. An utterance with too few frames for its
-        labels keeps the posteriors.
+        labels keeps its posteriors.
 
     Raises:
         InputError: the teacher is not dense.
@@ -41,7 +41,7 @@ def occupancies(
             f"{teacher.log_probs.size(-1)}: dump the teacher without --top_k"
         )
     teacher = blank_padding(teacher)
-    # Impossible tokens would make alignments of probability 0, and of them NaN.
+    # Impossible tokens would give alignments of probability 0, and then NaN.
     log_probs = teacher.log_probs.detach().double().clamp(min=LOG_ZERO).log_softmax(-1)
     log_probs.requires_grad_()
     with torch.enable_grad():
@@ -55,19 +55,19 @@ def occupancies(
             zero_infinity=True,
         )
     (gradient,) = torch.autograd.grad(loss, log_probs)  # (B, U, V)
-    said = (log_probs.detach().exp() - gradient).clamp(min=0.0)
-    said = said.log().clamp(min=LOG_ZERO).to(teacher.log_probs)
-    return replace(teacher, log_probs=said, best=None)
+    gamma = (log_probs.detach().exp() - gradient).clamp(min=0.0)
+    log_gamma = gamma.log().clamp(min=LOG_ZERO).to(teacher.log_probs)
+    return replace(teacher, log_probs=log_gamma, best=None)
 
 
 @dataclass(frozen=True)
 class Hypotheses:
-    """What the teacher takes the utterances of a batch to say.
+    """The teacher's n-best hypotheses of a batch.
 
     Attributes:
-        tokens: of the hypotheses of each utterance, end to end (B, L).
-        sizes: tokens of each hypothesis (B, N), negative where there is none.
-        weights: of each hypothesis (B, N), 0 where there is none.
+        tokens: concatenated tokens of the hypotheses of each utterance (B, L).
+        sizes: number of tokens of each hypothesis (B, N), negative in padding.
+        weights: weight of each hypothesis (B, N), 0 in padding.
     """
 
     tokens: Tensor
@@ -78,19 +78,19 @@ class Hypotheses:
 def hypotheses_loss(
     log_probs: Tensor, lengths: Tensor, hypotheses: Hypotheses, blank: int
 ) -> Tensor:
-    """Cross-entropy of the student's sequences to the teacher's best ones.
+    """Compute the cross entropy of the student on the teacher's n-best hypotheses.
 
-    -sum_h w_h log P(h), where CTC gives P(h), the mean of the utterances. A hypothesis
-    that does not fit into the student's frames counts 0.
+    The loss is -sum_h w_h log P(h), with P(h) from CTC, averaged over utterances. A
+    hypothesis that needs more frames than the student has contributes 0.
 
     Args:
-        log_probs: of the student (B, T, V).
+        log_probs: the student's log-probabilities (B, T, V).
         lengths: (B,).
-        hypotheses: of the teacher.
+        hypotheses: n-best hypotheses of the teacher.
         blank: index of the blank.
 
     Returns:
-        ().
+        The loss ().
 
     References:
         Takashima, Li, Kawai, An Investigation of a Knowledge Distillation Method for

@@ -1,1 +1,1 @@
-"""ESPnet's models, and what is registered beside its own."""
+"""ESPnet models, and the front-end and encoder that this package registers."""

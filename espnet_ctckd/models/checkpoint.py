@@ -1,4 +1,4 @@
-"""Weights and configuration of a model, loaded without running what a file says."""
+"""Safe loading of model weights and configurations, without running code in files."""
 
 from pathlib import Path
 from typing import Any, Dict
@@ -15,14 +15,15 @@ def load_weights(path: Pathlike, device: str = "cpu") -> Dict[str, Tensor]:
     """Load the state dict of a checkpoint.
 
     Args:
-        path: file of torch.
-        device: where the tensors go.
+        path: file written by torch.
+        device: device of the tensors.
 
     Returns:
         Name -> tensor.
 
     Raises:
-        InputError: the file is missing, cut short, holds more than tensors, or NaN.
+        InputError: the file is missing, truncated, or holds NaN or other objects than
+            tensors.
     """
     try:
         states: Dict[str, Tensor] = torch.load(
@@ -34,10 +35,10 @@ def load_weights(path: Pathlike, device: str = "cpu") -> Dict[str, Tensor]:
         ) from None
     except (PermissionError, IsADirectoryError):
         raise
-    # What is no file of torch makes its unpickler raise nearly anything.
+    # torch's unpickler raises many types of errors for files that are not its own.
     except Exception as error:
         reason = (str(error) or "it ends too early").splitlines()[0]
-        if "Weights only load failed" in reason:  # torch goes on with unsafe advice
+        if "Weights only load failed" in reason:  # torch's message adds unsafe advice
             reason = "torch finds more than tensors in it, or something else"
         raise InputError(
             f"{path} is not a whole file of weights ({reason}): give one such as "
@@ -64,7 +65,7 @@ def load_config(path: Pathlike) -> Dict[str, Any]:
         Its keys and values.
 
     Raises:
-        InputError: the file is missing, damaged, or something else.
+        InputError: the file is missing, damaged, or not a configuration.
     """
     if not Path(path).is_file():
         raise InputError(f"there is no {path}; is the training finished?")

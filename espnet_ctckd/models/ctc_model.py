@@ -1,4 +1,4 @@
-"""An ESPnet model as a plain CTC model: from waveforms to log-probabilities."""
+"""The CTC branch of an ESPnet model, from waveforms to log-probabilities."""
 
 from fractions import Fraction
 from functools import cached_property
@@ -26,23 +26,23 @@ from espnet_ctckd.tokens import type_of_words
 
 
 class CTCModel:
-    """The CTC branch of an ESPnet model that takes audio, for inference.
+    """Inference with the CTC branch of an ESPnet model that takes audio.
 
     Args:
         config_file: ``config.yaml`` of the training.
         model_file: weights.
         device: ``cpu`` or ``cuda``.
-        task: of ESPnet, from `task_of`.
+        task: ESPnet task, see `task_of`.
 
     Attributes:
         config_file: ``config.yaml`` of the training.
         model: the ESPnet model, in eval mode.
         args: arguments of the training.
         device: ``cpu`` or ``cuda``.
-        tokens: V.
+        tokens: V tokens.
         blank: index of the blank.
-        token_type: of ESPnet: how tokens make words.
-        rate: samples per second.
+        token_type: ESPnet's token type, for joining tokens to words.
+        rate: sample rate in Hz.
         volume: peak to which each utterance is scaled, or None.
         parameters: number of parameters that CTC decoding uses.
 
@@ -76,27 +76,27 @@ class CTCModel:
 
     @cached_property
     def frame_shift(self) -> Fraction:
-        """Samples from one output frame to the next."""
+        """The frame shift of the output in samples."""
         return measure_frame_shift(self.model)
 
     @cached_property
     def shortest(self) -> int:
-        """The fewest samples that give a frame."""
+        """The minimum number of samples for one output frame."""
         return shortest_input(self.model)
 
     @property
     def bpemodel(self) -> Optional[Path]:
-        """The file of the model's word pieces, if it is there."""
+        """The file of the model's sentencepiece model, if it exists."""
         path = self.args.bpemodel and Path(self.args.bpemodel)
         return path if path and path.is_file() else None
 
     def scaled(self, audio: Sequence[Tensor]) -> List[Tensor]:
-        """Waveforms (S,) at the volume and on the device of the model."""
+        """Scale waveforms (S,) to the model's volume, on its device."""
         return [scale_peak(each, self.volume).to(self.device) for each in audio]
 
     @torch.no_grad()
     def encode(self, audio: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """Encode utterances, each as if it were alone.
+        """Encode utterances independently of the batch.
 
         Args:
             audio: waveforms (S,) in [-1, 1], of any lengths.
@@ -108,26 +108,26 @@ class CTCModel:
 
     @torch.no_grad()
     def project(self, states: Tensor) -> Tensor:
-        """Log-probabilities (B, T, V) of encoder output (B, T, dim), in float32."""
+        """Compute log-probabilities (B, T, V) of states (B, T, dim), in float32."""
         with torch.autocast(states.device.type, enabled=False):
             logits: Tensor = self.model.ctc.ctc_lo(states.float())
             return logits.log_softmax(-1)
 
     def log_probs(self, audio: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-        """Log-probabilities of utterances, each as if it were alone.
+        """Compute log-probabilities of utterances independently of the batch.
 
         Args:
             audio: waveforms (S,) in [-1, 1], of any lengths.
 
         Returns:
-            (B, T, V) and lengths (B,).
+            Log-probabilities (B, T, V) and lengths (B,).
         """
         states, lengths = self.encode(audio)
         return self.project(states), lengths
 
 
 def count_parameters(model: ESPnetASRModel) -> int:
-    """Parameters that CTC decoding uses: an attention decoder is left out."""
+    """Count the parameters used by CTC decoding, without an attention decoder."""
     return sum(
         p.numel()
         for name, p in model.named_parameters()

@@ -1,4 +1,4 @@
-"""A model that ESPnet trained: loaded, run up to its encoder, and measured."""
+"""Loading, encoding and measuring of trained ESPnet models."""
 
 import contextlib
 import copy
@@ -39,9 +39,9 @@ from espnet_ctckd.data.files import Pathlike, shorten
 from espnet_ctckd.models.checkpoint import load_config, load_weights
 from espnet_ctckd.models.probe import frames_per_shift, least_samples
 
-# ESPnet's, which treat audio alike: of ASR, and of OWSM-CTC.
+# ESPnet's preprocessors for ASR and OWSM-CTC, which treat audio in the same way.
 _PREPROCESSORS = ("default", "multi", "s2t_ctc")
-# Far more than any sentencepiece model, or the statistics of a feature, has.
+# Maximum file size; sentencepiece models and feature statistics are far smaller.
 _MOST_BYTES = 2**28
 
 
@@ -51,19 +51,19 @@ def load_espnet_model(
     device: str = "cpu",
     task: Type[AbsTask] = ASRTask,
 ) -> Tuple[Any, Namespace]:
-    """Build a model of ESPnet and load its weights, all of them or not at all.
+    """Build an ESPnet model and load its weights strictly.
 
     Args:
         config_file: ``config.yaml`` of the training.
         model_file: weights.
-        device: where the model goes.
-        task: of ESPnet, from `task_of`.
+        device: device of the model.
+        task: ESPnet task, see `task_of`.
 
     Returns:
         The model in eval mode, and the training arguments.
 
     Raises:
-        InputError: a file is missing or damaged, or the weights are of another model.
+        InputError: a file is missing or damaged, or the weights do not match.
     """
     register()
     conf = load_config(config_file)
@@ -84,8 +84,10 @@ def load_espnet_model(
     given = Namespace(**conf)
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.
-        with _for_inference(config_file) as (told, unused), named_errors(given):
-            model, args = task.build_model_from_file(told, None, device)
+        with _for_inference(config_file) as (inference_config, unused):
+            with named_errors(given):
+                built = task.build_model_from_file(inference_config, None, device)
+        model, args = built
     except InputError as error:
         raise InputError(f"cannot build the model of {config_file}: {error}") from error
     except ImportError as error:
@@ -93,13 +95,12 @@ def load_espnet_model(
             f"cannot build the model of {config_file}, which needs a library that is "
             f"not installed ({error}): install that"
         ) from error
-    # A foreign configuration, and the files that it names, make ESPnet and torch raise
-    # nearly anything, as an unpickler does that refuses what is no tensor.
+    # ESPnet and torch raise many types of errors for other configurations and the files
+    # that they name; the unpickler refuses other objects than tensors.
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        if isinstance(
-            error, pickle.UnpicklingError
-        ):  # torch goes on with unsafe advice
+        # torch's message adds unsafe advice.
+        if isinstance(error, pickle.UnpicklingError):
             reason = "a file that it names holds more than tensors"
         raise InputError(
             f"cannot build the model of {config_file} ({type(error).__name__}: "
@@ -156,17 +157,17 @@ def named_errors(args: Namespace) -> Iterator[None]:
 
 
 def check_named_files(conf: Mapping[str, Any], config_file: Pathlike) -> None:
-    """Refuse a configuration that names what is no file as a file to read.
+    """Check that the files named in a configuration are regular files.
 
-    Files that are missing are another matter: not every command reads them.
+    Missing files are accepted, as not every command reads them.
 
     Args:
         conf: contents of ``config.yaml``.
         config_file: its path, for the error.
 
     Raises:
-        InputError: ``bpemodel`` or ``normalize_conf.stats_file`` is no path, or is of a
-            device, pipe or folder, or far larger than any such file.
+        InputError: ``bpemodel`` or ``normalize_conf.stats_file`` is not a path, is a
+            device, pipe or folder, or is larger than any such file.
     """
     normalize = conf.get("normalize_conf") or {}
     if not isinstance(normalize, dict):
@@ -198,7 +199,7 @@ def check_named_files(conf: Mapping[str, Any], config_file: Pathlike) -> None:
             )
 
 
-# Front-ends that start from the weights of a model on a hub.
+# Front-ends that load pretrained weights from a hub.
 _HUB_FRONTENDS = ("huggingface", "ctckd_huggingface")
 
 
@@ -206,19 +207,19 @@ _HUB_FRONTENDS = ("huggingface", "ctckd_huggingface")
 def _for_inference(
     config_file: Pathlike,
 ) -> Iterator[Tuple[Pathlike, Tuple[str, ...]]]:
-    """A configuration without what CTC inference does not use.
+    """Write a configuration without the parts that CTC inference does not use.
 
     Losses and decoders may need libraries, and front-ends a network, that inference
-    does without: the CTC loss and the decoder beside the CTC branch are left out, and
-    the front-end's weights come from the checkpoint. A student is built as the plain
-    model that it is, so that nothing of ``kd``, which may name a file, is read.
+    does not: the CTC loss and the decoder next to the CTC branch are omitted, and the
+    front-end's weights come from the checkpoint. A student is built as a plain ESPnet
+    model, so the files named in ``kd`` are not read.
 
     Args:
         config_file: ``config.yaml`` of the training.
 
     Yields:
-        The path of the configuration, and the prefixes of the weights that the model
-        of it does not have.
+        The path of the configuration, and the prefixes of the weights that its model
+        does not have.
     """
     conf, unused = load_config(config_file), tuple[str, ...]()
     changed = copy.deepcopy(conf)
@@ -248,7 +249,7 @@ def _for_inference(
 
 
 def task_of(conf: Mapping[str, Any]) -> Type[AbsTask]:
-    """ESPnet's task that a configuration is of: ASR, or OWSM-CTC's.
+    """Return the ESPnet task of a configuration: ASR or OWSM-CTC.
 
     Args:
         conf: contents of a training's ``config.yaml``.
@@ -258,25 +259,25 @@ def task_of(conf: Mapping[str, Any]) -> Type[AbsTask]:
 
 
 def measure_frame_shift(model: ESPnetASRModel) -> Fraction:
-    """Samples from one output frame of a model to the next, by trying.
+    """Measure the frame shift of a model by running it on two lengths of silence.
 
     Args:
-        model: takes raw audio.
+        model: model that takes raw audio.
 
     Returns:
-        The exact shift, in samples.
+        The exact frame shift in samples.
     """
     return frames_per_shift(lambda samples: _frames(model, samples))
 
 
 def shortest_input(model: ESPnetASRModel) -> int:
-    """The fewest samples that a model makes a frame of, by trying.
+    """Measure the minimum input length for one output frame by running the model.
 
     Args:
-        model: takes raw audio.
+        model: model that takes raw audio.
 
     Returns:
-        Samples, at most those of the shorter probe.
+        Number of samples, at most `espnet_ctckd.models.probe.SHORT`.
     """
     return least_samples(lambda samples: _frames(model, samples))
 
@@ -286,7 +287,7 @@ def _frames(model: ESPnetASRModel, samples: int) -> int:
     speech = torch.zeros(samples, device=next(model.parameters()).device)
     try:
         return int(encode(model, [speech])[1])
-    # Parts that do not fit together raise what their layers do.
+    # Incompatible parts raise the errors of their layers.
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
         raise InputError(
             f"the model cannot be run on {samples} samples: do its parts (frontend, "
@@ -296,14 +297,14 @@ def _frames(model: ESPnetASRModel, samples: int) -> int:
 
 
 def encode(model: ESPnetASRModel, audio: Sequence[Tensor]) -> Tuple[Tensor, Tensor]:
-    """Encode utterances, each as if it were alone, for inference.
+    """Encode utterances independently of the batch, for inference.
 
-    ESPnet's front-ends and convolution modules read what lies beyond the end of an
-    utterance in a padded batch. So the front-end and the normalisation get one
-    utterance at a time, and the encoder those of equally many feature frames together.
+    ESPnet's front-ends and convolution modules read beyond the end of an utterance in a
+    padded batch. Therefore the front-end and the normalisation process one utterance at
+    a time, and the encoder batches of utterances with equally many feature frames.
 
     Args:
-        model: in eval mode.
+        model: ESPnet model in eval mode.
         audio: waveforms (S,) of any lengths.
 
     Returns:
@@ -325,15 +326,15 @@ def encode(model: ESPnetASRModel, audio: Sequence[Tensor]) -> Tuple[Tensor, Tens
 
 
 def volume_of(args: Namespace) -> Optional[float]:
-    """The peak to which a model's preprocessor scales each utterance, or None.
+    """Return the peak to which a model's preprocessor scales utterances, or None.
 
-    ESPnet applies it at inference, too, unlike noise and reverberation.
+    ESPnet also applies this at inference, unlike noise and reverberation.
 
     Args:
-        args: of the training.
+        args: arguments of the training.
 
     Raises:
-        InputError: the preprocessor is not one of those that are applied here.
+        InputError: the preprocessor is not supported.
     """
     if not getattr(args, "use_preprocessor", True):
         return None
@@ -371,7 +372,7 @@ def scale_peak(speech: Tensor, volume: Optional[float]) -> Tensor:
 
 
 def _features(model: ESPnetASRModel, speech: Tensor) -> Tuple[Tensor, int]:
-    """Normalised features (frames, dim) of a waveform (S,), and the valid frames."""
+    """Compute normalised features (frames, dim) of audio (S,), and their length."""
     lengths = torch.tensor([len(speech)], device=speech.device)
     with torch.autocast(speech.device.type, enabled=False):
         feats, lengths = model._extract_feats(speech.unsqueeze(0), lengths)
@@ -383,7 +384,7 @@ def _features(model: ESPnetASRModel, speech: Tensor) -> Tuple[Tensor, int]:
 def _encode_features(
     model: ESPnetASRModel, feats: Tensor, lengths: Tensor
 ) -> Tuple[Tensor, Tensor]:
-    """Encoder output (B, T, dim) and lengths (B,) of features, as ESPnet's `encode`."""
+    """Encode features like ESPnet's `encode`: states (B, T, dim) and lengths (B,)."""
     if model.preencoder is not None:
         feats, lengths = model.preencoder(feats, lengths)
     if model.encoder is None:
@@ -402,13 +403,13 @@ def _encode_features(
 
 
 def sample_rate(args: Namespace) -> int:
-    """Samples per second that an ESPnet ASR configuration expects.
+    """Return the sample rate in Hz of an ESPnet ASR configuration.
 
     Args:
-        args: of the training.
+        args: arguments of the training.
 
     Raises:
-        InputError: ``frontend_conf.fs`` is no rate.
+        InputError: ``frontend_conf.fs`` is not a sample rate.
     """
     given = (args.frontend_conf or {}).get("fs", 16000)
     rate = given

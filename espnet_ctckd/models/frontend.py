@@ -1,4 +1,4 @@
-"""Models of Hugging Face in front of ESPnet's CTC head, at 20 ms or coarser."""
+"""An ESPnet front-end of Hugging Face models, with pooling of the output frames."""
 
 import copy
 from typing import Any, Optional, Tuple
@@ -19,24 +19,24 @@ from espnet_ctckd.posteriors import length_mask
 
 
 class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
-    """ESPnet's front end of Hugging Face models, with pooled frames.
+    """ESPnet's front-end of Hugging Face models, with max pooling over time.
 
-    ESPnet 202511 takes samples for frames; here, as in 202611, the model itself says
-    how many frames an utterance has. Weights are float32, whatever the checkpoint has,
-    and a checkpoint that lacks some is refused. Models that want no attention mask hear
-    the padding of a batch, as in their own training.
+    ESPnet 202511 takes the lengths in samples for lengths in frames; here, as in
+    ESPnet 202611, the model computes the lengths in frames. Weights are loaded as
+    float32, and a checkpoint that lacks weights is refused. Models that take no
+    attention mask process the padding of a batch as audio, as in their own training.
 
     Args:
         model: id on the hub, or a folder.
-        pool: so many frames become one, by the maximum of each feature. 2 makes 40 ms
-            of 20; frames that do not fill the last one are left out.
-        fs: samples per second.
-        download_dir: of what comes from the hub.
-        load_pretrained: start from the weights of ``model``, not from random ones.
+        pool: number of frames merged into one by max pooling: 2 turns a frame shift of
+            20 ms into 40 ms. An incomplete last group is dropped.
+        fs: sample rate in Hz.
+        download_dir: folder for downloads from the hub.
+        load_pretrained: start from the weights of ``model`` instead of random ones.
 
     Raises:
         InputError: the model takes no audio, cannot be loaded or lacks weights, or
-            ``pool`` is not at least 1.
+            ``pool`` is not a whole number >= 1.
 
     References:
         Hsu et al., HuBERT: Self-Supervised Speech Representation Learning by Masked
@@ -54,7 +54,7 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
         download_dir: Optional[str] = None,
         load_pretrained: bool = True,
     ) -> None:
-        # Not ESPnet's own, which loads what it finds and leaves the rest random.
+        # ESPnet's constructor is skipped: it leaves missing weights random.
         super(HuggingFaceFrontend, self).__init__()
         if isinstance(pool, bool) or not isinstance(pool, int) or pool < 1:
             raise InputError(
@@ -72,7 +72,7 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
         self._size = self._probe(model)
 
     def _probe(self, model: str) -> int:
-        """Size of the features, from a second of silence; refuse what has no frames."""
+        """Measure the feature size on 1 s of silence; refuse models without frames."""
         wanted = "give HuBERT, wav2vec 2.0, WavLM, W2V-BERT or alike"
         rate = self.processor.sampling_rate
         training = self.encoder.training
@@ -84,7 +84,7 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
                 )
         except InputError:
             raise
-        # What a model without audio input raises is its own.
+        # Models without audio input raise errors of their own.
         except Exception as error:
             raise InputError(
                 f"frontend_conf.model is {model}, a {type(self.encoder).__name__}, "
@@ -99,20 +99,20 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
         return states.size(2)
 
     def output_size(self) -> int:
-        """Size of the features."""
+        """Return the size of the features."""
         return self._size
 
     def _encode(self, inputs: Tensor, input_lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        """Last hidden states (B, T, dim) and lengths (B,) of audio (B, S)."""
+        """Compute last hidden states (B, T, dim) and lengths (B,) of audio (B, S)."""
         audio = [x[:n].cpu().numpy() for x, n in zip(inputs, input_lengths)]
-        given = self.processor(
+        features = self.processor(
             audio,
             return_tensors="pt",
             sampling_rate=self.processor.sampling_rate,
             padding=True,
         ).to(inputs.device)
-        mask = mask_of(given)
-        if "input_features" not in given:
+        mask = mask_of(features)
+        if "input_features" not in features:
             counted = input_lengths
         elif mask is not None:
             counted = mask.sum(-1)
@@ -128,11 +128,11 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
                 f"frontend_conf.model is a {type(self.encoder).__name__}, which does "
                 "not take audio: give HuBERT, wav2vec 2.0, WavLM, W2V-BERT or alike"
             )
-        states = self.encoder(**given).last_hidden_state  # (B, T, dim)
+        states = self.encoder(**features).last_hidden_state  # (B, T, dim)
         return states, lengths.to(states.device)
 
     def forward(self, inputs: Tensor, input_lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        """Features of a batch.
+        """Compute the features of a batch.
 
         Args:
             inputs: audio (B, S).
@@ -155,7 +155,7 @@ class CTCKDHuggingFaceFrontend(HuggingFaceFrontend):
 
 
 def _open(model: str, download_dir: Optional[str], pretrained: bool) -> Tuple[Any, Any]:
-    """The encoder, and its feature extractor."""
+    """Open the encoder and its feature extractor."""
     library = transformers_library("front-ends of Hugging Face")
     where = f"frontend_conf.model is {model}"
     try:
@@ -171,7 +171,7 @@ def _open(model: str, download_dir: Optional[str], pretrained: bool) -> Tuple[An
             encoder = library.AutoModel.from_config(config, dtype=torch.float32)
     except InputError:
         raise
-    # Libraries of files raise errors of their own at what is damaged or foreign.
+    # The libraries raise many types of errors for damaged or unknown files.
     except Exception as error:
         raise InputError(
             f"{where}, which cannot be loaded as a model of audio: "
@@ -179,7 +179,7 @@ def _open(model: str, download_dir: Optional[str], pretrained: bool) -> Tuple[An
             "one on the hub (and check the network), or a folder that save_pretrained "
             "has written"
         ) from None
-    # Of some kinds the library's model without a head is the one with CTC's.
+    # For some model types, the library's model without a head includes the CTC head.
     if hasattr(encoder, "ctc_head"):
         encoder = encoder.encoder
     return encoder, processor

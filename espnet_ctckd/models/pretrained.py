@@ -1,4 +1,4 @@
-"""Models of Hugging Face, loaded with all of their weights or not at all."""
+"""Loading of Hugging Face models, with checks for missing weights."""
 
 import importlib
 import re
@@ -10,11 +10,11 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.files import shorten
 
-# Parameters that inference does not read: SpecAugment's mask, BatchNorm's counters.
+# Parameters unused at inference: SpecAugment's mask, BatchNorm's counters.
 _UNREAD = re.compile(r"(^|\.)(masked_spec_embed|num_batches_tracked)$")
 # Names of the methods that map the lengths of a model's input to those of its output.
 _OUTPUT_LENGTHS = ("_get_feat_extract_output_lengths", "_get_subsampling_output_length")
-# Names that feature extractors give the mask of a batch's padding.
+# Names of the padding mask in the output of feature extractors.
 _MASKS = ("attention_mask", "padding_mask")
 
 
@@ -22,10 +22,10 @@ def transformers_library(user: str) -> Any:
     """Import transformers.
 
     Args:
-        user: what needs it, in the plural, for the error.
+        user: the feature that needs it, in the plural, for the error.
 
     Raises:
-        InputError: it is not installed.
+        InputError: transformers is not installed.
     """
     try:
         return importlib.import_module("transformers")
@@ -36,31 +36,31 @@ def transformers_library(user: str) -> Any:
 
 
 def load_pretrained(auto: Any, source: str, where: str, **options: Any) -> Any:
-    """Load a model in float32, whatever type its checkpoint has.
+    """Load a model in float32, regardless of the type of its checkpoint.
 
     Args:
-        auto: one of the library's auto classes for models.
+        auto: auto class of the library for models.
         source: id on the hub, or a local folder.
-        where: what the model is for, for the errors.
-        **options: of ``from_pretrained``.
+        where: description of the model, for the errors.
+        **options: options of ``from_pretrained``.
 
     Returns:
         The model.
 
     Raises:
-        InputError: the checkpoint lacks weights of the model, has other sizes, or has
-            weights of parts that the model was built without.
+        InputError: the checkpoint lacks weights of the model, has weights of other
+            sizes, or weights that have no place in the model.
     """
     model, info = auto.from_pretrained(
         source,
         dtype=torch.float32,
-        # Mismatches are refused below, by their names and sizes.
+        # Mismatches are reported below, with names and sizes.
         ignore_mismatched_sizes=True,
         output_loading_info=True,
         **options,
     )
-    # An adapter of a language brings its weights, and the output layer, in a file of
-    # its own, which the library has loaded whole by now.
+    # The adapter of a language and its output layer are in a separate file, which the
+    # library has already loaded.
     own = set(model._get_adapters()) if options.get("target_lang") else set()
     others = sorted(m for m in info["mismatched_keys"] if m[0] not in own)
     if others:
@@ -93,7 +93,7 @@ def load_pretrained(auto: Any, source: str, where: str, **options: Any) -> Any:
 
 
 def _unused(model: Any, names: Iterable[str]) -> List[str]:
-    """Weights of parts that a model has or can have; not those of other heads."""
+    """Return the unused weights of parts that a model has, not those of other heads."""
     prefix = f"{model.base_model_prefix}."
     base = getattr(model, model.base_model_prefix, model)
 
@@ -105,19 +105,19 @@ def _unused(model: Any, names: Iterable[str]) -> List[str]:
 
 
 def mask_of(features: Any) -> Optional[Tensor]:
-    """The mask (B, S) of a batch from a feature extractor, or None if it has none."""
+    """Return the padding mask (B, S) of a feature extractor's output, or None."""
     return next((features[name] for name in _MASKS if name in features), None)
 
 
 def output_lengths(model: Any, lengths: Tensor) -> Optional[Tensor]:
-    """Output frames of inputs of a model of given lengths.
+    """Compute the number of output frames of a model from its input lengths.
 
     Args:
-        model: of transformers.
-        lengths: samples or feature frames, whatever the model's input is (B,).
+        model: model of transformers.
+        lengths: input lengths in samples or feature frames (B,).
 
     Returns:
-        Frames (B,), or None if the model does not compute them.
+        Number of frames (B,), or None if the model cannot compute it.
     """
     for name in _OUTPUT_LENGTHS:
         if hasattr(model, name):

@@ -1,4 +1,4 @@
-"""What teachers share: what is found out by trying them, and utterances one by one."""
+"""Measurements of teachers by probing, and batches of single utterances."""
 
 import hashlib
 from fractions import Fraction
@@ -10,22 +10,22 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.posteriors import FramePosteriors
 
-# Two probes this far apart show a whole number of frames for every hop and
-# subsampling in use (multiples of 320, 512, 640, 960, 1024, 1280 samples).
+# Lengths of the two probes in samples. The difference is a multiple of all common frame
+# shifts (320, 512, 640, 960, 1024 and 1280 samples).
 SHORT, LONG = 16000, 16000 + 307200
 
 
 def frames_per_shift(frames: Callable[[int], int]) -> Fraction:
-    """Samples from one frame to the next.
+    """Measure the frame shift of a model.
 
     Args:
-        frames: says how many frames so many samples make.
+        frames: returns the number of frames for a number of samples.
 
     Returns:
-        The exact shift.
+        The exact frame shift in samples.
 
     Raises:
-        InputError: more audio makes no more frames.
+        InputError: the number of frames does not grow with the audio.
     """
     few, many = frames(SHORT), frames(LONG)
     if many <= few:
@@ -37,33 +37,33 @@ def frames_per_shift(frames: Callable[[int], int]) -> Fraction:
 
 
 def least_samples(frames: Callable[[int], int]) -> int:
-    """The fewest samples that make a frame.
+    """Measure the minimum number of samples for one frame.
 
     Args:
-        frames: says how many frames so many samples make, or raises.
+        frames: returns the number of frames for a number of samples, or raises.
 
     Returns:
-        Samples, at most those of the shorter probe.
+        Number of samples, at most `SHORT`.
     """
 
-    def makes_one(samples: int) -> bool:
+    def has_frame(samples: int) -> bool:
         try:
             return frames(samples) > 0
-        except Exception:  # every model has its own for what is too short
+        except Exception:  # errors for short input differ by model
             return False
 
     low, high = 0, SHORT
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if makes_one(middle) else (middle, high)
+        low, high = (low, middle) if has_frame(middle) else (middle, high)
     return high
 
 
 def hash_of(states: Mapping[str, Tensor]) -> str:
-    """SHA-256 of weights: names, types, shapes and values.
+    """Return the SHA-256 of weights, over names, types, shapes and values.
 
     Args:
-        states: a state dict.
+        states: state dict.
     """
     digest = hashlib.sha256()
     for name, value in sorted(states.items()):
@@ -73,27 +73,27 @@ def hash_of(states: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def together(said: List[FramePosteriors]) -> FramePosteriors:
-    """A batch of utterances that were heard one by one.
+def pad_batch(posteriors: List[FramePosteriors]) -> FramePosteriors:
+    """Pad the posteriors of single utterances to a batch.
 
     Args:
-        said: of each utterance alone.
+        posteriors: posteriors of each utterance, as batches of one.
     """
 
     def pad(parts: List[Tensor]) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence([p[0] for p in parts], batch_first=True)
 
-    states = [s.states for s in said if s.states is not None]
+    states = [p.states for p in posteriors if p.states is not None]
     return FramePosteriors(
-        pad([s.log_probs for s in said]),
-        torch.cat([s.lengths for s in said]),
-        said[0].blank,
+        pad([p.log_probs for p in posteriors]),
+        torch.cat([p.lengths for p in posteriors]),
+        posteriors[0].blank,
         states=pad(states) if states else None,
     )
 
 
-def alone(log_probs: Tensor, blank: int) -> FramePosteriors:
-    """A batch of one utterance, of its log-probabilities (U, V)."""
+def single(log_probs: Tensor, blank: int) -> FramePosteriors:
+    """Return a batch of one utterance with log-probabilities (U, V)."""
     return FramePosteriors(
         log_probs.unsqueeze(0), torch.tensor([len(log_probs)]), blank
     )

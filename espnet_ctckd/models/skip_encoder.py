@@ -1,4 +1,4 @@
-"""A Conformer whose upper layers run on the frames alone that are not blank."""
+"""A Conformer whose upper layers skip blank frames."""
 
 import contextlib
 from typing import Any, Callable, List, Optional, Tuple
@@ -12,10 +12,10 @@ from espnet_ctckd.choices import InputError
 
 
 def _mask_convolution(layer: Any, mask: Tensor) -> Callable[[], None]:
-    """Let a layer's convolution see 0 where the mask (B, 1, T) is not set.
+    """Zero the input of a layer's convolution outside of the mask (B, 1, T).
 
     Returns:
-        Undoes it.
+        Function that removes the hook.
     """
     if layer.conv_module is None:
         return lambda: None
@@ -29,29 +29,30 @@ def _mask_convolution(layer: Any, mask: Tensor) -> Callable[[], None]:
 
 
 class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
-    """ESPnet's Conformer, with blank-triggered skipping of its upper layers.
+    """ESPnet's Conformer with blank-triggered skipping of the upper layers.
 
-    After the lower layers the CTC output layer says what each frame is; the upper ones
-    run on the frames that are not surely blank, and their neighbours, moved together.
-    The others keep what the lower layers made of them. Attention and convolution of the
-    upper layers see that shorter time axis. In training a part of the batches is
-    treated so, and the others run whole.
+    The CTC output layer is applied after the lower layers. The upper layers run on the
+    sequence of frames whose blank probability is below the threshold, and their
+    neighbours; attention and convolution operate on this shorter time axis. Skipped
+    frames keep the output of the lower layers. In training, frames are skipped in a
+    part of the batches only.
 
     Parameters and their names are those of ``conformer``.
 
     Args:
-        input_size: of the features.
-        skip_after: l: layers that always run.
-        skip_threshold: theta: a frame is skipped where its blank is at least that
-            probable; above 1 none is.
-        skip_neighbours: k: frames on either side of one that runs, which run, too.
-        skip_ratio: share of the training's batches in which frames are skipped.
-        skip_factorized: whether the lower layers say by an output of their own what is
-            blank, so that the V outputs are not computed to ask it (factorized CTC).
-        **kwargs: of ESPnet's ``conformer``, with its latest relative positions.
+        input_size: size of the features.
+        skip_after: l, the number of layers that run on all frames.
+        skip_threshold: theta; frames with a blank probability of at least theta are
+            skipped. Above 1, no frame is skipped.
+        skip_neighbours: k; frames within k frames of a non-skipped frame are not
+            skipped.
+        skip_ratio: share of the training batches in which frames are skipped.
+        skip_factorized: predict blank from the lower layers with a separate output,
+            without computing all V outputs (factorized CTC).
+        **kwargs: options of ESPnet's ``conformer``, with the latest relative positions.
 
     Raises:
-        InputError: an option makes no sense.
+        InputError: an option is invalid.
 
     References:
         Hou et al., Blank-triggered Dynamic Layer-skipping for Efficient CTC-based
@@ -99,7 +100,7 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
         self.skip_blank: Optional[torch.nn.Linear] = None
         if skip_factorized:
             self.skip_blank = torch.nn.Linear(self.output_size(), 1)
-        # ESPnet hands the CTC module to encoders that have this.
+        # ESPnet passes the CTC module to encoders with this attribute.
         self.ctc_trim = True
         self.frames = self.frames_run = 0
 
@@ -117,14 +118,15 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
         Args:
             xs_pad: features (B, frames, dim).
             ilens: (B,).
-            prev_states: not read.
-            masks: not read.
-            ctc: whose output layer says what is blank; without it, and without an
-                output of its own, nothing is skipped.
-            return_all_hs: not read.
+            prev_states: unused.
+            masks: unused.
+            ctc: CTC module whose output layer predicts blank. Without it, and without
+                `skip_factorized`, no frame is skipped.
+            return_all_hs: unused.
 
         Returns:
-            States (B, T, dim), with those of the layer ``skip_after``; lengths (B,).
+            States (B, T, dim) of the last layer and of layer ``skip_after``; lengths
+            (B,).
         """
         valid = (~stock.make_pad_mask(ilens)[:, None, :]).to(xs_pad.device)
         short, least = stock.check_short_utt(self.embed, xs_pad.size(1))
@@ -150,15 +152,15 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
         return (x, [(self.skip_after, shallow)]), valid.squeeze(1).sum(1), None
 
     def lower_logits(self, states: Tensor, ctc_lo: torch.nn.Module) -> Tensor:
-        """What the lower layers say.
+        """Compute the CTC logits of the lower layers.
 
         Args:
-            states: theirs (..., dim).
+            states: output of the lower layers (..., dim).
             ctc_lo: the CTC output layer.
 
         Returns:
-            Logits (..., V). Factorized, their softmax is sigmoid(u) for the blank, and
-            1 - sigmoid(u) times the softmax of the others.
+            Logits (..., V). With `skip_factorized` their softmax is sigmoid(u) for the
+            blank, and 1 - sigmoid(u) times the softmax of the others for the others.
         """
         logits: Tensor = ctc_lo(states)
         if self.skip_blank is None:
@@ -167,9 +169,9 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
         return torch.cat([self.skip_blank(states), others], -1)
 
     def _gate(self, shallow: Tensor, valid: Tensor, ctc: Optional[CTC]) -> Tensor:
-        """The frames that the upper layers run on (B, T), one of each at least."""
-        unsaid = ctc is None and self.skip_blank is None
-        whole = unsaid or self.skip_threshold > 1.0
+        """Mask the frames of the upper layers (B, T), at least one per utterance."""
+        no_blank = ctc is None and self.skip_blank is None
+        whole = no_blank or self.skip_threshold > 1.0
         if not whole and self.training:
             whole = bool(torch.rand(()) >= self.skip_ratio)
         if whole:
@@ -202,25 +204,25 @@ class CTCKDSkipConformerEncoder(stock.ConformerEncoder):
         valid: Tensor,
         runs: Tensor,
     ) -> Tensor:
-        """Run layers on some frames, and put what they give back in place."""
+        """Run layers on the frames of a mask, and scatter their outputs back."""
         frames = x.size(1)
         counts = runs.sum(1)  # (B,)
         size = int(counts.max())
-        # Those that run first, in their order.
+        # Frames of the mask first, in temporal order.
         index = (~runs).int().argsort(dim=1, stable=True)[:, :size]  # (B, T')
         every = index.unsqueeze(-1).expand(-1, -1, x.size(2))
         inside = torch.arange(size, device=x.device) < counts.unsqueeze(1)  # (B, T')
-        # Distances of at most T' - 1, around the one of 0 in the middle.
+        # Relative positions up to T' - 1, around position 0 in the middle.
         near = positions[:, frames - size : frames + size - 1]
         hidden: Any = (x.gather(1, every), near)
         mask = inside.unsqueeze(1)  # (B, 1, T')
         with contextlib.ExitStack() as hooks:
             if not torch.equal(runs, valid.squeeze(1)):
-                # ESPnet's convolution hears what stands behind an utterance; here, that
-                # would be other frames of its own.
+                # ESPnet's convolution reads beyond the end of an utterance; here, this
+                # would be skipped frames of the same utterance.
                 for layer in layers:
                     hooks.callback(_mask_convolution(layer, mask))
             for layer in layers:
                 hidden, mask = layer(hidden, mask)
-        given = torch.where(inside.unsqueeze(-1), hidden[0], x.gather(1, every))
-        return x.scatter(1, every, given)
+        outputs = torch.where(inside.unsqueeze(-1), hidden[0], x.gather(1, every))
+        return x.scatter(1, every, outputs)

@@ -1,4 +1,4 @@
-"""Where an ESPnet model is: a folder, a packed archive, or a tag of a model zoo."""
+"""Location of ESPnet models: a folder, an archive, or a tag of a model zoo."""
 
 import contextlib
 import os
@@ -13,22 +13,22 @@ from espnet2.main_funcs.pack_funcs import unpack
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.models.checkpoint import load_config
 
-# In this order: what our export and ESPnet's recipes call the weights to use.
+# File names of weights from our export and ESPnet's recipes, in order of preference.
 _WEIGHTS = ("model.pth", "valid.cer_ctc.ave.pth", "valid.acc.ave.pth", "*.ave.pth")
 
 
 def find_model(model: str) -> Tuple[Path, Path]:
-    """Configuration and weights of a model.
+    """Find the configuration and weights of a model.
 
     Args:
         model: a folder with config.yaml and weights; an archive of ESPnet's packing,
-            which is unpacked beside itself; or a tag.
+            which is unpacked to the same folder; or a tag.
 
     Returns:
         Paths of both.
 
     Raises:
-        InputError: they are not there, or the tag cannot be downloaded.
+        InputError: they do not exist, or the tag cannot be downloaded.
     """
     folder = Path(model)
     if folder.is_file():
@@ -55,7 +55,7 @@ def _download(tag: str) -> Tuple[Path, Path]:
         ) from None
     try:
         found = ModelDownloader().download_and_unpack(tag)
-    except Exception as error:  # whatever the network or the hub raises
+    except Exception as error:  # any error of the network or the hub
         raise InputError(
             f"{tag} is no folder, and cannot be downloaded as a tag: {error}. Check "
             "the tag and the network, or give a folder"
@@ -74,7 +74,7 @@ def _recogniser(found: Dict[str, str], where: object) -> Tuple[Path, Path]:
 
 
 def _check_files(config: Path, weights: Path) -> None:
-    """Refuse a model out of an archive that names files outside of it."""
+    """Refuse a model from an archive that names files outside of the archive."""
     root = next((f for f in config.parents if (f / "meta.yaml").is_file()), None)
     if root is None:
         raise InputError(
@@ -98,7 +98,7 @@ def _lies_in(root: Path, path: str) -> bool:
 
 
 def _moved_inside(found: Dict[str, str], folder: Path) -> Dict[str, str]:
-    """The files of an archive; what was packed by an absolute path lies below it."""
+    """Map the files of an archive, including absolute paths, to paths in its folder."""
     return {
         key: path if _lies_in(folder, path) else str(folder / path.lstrip("/"))
         for key, path in found.items()
@@ -106,7 +106,7 @@ def _moved_inside(found: Dict[str, str], folder: Path) -> Dict[str, str]:
 
 
 def _unpack(archive: Path) -> Tuple[Path, Path]:
-    """Unpack beside the archive; several jobs may do so at once."""
+    """Unpack an archive next to it; safe for concurrent jobs."""
     folder = archive.with_name(f"{archive.stem}.unpacked").resolve()
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     wanted = f"{archive} is no model: give a folder, or an archive of espnet2.bin.pack"
@@ -124,7 +124,7 @@ def _unpack(archive: Path) -> Tuple[Path, Path]:
             found = unpack(archive, partial, use_cache=False)
             for path in _moved_inside(found, partial).values():
                 if path.endswith(".yaml") and Path(path).is_file():
-                    # What it names, by its final place.
+                    # Paths refer to the final folder.
                     text = Path(path).read_text(encoding="utf-8")
                     text = text.replace(str(partial), str(folder))
                     for name in names:  # that were packed by absolute paths
@@ -138,7 +138,7 @@ def _unpack(archive: Path) -> Tuple[Path, Path]:
 
 
 def _names(archive: Path) -> List[str]:
-    """What a zip or tar holds; links, which lead elsewhere, are refused."""
+    """List the names in a zip or tar; links are refused, as they may lead outside."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             return packed.namelist()

@@ -1,4 +1,4 @@
-"""Models that say what the student should."""
+"""Teacher models."""
 
 from fractions import Fraction
 from typing import Any, Dict, List, Mapping, Optional, Protocol
@@ -13,20 +13,20 @@ from espnet_ctckd.teachers.registry import SINGLE_CHOICES, open_kind
 
 
 class Teacher(Protocol):
-    """What every teacher offers.
+    """Interface of all teachers.
 
     Attributes:
-        token_list: V tokens in the order of its posteriors.
+        token_list: V tokens in the order of the posteriors.
         blank: index of the blank among them.
-        state_size: D of its hidden states, 0 where it gives none.
-        rate: samples per second of the audio that it expects.
-        frame_shift: samples from one frame to the next, exact.
-        shortest: the fewest samples that it makes a frame of.
-        longest: the most samples that it hears at once, or None.
-        batching: ``single`` where each utterance is computed as if it were alone, or
-            ``padded`` where its posteriors depend on what it is batched with.
-        bpemodel: serialized sentencepiece model that splits text into its tokens, or
-            None if these are no word pieces or no such model is known.
+        state_size: size D of the hidden states, 0 without states.
+        rate: sample rate of the input in Hz.
+        frame_shift: exact frame shift in samples.
+        shortest: minimum input length for one frame in samples.
+        longest: maximum input length in samples, or None.
+        batching: ``single`` if utterances are computed independently of the batch, or
+            ``padded`` if posteriors depend on the batch.
+        bpemodel: serialized sentencepiece model that splits text into the tokens, or
+            None if the tokens are not word pieces or the model is unknown.
     """
 
     token_list: List[str]
@@ -40,11 +40,11 @@ class Teacher(Protocol):
     bpemodel: Optional[bytes]
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
-        """Posteriors (B, U, V), and states, of audio (B, S) with lengths (B,)."""
+        """Compute posteriors (B, U, V), and states, of audio (B, S) of lengths (B,)."""
         ...
 
     def describe(self) -> Mapping[str, str]:
-        """Provenance, for the cache."""
+        """Return the provenance, for the cache."""
         ...
 
 
@@ -65,7 +65,7 @@ def open_teacher(
     options: Mapping[str, Any],
     dtype: object = "float32",
 ) -> Teacher:
-    """Open a teacher of any kind, as `open_kind`, to compute in a type of `DTYPES`."""
+    """Open a teacher of any kind, see `open_kind`, that computes in a given type."""
     teacher = open_kind(TEACHER_CHOICES, kind, source, device, options)
-    half: Teacher = in_dtype(teacher, device, dtype)
-    return half
+    converted: Teacher = in_dtype(teacher, device, dtype)
+    return converted

@@ -1,4 +1,4 @@
-"""Several teachers as one, frame by frame."""
+"""Frame-wise ensembles of teachers."""
 
 import math
 from dataclasses import replace
@@ -15,29 +15,29 @@ from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 from espnet_ctckd.teachers.registry import SINGLE_CHOICES, open_kind
 from espnet_ctckd.tokens import DROPPED, map_tokens, place_tokens
 
-# So many spikes say whether the teachers agree.
+# Number of spikes after which the agreement of the teachers is checked.
 _ENOUGH_SPIKES = 30
 _KEYS = {"weight", "teacher_type", "teacher"}
 _MORE = {"teacher_conf"}
 
 
 class EnsembleTeacher:
-    """The weighted mean of the posteriors of several teachers.
+    """An ensemble that outputs the weighted mean of several teachers' posteriors.
 
-    Teachers that were trained apart spike at different frames, and the mean of two
-    spikes a frame apart is blank at both; so those whose spikes do not agree are
-    refused. What always works is to join their hypotheses (``dump_nbest``).
+    Teachers that were trained independently spike at different frames, and the mean of
+    two spikes one frame apart is blank in both frames; teachers whose spikes do not
+    agree are refused. Their hypotheses can always be merged (``dump_nbest``).
 
     Args:
-        source: YAML: ``teachers``, a list of mappings with the keys weight,
-            teacher_type, teacher, and teacher_conf where there are options; and
-            ``min_agreement``, the least share of spikes that two teachers must have
+        source: YAML file with ``teachers``, a list of mappings with the keys weight,
+            teacher_type, teacher and, optionally, teacher_conf; and
+            ``min_agreement``, the minimum share of spikes that two teachers must have
             in common.
-        device: where it computes.
+        device: device of the teachers.
 
     Raises:
-        InputError: the file is not such a one, or the teachers differ in tokens, frame
-            shift or sample rate.
+        InputError: the file is invalid, or the teachers differ in tokens, frame shift
+            or sample rate.
 
     References:
         Kurata, Audhkhasi, Guiding CTC Posterior Spike Timings for Improved Posterior
@@ -76,7 +76,7 @@ class EnsembleTeacher:
         self.batching = "padded" if padded else "single"
 
     def _place(self, teacher: Any) -> Optional[List[int]]:
-        """Where a teacher's tokens stand in the first one's list."""
+        """Map the tokens of a teacher to those of the first teacher."""
         first = self._teachers[0]
         for key in ("rate", "frame_shift"):
             ours, theirs = getattr(first, key), getattr(teacher, key)
@@ -103,7 +103,7 @@ class EnsembleTeacher:
 
     @torch.no_grad()
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
-        """Frame posteriors of a batch.
+        """Compute the frame posteriors of a batch.
 
         Args:
             speech: (B, S), in [-1, 1].
@@ -115,7 +115,7 @@ class EnsembleTeacher:
         Raises:
             InputError: the teachers' spikes do not agree.
         """
-        said = [
+        outputs = [
             _in_order(
                 teacher.posteriors(speech, lengths),
                 place,
@@ -124,18 +124,18 @@ class EnsembleTeacher:
             )
             for teacher, place in zip(self._teachers, self._places)
         ]
-        self._compare(said)
+        self._compare(outputs)
         logs = [
             posteriors.log_probs + (math.log(weight) if weight else LOG_ZERO)
-            for posteriors, weight in zip(said, self._weights)
+            for posteriors, weight in zip(outputs, self._weights)
         ]
         mean = torch.stack(logs).logsumexp(0)  # (B, U, V)
-        return FramePosteriors(mean, said[0].lengths, self.blank)
+        return FramePosteriors(mean, outputs[0].lengths, self.blank)
 
-    def _compare(self, said: List[FramePosteriors]) -> None:
-        """Count the spikes that each teacher shares with the first, or refuse."""
-        first = said[0]
-        for i, other in enumerate(said):
+    def _compare(self, outputs: List[FramePosteriors]) -> None:
+        """Count spikes shared with the first teacher; refuse too low an agreement."""
+        first = outputs[0]
+        for i, other in enumerate(outputs):
             same = (other.argmax() == first.argmax()) & first.nonblank()
             self._shared[i] += 2 * same.sum().cpu()
             self._spikes[i] += (first.nonblank().sum() + other.nonblank().sum()).cpu()
@@ -152,7 +152,7 @@ class EnsembleTeacher:
             )
 
     def describe(self) -> Dict[str, str]:
-        """Provenance: kind, and that of each teacher."""
+        """Return the provenance: kind, and provenance of each teacher."""
         described = {
             "type": "ensemble",
             "config": str(self._file),
@@ -165,13 +165,13 @@ class EnsembleTeacher:
 
 
 def _in_order(
-    said: FramePosteriors, place: Optional[List[int]], blank: int, tokens: int
+    posteriors: FramePosteriors, place: Optional[List[int]], blank: int, tokens: int
 ) -> FramePosteriors:
-    """The posteriors with the tokens at their places."""
+    """Reorder posteriors to the token list of the first teacher."""
     if place is not None:
-        moved = place_tokens(said.log_probs, place, tokens, LOG_ZERO)
-        said = replace(said, log_probs=moved, blank=blank)
-    return replace(said, states=None)
+        log_probs = place_tokens(posteriors.log_probs, place, tokens, LOG_ZERO)
+        posteriors = replace(posteriors, log_probs=log_probs, blank=blank)
+    return replace(posteriors, states=None)
 
 
 def _read(path: Pathlike) -> Dict[str, Any]:

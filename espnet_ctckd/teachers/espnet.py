@@ -1,4 +1,4 @@
-"""Teachers that ESPnet trained: the CTC branch of ASR models, and OWSM-CTC."""
+"""Teachers from ESPnet: the CTC branch of ASR models, and OWSM-CTC."""
 
 import hashlib
 import re
@@ -22,18 +22,18 @@ from espnet_ctckd.models.probe import frames_per_shift, least_samples
 from espnet_ctckd.models.zoo import find_model
 from espnet_ctckd.posteriors import FramePosteriors
 
-# Tokens for what is not spoken, as OWSM writes them, and those of the kind that are.
+# OWSM's special tokens, and those among them that stand for speech.
 _SPECIAL = re.compile(r"<[^<>]+>")
 _SPOKEN = ("<unk>", "<space>")
-# Utterances that OWSM-CTC hears at once.
-_TOGETHER = 8
+# Batch size of OWSM-CTC in utterances of 30 s.
+_BATCH_SIZE = 8
 
 
 def spoken_tokens(token_list: Sequence[str], blank: int) -> List[int]:
-    """Those of OWSM's tokens that stand for something said, and the blank.
+    """Select the blank and the tokens of OWSM that stand for speech.
 
     Args:
-        token_list: of the model.
+        token_list: tokens of the model.
         blank: index of the blank among them.
 
     Returns:
@@ -49,24 +49,23 @@ def spoken_tokens(token_list: Sequence[str], blank: int) -> List[int]:
 class EspnetTeacher:
     """CTC posteriors of an ESPnet ASR model.
 
-    Hybrid models give those of their CTC branch.
+    Of hybrid models, the CTC branch is used.
 
     Args:
         config_file: ``config.yaml`` of the training.
         model_file: weights.
-        device: where it computes.
+        device: device of the model.
 
     Attributes:
-        batching: as of `Teacher`.
+        batching: see `Teacher`.
 
     Raises:
-        InputError: it cannot be loaded, has no CTC branch, or takes features instead
-            of audio.
+        InputError: the model cannot be loaded, has no CTC branch, or takes features
+            instead of audio.
     """
 
     batching = "single"
     _task: Type[AbsTask] = ASRTask
-    batching = "single"
 
     def __init__(
         self, config_file: Pathlike, model_file: Pathlike, device: str = "cpu"
@@ -86,21 +85,21 @@ class EspnetTeacher:
         self._measure()
 
     def _measure(self) -> None:
-        """Find out its frame shift and limits."""
+        """Measure the frame shift and the minimum and maximum input length."""
         self.frame_shift = self._model.frame_shift
         self.shortest = self._model.shortest
         self.longest: Optional[int] = None
 
     @torch.no_grad()
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
-        """Frame posteriors of a batch.
+        """Compute the frame posteriors of a batch.
 
         Args:
             speech: (B, S), in [-1, 1].
             lengths: (B,).
 
         Returns:
-            log_probs (B, U, V), dense, and the states (B, U, D) that they come from.
+            log_probs (B, U, V), dense, with the hidden states (B, U, D).
         """
         audio = [row[:size] for row, size in zip(speech, lengths.tolist())]
         states, lengths = self._encode(audio)
@@ -111,7 +110,7 @@ class EspnetTeacher:
         return self._model.encode(audio)
 
     def describe(self) -> Dict[str, str]:
-        """Provenance: kind, files, hashes and the version of ESPnet."""
+        """Return the provenance: kind, files, hashes and version of ESPnet."""
         described = {"type": "espnet", "espnet": metadata.version("espnet")}
         for name, path in self._files.items():
             described[name] = str(path)
@@ -120,22 +119,22 @@ class EspnetTeacher:
 
 
 class OWSMCTCTeacher(EspnetTeacher):
-    """CTC posteriors of OWSM-CTC, or any model of ESPnet's task ``s2t_ctc``.
+    """CTC posteriors of OWSM-CTC, or of any model of ESPnet's task ``s2t_ctc``.
 
-    It hears audio padded to the length that it was trained with, 30 s, and what it
-    says of the padding is left out. Its first two frames stand for the language and
-    the task that it is told, and are left out, too. Tokens for languages, tasks and
-    times (``<...>``) are none that a student says: their mass is the blank's.
+    Audio is padded to the length of the training, 30 s, and the output frames of the
+    padding are dropped. The first two frames stand for the language and task of the
+    prompt, and are also dropped. The probability of tokens for languages, tasks and
+    times (``<...>``), which a student does not have, is added to the blank.
 
     Args:
         config_file: ``config.yaml`` of the training.
         model_file: weights.
-        device: where it computes.
-        language: that is spoken, e.g. ``eng``; it guesses where it is told none.
-        task: ``asr``, or ``st_deu`` for what it says in another language.
+        device: device of the model.
+        language: spoken language, e.g. ``eng``; ``nolang`` lets the model guess.
+        task: ``asr``, or e.g. ``st_deu`` for translation to German.
 
     Raises:
-        InputError: as `EspnetTeacher`, or it does not know the language or task.
+        InputError: see `EspnetTeacher`; or the language or task is unknown.
 
     References:
         Peng et al., OWSM-CTC: An Open Encoder-Only Speech Foundation Model for Speech
@@ -179,17 +178,17 @@ class OWSMCTCTeacher(EspnetTeacher):
     def _frames(self, samples: int) -> int:
         speech = torch.zeros(1, samples, device=self._device)
         lengths = torch.tensor([samples], device=self._device)
-        return int(self._hear(speech, lengths)[1])
+        return int(self._encode_batch(speech, lengths)[1])
 
-    def _hear(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        """Encoder output (B, U, dim) and lengths (B,), without the prompt's frames."""
+    def _encode_batch(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        """Encode audio without the prompt's frames: (B, U, dim) and lengths (B,)."""
         batch, device = speech.size(0), speech.device
-        nothing = torch.full((batch, 1), self._model.model.na, device=device)
+        no_text = torch.full((batch, 1), self._model.model.na, device=device)
         prefix = self._prefix.to(device).expand(batch, -1)
         states, lengths = self._model.model.encode(
             speech,
             lengths,
-            nothing,
+            no_text,
             torch.ones_like(lengths),
             prefix,
             torch.full_like(lengths, prefix.size(1)),
@@ -209,28 +208,30 @@ class OWSMCTCTeacher(EspnetTeacher):
                 "most: segment the audio"
             )
         speech = torch.nn.functional.pad(speech, (0, self.longest - speech.size(1)))
-        # Padded so far, a batch of short utterances would be far larger than it was.
+        # Padding to 30 s makes batches of short utterances far larger: split them.
         states = torch.cat(
             [
-                self._hear(part, torch.full_like(lengths[: len(part)], self.longest))[0]
-                for part in torch.split(speech, _TOGETHER)
+                self._encode_batch(
+                    part, torch.full_like(lengths[: len(part)], self.longest)
+                )[0]
+                for part in torch.split(speech, _BATCH_SIZE)
             ]
         )
-        # Frames that begin within the audio: strided layers floor once in all.
+        # Frames that begin within the audio; strided layers round down only once.
         frames = (lengths - self.shortest) * self.frame_shift.denominator
         frames = frames // self.frame_shift.numerator + 1
         return states[:, : int(frames.max())], frames
 
     @torch.no_grad()
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
-        """Frame posteriors of a batch, as `EspnetTeacher.posteriors`."""
-        said = super().posteriors(speech, lengths)
-        log_probs = said.log_probs[..., self._spoken]  # (B, U, V)
-        log_probs[..., self.blank] = said.log_probs[..., self._silent].logsumexp(-1)
-        return replace(said, log_probs=log_probs)
+        """Compute the frame posteriors of a batch, see `EspnetTeacher.posteriors`."""
+        full = super().posteriors(speech, lengths)
+        log_probs = full.log_probs[..., self._spoken]  # (B, U, V)
+        log_probs[..., self.blank] = full.log_probs[..., self._silent].logsumexp(-1)
+        return replace(full, log_probs=log_probs)
 
     def describe(self) -> Dict[str, str]:
-        """Provenance, with what it is told."""
+        """Return the provenance, with the prompt."""
         return {
             **super().describe(),
             "prompt": " ".join(self._prompt),
@@ -247,22 +248,21 @@ def open_espnet(
     language: Optional[str] = None,
     task: Optional[str] = None,
 ) -> EspnetTeacher:
-    """Open a model of ESPnet, of the task that its configuration is of.
+    """Open an ESPnet model as a teacher, by the task of its configuration.
 
     Args:
-        source: folder, zip or tag, as `find_model` takes it; None where the files are
-            given.
-        device: where it computes.
+        source: folder, zip or tag, see `find_model`; None if the files are given.
+        device: device of the model.
         config_file: ``config.yaml`` of the training.
         model_file: weights.
-        language: of OWSM-CTC.
-        task: of OWSM-CTC.
+        language: language for OWSM-CTC.
+        task: task for OWSM-CTC.
 
     Returns:
         The teacher.
 
     Raises:
-        InputError: it cannot be loaded, or is none that has CTC posteriors.
+        InputError: the model cannot be loaded, or has no CTC posteriors.
     """
     if source is not None:
         config_file, model_file = find_model(source)
@@ -271,13 +271,13 @@ def open_espnet(
             "an ESPnet teacher is a folder, zip or tag (`source`), or a configuration "
             "and weights (`config_file` and `model_file`)"
         )
-    told = {"language": language, "task": task}
-    given = {key: value for key, value in told.items() if value is not None}
+    options = {"language": language, "task": task}
+    given = {key: value for key, value in options.items() if value is not None}
     if task_of(load_config(config_file)) is S2TTask:
         return OWSMCTCTeacher(config_file, model_file, device, **given)
     if given:
         raise InputError(
             f"the teacher {config_file} takes no {' or '.join(given)}: only OWSM-CTC "
-            "(s2t_ctc) is told that"
+            "(s2t_ctc) has such an option"
         )
     return EspnetTeacher(config_file, model_file, device)

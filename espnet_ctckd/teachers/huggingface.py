@@ -1,4 +1,4 @@
-"""A teacher of Hugging Face: any model for CTC that `transformers` knows."""
+"""Teachers from Hugging Face: all CTC models of `transformers`."""
 
 import hashlib
 import os
@@ -23,31 +23,31 @@ from espnet_ctckd.models.probe import (
     frames_per_shift,
     hash_of,
     least_samples,
-    together,
+    pad_batch,
 )
 from espnet_ctckd.posteriors import FramePosteriors
 
 
 class HuggingFaceTeacher:
-    """CTC posteriors of wav2vec 2.0, HuBERT, WavLM, MMS, W2V-BERT and their like.
+    """CTC posteriors of wav2vec 2.0, HuBERT, WavLM, MMS, W2V-BERT and similar models.
 
-    The audio is normalised as the model's own feature extractor does it. Each utterance
-    is computed alone, so that its posteriors do not depend on a batch; ``batched`` pads
-    batches instead, as the model's library does, which can be faster on a GPU.
+    The audio is normalised by the model's feature extractor. Utterances are computed
+    one by one, so posteriors do not depend on the batch; ``batched`` pads batches
+    instead, as in the library, which can be faster on a GPU.
 
     Args:
         source: id on the hub, or a local folder.
-        device: where it computes.
+        device: device of the model.
         revision: branch, tag or commit on the hub.
-        language: of a model with adapters (MMS), e.g. ``deu``.
+        language: language of a model with adapters (MMS), e.g. ``deu``.
         states: keep the last hidden states, for ``kd.feature``.
         batched: compute padded batches.
-        blank: index of the blank among the outputs, where the model's configuration and
-            tokenizer do not agree on it.
+        blank: index of the blank among the outputs, if the model's configuration and
+            tokenizer disagree.
 
     Raises:
-        InputError: it cannot be loaded, is no CTC model, lacks weights, or its blank is
-            not known.
+        InputError: the model cannot be loaded, is not a CTC model, lacks weights, or
+            its blank is unknown.
     """
 
     longest: Optional[int] = None
@@ -84,11 +84,11 @@ class HuggingFaceTeacher:
                 **chosen,
                 **spoken,
             )
-            if chosen and spoken:  # the library takes the adapter of the main branch
+            if chosen and spoken:  # the library loads the adapter of the main branch
                 self._model.load_adapter(language, force_load=True, **chosen)
         except InputError:
             raise
-        # Libraries of files raise errors of their own at what is damaged or foreign.
+        # The libraries raise many types of errors for damaged or unknown files.
         except Exception as error:
             asked = f" with the language {language!r}" if language else ""
             raise InputError(
@@ -131,7 +131,7 @@ class HuggingFaceTeacher:
         }
 
     def _probe(self) -> Tuple[Tensor, Optional[Tensor]]:
-        """Log-probabilities (U, V), and states (U, D) if they are kept, of noise."""
+        """Compute log-probabilities (U, V) and states (U, D), if kept, of noise."""
         found = self._single(_noise(SHORT))
         if not bool(found.log_probs.isfinite().all()):
             raise InputError(
@@ -149,10 +149,10 @@ class HuggingFaceTeacher:
         return found.log_probs[0], found.states[0]
 
     def _find_blank(self, tokenizer: Any, asked: Optional[int]) -> int:
-        """The blank of the model's CTC loss.
+        """Find the blank of the model's CTC loss.
 
-        That is ``blank_token_id`` of its configuration where there is one, and
-        ``pad_token_id`` otherwise, which the tokenizer's pad should be, too.
+        It is ``blank_token_id`` of the configuration, or else its ``pad_token_id``,
+        which should match the tokenizer's.
         """
         config = self._model.config
         named = {
@@ -189,7 +189,7 @@ class HuggingFaceTeacher:
         return int(next(iter(named.values())))
 
     def _check_batched(self) -> None:
-        """Refuse padded batches where a model has no means to leave padding out."""
+        """Refuse padded batches for models without a padding mask."""
         features = self._features([_noise(SHORT), _noise(SHORT // 2)])
         mask = mask_of(features)
         if mask is None:
@@ -206,28 +206,28 @@ class HuggingFaceTeacher:
             )
 
     def _frames(self, samples: int) -> int:
-        """Frames of so many samples."""
+        """Return the number of frames for a number of samples."""
         found = self._single(_noise(samples))
-        # Of too few feature frames some extractors compute a variance that is not one.
+        # Some extractors compute an invalid variance for too few feature frames.
         return int(found.lengths[0]) if found.log_probs.isfinite().all() else 0
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
-        """Frame posteriors of a batch.
+        """Compute the frame posteriors of a batch.
 
         Args:
             speech: (B, S), in [-1, 1].
             lengths: (B,).
 
         Returns:
-            log_probs (B, U, V), dense, and the states (B, U, D) where they are kept.
+            log_probs (B, U, V), dense, with the states (B, U, D) if kept.
         """
         audio = [s[:n] for s, n in zip(speech.cpu(), lengths.tolist())]
         if self.batching == "padded":
             return self._padded(audio)
-        return together([self._single(one) for one in audio])
+        return pad_batch([self._single(one) for one in audio])
 
     def _features(self, audio: List[Tensor]) -> Any:
-        """Inputs of the model, of audio (S,) each."""
+        """Compute the model's inputs for waveforms (S,)."""
         return self._processor(
             [a.numpy() for a in audio],
             sampling_rate=self.rate,
@@ -236,15 +236,15 @@ class HuggingFaceTeacher:
         ).to(self._device)
 
     def _single(self, audio: Tensor) -> FramePosteriors:
-        """Posteriors of one utterance (S,)."""
+        """Compute the posteriors of one utterance (S,)."""
         return self._compute(self._features([audio]))
 
     def _padded(self, audio: List[Tensor]) -> FramePosteriors:
-        """Posteriors of utterances (S,) each, padded to the longest."""
+        """Compute the posteriors of utterances (S,), padded to the longest."""
         features = self._features(audio)
         found = self._compute(features)
         mask = mask_of(features)
-        assert mask is not None  # as of `_check_batched`
+        assert mask is not None  # see `_check_batched`
         lengths = output_lengths(self._model, mask.sum(-1))
         assert lengths is not None
         return replace(found, lengths=lengths.cpu().clamp(max=found.log_probs.size(1)))
@@ -258,7 +258,7 @@ class HuggingFaceTeacher:
         return FramePosteriors(log_probs, lengths, self.blank, states=states)
 
     def describe(self) -> Dict[str, str]:
-        """Provenance: kind, source, commit, hashes and the version of transformers."""
+        """Return the provenance: kind, source, commit, hashes, transformers version."""
         commit = getattr(self._model.config, "_commit_hash", None)
         return {
             "type": "huggingface",
@@ -270,25 +270,25 @@ class HuggingFaceTeacher:
 
 
 def _noise(samples: int) -> Tensor:
-    """The same noise each time (S,)."""
+    """Return deterministic noise (S,)."""
     return 0.1 * torch.randn(samples, generator=torch.Generator().manual_seed(0))
 
 
 def _is_path(source: str) -> bool:
-    """Whether it can be no id on the hub, which is a name, or two and a slash."""
+    """Return True if a source is a path, and not ``name`` or ``owner/name``."""
     return source.startswith((".", "/", "~")) or source.count("/") > 1
 
 
 def _tokens(tokenizer: Any, size: int) -> List[str]:
-    """The V tokens in the order of the outputs; what has no name gets one."""
+    """Return the V tokens in output order; unnamed ones become ``<unused…>``."""
     named = {index: token for token, index in tokenizer.get_vocab().items()}
     space = getattr(tokenizer, "word_delimiter_token", None)
-    # A token list has a token a line.
+    # A token list has one token per line, so names have no white space.
     return [_name(named.get(index, f"<unused{index}>"), space) for index in range(size)]
 
 
 def _name(token: str, space: Optional[str]) -> str:
-    """A token's name without white space; the delimiter of words by a usual one."""
+    """Return a token's name without white space; ``<space>`` for the word delimiter."""
     if token == " " or (token == space and token != "|"):
         return "<space>"
     if token.split() != [token]:

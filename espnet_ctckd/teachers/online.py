@@ -1,4 +1,4 @@
-"""A teacher that runs in the training step, on the audio that the student hears."""
+"""Online teachers, which run in the training step on the audio of the student."""
 
 import time
 from dataclasses import replace
@@ -15,18 +15,18 @@ from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 from espnet_ctckd.teachers import Teacher, open_teacher
 from espnet_ctckd.tokens import DROPPED, MOST_DROPPED, map_tokens, place_tokens
 
-# So many frames say how much of what the teacher says the student lacks.
+# Number of frames after which the mass of dropped tokens is checked.
 _ENOUGH_FRAMES = 5000
 
 
 class OnlineTeacher:
-    """A teacher in the student's tokens.
+    """A teacher whose posteriors are mapped to the student's tokens.
 
-    It is no module: nothing of it is trained, saved or sent to other processes.
+    It is not a torch module, so it is not trained, saved or sent to other processes.
 
     Args:
-        teacher: of any kind.
-        where: what it is, for errors.
+        teacher: teacher of any kind.
+        where: description of the teacher, for errors.
         token_list: V tokens of the student.
         blank: index of the blank among them.
     """
@@ -42,15 +42,15 @@ class OnlineTeacher:
         self._frames, self._lost = 0, 0.0
 
     def check_rate(self, rate: int, shift: Fraction, asked: Fraction) -> None:
-        """Refuse a teacher that hears other audio, or has other frames.
+        """Check that the sample rates match and the frame shifts have the given ratio.
 
         Args:
-            rate: samples per second of the student.
-            shift: samples from one frame of the student to the next.
-            asked: ``frame_ratio``, the teacher's frames to one of the student's.
+            rate: sample rate of the student in Hz.
+            shift: frame shift of the student in samples.
+            asked: ``frame_ratio``, teacher frames per student frame.
 
         Raises:
-            InputError: saying what differs.
+            InputError: a value differs; the error names it.
         """
         if rate != self._teacher.rate:
             raise InputError(
@@ -64,18 +64,18 @@ class OnlineTeacher:
     def __call__(
         self, speech: Tensor, lengths: Tensor
     ) -> Tuple[FramePosteriors, Dict[str, float]]:
-        """Frame posteriors of a batch.
+        """Compute the frame posteriors of a batch.
 
         Args:
             speech: (B, S), in [-1, 1].
             lengths: (B,).
 
         Returns:
-            log_probs (B, U, V) in the student's tokens, and states (B, U, D) where
-            there are some; and the seconds that it took.
+            log_probs (B, U, V) in the student's tokens, with states (B, U, D) if the
+            teacher has them; and statistics: ``teacher_seconds``.
 
         Raises:
-            InputError: the teacher says much that the student cannot.
+            InputError: tokens that the student lacks have too much probability.
         """
         if speech.dim() != 2:
             raise InputError(
@@ -83,32 +83,34 @@ class OnlineTeacher:
                 "features: train on raw audio, or from a cache"
             )
         start = time.perf_counter()
-        said = self._teacher.posteriors(speech, lengths)
-        device, states = speech.device, said.states
-        said = replace(
-            said,
-            log_probs=said.log_probs.to(device),
-            lengths=said.lengths.to(device),
+        posteriors = self._teacher.posteriors(speech, lengths)
+        device, states = speech.device, posteriors.states
+        posteriors = replace(
+            posteriors,
+            log_probs=posteriors.log_probs.to(device),
+            lengths=posteriors.lengths.to(device),
             states=None if states is None else states.float().to(device),
         )
         if self._index is not None:
-            said = self._in_order(said, self._index)
+            posteriors = self._in_order(posteriors, self._index)
         if speech.is_cuda:
             torch.cuda.synchronize()
-        return said, {"teacher_seconds": time.perf_counter() - start}
+        return posteriors, {"teacher_seconds": time.perf_counter() - start}
 
-    def _in_order(self, said: FramePosteriors, index: List[int]) -> FramePosteriors:
-        logs = said.log_probs  # (B, U, tokens of the teacher)
+    def _in_order(
+        self, posteriors: FramePosteriors, index: List[int]
+    ) -> FramePosteriors:
+        logs = posteriors.log_probs  # (B, U, tokens of the teacher)
         if DROPPED in index:
             kept = [i for i, place in enumerate(index) if place != DROPPED]
             total = logs[..., kept].logsumexp(-1, keepdim=True)
-            self._account(total.squeeze(-1), said.valid())
+            self._account(total.squeeze(-1), posteriors.valid())
             logs = logs - total
         placed = place_tokens(logs, index, len(self._tokens), LOG_ZERO)
-        return replace(said, log_probs=placed, blank=self._blank)
+        return replace(posteriors, log_probs=placed, blank=self._blank)
 
     def _account(self, log_kept: Tensor, valid: Tensor) -> None:
-        """Add up what is dropped of the valid frames (B, U), or refuse."""
+        """Sum the dropped mass over the valid frames (B, U); refuse too much of it."""
         self._frames += int(valid.sum())
         self._lost += float((1.0 - log_kept.exp())[valid].sum())
         share = self._lost / max(self._frames, 1)
@@ -123,16 +125,16 @@ class OnlineTeacher:
 def open_online(
     config: TeacherConfig, token_list: Sequence[str], blank: int, device: str
 ) -> OnlineTeacher:
-    """Open the teacher of a training.
+    """Open the online teacher of a training.
 
     Args:
         config: ``model_conf.kd.teacher``.
         token_list: V tokens of the student.
         blank: index of the blank among them.
-        device: where it computes.
+        device: device of the teacher.
 
     Raises:
-        InputError: it cannot be opened, or has other tokens.
+        InputError: the teacher cannot be opened, or has other tokens.
     """
     if config.teacher is None:
         raise InputError(

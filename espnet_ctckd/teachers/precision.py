@@ -12,11 +12,11 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 
 class HalfTeacher:
-    """Another teacher, under autocast: what is sensitive stays in float32.
+    """A teacher under autocast, which keeps sensitive operations in float32.
 
     Args:
-        teacher: any, which offers all else.
-        device: where it computes.
+        teacher: the wrapped teacher.
+        device: device of the teacher.
         dtype: ``bfloat16`` or ``float16``.
     """
 
@@ -28,26 +28,26 @@ class HalfTeacher:
         return getattr(self._teacher, name)
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
-        """Frame posteriors of a batch, as the teacher's own."""
+        """Compute the frame posteriors of a batch with the wrapped teacher."""
         with torch.autocast(self._device, getattr(torch, self._dtype)):
-            said: FramePosteriors = self._teacher.posteriors(speech, lengths)
-        return said
+            found: FramePosteriors = self._teacher.posteriors(speech, lengths)
+        return found
 
     def describe(self) -> Dict[str, str]:
-        """Provenance, with the type."""
+        """Return the provenance, with the type."""
         return {**self._teacher.describe(), "dtype": self._dtype}
 
 
 def in_dtype(teacher: Any, device: str, dtype: object) -> Any:
-    """The teacher, computing in a type.
+    """Return a teacher that computes in the given type.
 
     Args:
-        teacher: any.
-        device: where it computes.
+        teacher: teacher of any kind.
+        device: device of the teacher.
         dtype: one of `DTYPES`.
 
     Raises:
-        InputError: it is none of these, or the CPU has no such arithmetic.
+        InputError: the type is unknown, or not supported on a CPU.
     """
     if dtype not in DTYPES:
         raise InputError(f"unknown dtype {dtype!r}; choose one of {', '.join(DTYPES)}")

@@ -1,4 +1,4 @@
-"""A teacher that anybody wrote: an object that maps audio to log-probabilities."""
+"""Teachers from user code: objects that map audio to log-probabilities."""
 
 import hashlib
 import importlib
@@ -16,10 +16,10 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.models.probe import (
     SHORT,
-    alone,
     frames_per_shift,
     least_samples,
-    together,
+    pad_batch,
+    single,
 )
 from espnet_ctckd.posteriors import FramePosteriors
 
@@ -43,16 +43,16 @@ class PythonTeacher:
 
     and may have ``describe()``, a mapping of strings for the cache, and, if its tokens
     are word pieces, ``bpemodel``, the path of the sentencepiece model that splits text
-    into these: without it students are trained without transcripts alone. What it says
-    of a probe goes into the cache's hashes, so that other weights are another teacher.
+    into them; without it, students can be trained only without transcripts. A hash of
+    the output for fixed noise identifies the weights of the teacher in a cache.
 
     Args:
         source: ``package.module:factory``.
-        device: handed to the factory as ``device`` where it takes that.
-        **options: handed to the factory.
+        device: unused.
+        **options: options passed to the factory.
 
     Raises:
-        InputError: it cannot be imported, or what it returns is not such an object.
+        InputError: the factory cannot be imported, or returns another kind of object.
     """
 
     state_size = 0
@@ -77,15 +77,15 @@ class PythonTeacher:
             raise InputError(
                 f"the teacher {source} is not made with the options {options}: {error}"
             ) from None
-        self._say = factory(**options)
+        self._model = factory(**options)
         for attribute in ("token_list", "blank", "rate", "__call__"):
-            if not hasattr(self._say, attribute):
+            if not hasattr(self._model, attribute):
                 raise InputError(
-                    f"the teacher {source} has made {type(self._say).__name__}, which "
-                    f"has no {attribute}: it should make {_WANTED}"
+                    f"the teacher {source} has made {type(self._model).__name__}, "
+                    f"which has no {attribute}: it should make {_WANTED}"
                 )
-        self.token_list: List[str] = [str(token) for token in self._say.token_list]
-        self.blank, self.rate = int(self._say.blank), int(self._say.rate)
+        self.token_list: List[str] = [str(token) for token in self._model.token_list]
+        self.blank, self.rate = int(self._model.blank), int(self._model.rate)
         bad = [t for t in self.token_list if not t or t.split() != [t]]
         twice = [t for t, n in Counter(self.token_list).items() if n > 1]
         if bad or twice:
@@ -101,8 +101,8 @@ class PythonTeacher:
                 f"{len(self.token_list)} tokens"
             )
         noise = np.random.default_rng(0).standard_normal(SHORT).astype(np.float32) * 0.1
-        self._heard = self._of(noise)
-        if not torch.equal(self._heard, self._of(noise)):
+        self._probe = self._of(noise)
+        if not torch.equal(self._probe, self._of(noise)):
             raise InputError(
                 f"the teacher {source} says something else each time that it hears the "
                 "same: switch off its dropout and augmentation (eval())"
@@ -115,7 +115,7 @@ class PythonTeacher:
         )
 
     def _read_bpemodel(self) -> Optional[bytes]:
-        path = getattr(self._say, "bpemodel", None)
+        path = getattr(self._model, "bpemodel", None)
         if path is None:
             return None
         if not os.path.isfile(path):
@@ -127,7 +127,7 @@ class PythonTeacher:
             return f.read()
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
-        """Frame posteriors of a batch, each utterance heard by itself.
+        """Compute the frame posteriors of a batch, utterance by utterance.
 
         Args:
             speech: (B, S), in [-1, 1].
@@ -137,39 +137,41 @@ class PythonTeacher:
             log_probs (B, U, V), dense.
 
         Raises:
-            InputError: what it says are no log-probabilities.
+            InputError: the output is not an array of log-probabilities.
         """
-        heard = zip(speech.cpu(), lengths.tolist())
-        return together([alone(self._of(s[:n].numpy()), self.blank) for s, n in heard])
+        audio = zip(speech.cpu(), lengths.tolist())
+        return pad_batch(
+            [single(self._of(s[:n].numpy()), self.blank) for s, n in audio]
+        )
 
     @torch.no_grad()
     def _of(self, speech: np.ndarray) -> Tensor:
-        said = torch.as_tensor(self._say(speech)).float().cpu()
+        log_probs = torch.as_tensor(self._model(speech)).float().cpu()
         tokens = len(self.token_list)
-        if said.ndim != 2 or said.size(1) != tokens:
+        if log_probs.ndim != 2 or log_probs.size(1) != tokens:
             raise InputError(
-                f"the teacher {self._source} says an array of the shape "
-                f"{tuple(said.shape)}; it should be (frames, {tokens} tokens)"
+                f"the teacher {self._source} outputs an array of shape "
+                f"{tuple(log_probs.shape)}; it should be (frames, {tokens} tokens)"
             )
-        sums = said.logsumexp(-1)
+        sums = log_probs.logsumexp(-1)
         if not bool((sums.abs() < 1e-2).all()):
             raise InputError(
-                f"the teacher {self._source} says what are no log-probabilities: those "
-                f"of a frame add up to {float(sums.exp().max()):g} and not to 1; apply "
-                "log_softmax"
+                f"the teacher {self._source} outputs what are no log-probabilities: "
+                f"those of a frame add up to {float(sums.exp().max()):g} and not to 1; "
+                "apply log_softmax"
             )
-        return said
+        return log_probs
 
     def describe(self) -> Dict[str, str]:
-        """Provenance: its own, its source and options, and a hash of what it says."""
-        heard = (self._heard.numpy() * 100).round().astype("<i4")
-        own: Optional[Any] = getattr(self._say, "describe", None)
+        """Return the provenance: own entries, source, options and hash of a probe."""
+        probe = (self._probe.numpy() * 100).round().astype("<i4")
+        own: Optional[Any] = getattr(self._model, "describe", None)
         return {
             **({k: str(v) for k, v in own().items()} if own else {}),
             "type": "python",
             "source": self._source,
             "options": repr(self._options),
-            "probe_sha256": hashlib.sha256(heard.tobytes()).hexdigest(),
+            "probe_sha256": hashlib.sha256(probe.tobytes()).hexdigest(),
             "tokens_sha256": hashlib.sha256(
                 "\n".join(self.token_list).encode()
             ).hexdigest(),

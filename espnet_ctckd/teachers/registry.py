@@ -1,4 +1,4 @@
-"""The kinds of single teachers, and how one is opened."""
+"""Registry of single teachers, by kind."""
 
 import inspect
 from typing import Any, Dict, Mapping, Optional
@@ -15,7 +15,7 @@ SINGLE_CHOICES: Dict[str, Choice] = {
     "torchaudio": Choice(TorchaudioTeacher, "baseline"),
     "python": Choice(PythonTeacher, "baseline"),
 }
-# These take whatever options their own code takes.
+# Kinds that accept any options.
 _OPEN = ("python",)
 _TYPES = ((bool, "true or false"), (str, "text"), (int, "a whole number"))
 
@@ -30,11 +30,11 @@ def open_kind(
     """Open a teacher.
 
     Args:
-        choices: the kinds that there are.
-        kind: of the teacher.
-        source: folder, id, name or file; what it is depends on the kind.
-        device: where it computes.
-        options: of the kind.
+        choices: available kinds.
+        kind: kind of the teacher.
+        source: folder, id, name or file, depending on the kind.
+        device: device of the teacher.
+        options: options of the kind.
 
     Returns:
         A `Teacher`.
@@ -52,14 +52,14 @@ def open_kind(
 
 
 def _check_types(kind: str, made: Any, options: Mapping[str, Any]) -> None:
-    """Refuse options that are no switch, text or number where that is wanted."""
+    """Check the types of options that are annotated as bool, str or int."""
     taken = inspect.signature(made).parameters
     for name, value in options.items():
-        for wanted, said in _TYPES:
+        for wanted, name_of_type in _TYPES:
             asked = taken[name].annotation in (wanted, Optional[wanted])
             fits = type(value) is wanted  # a bool is an int to isinstance
             if asked and value is not None and not fits:
                 raise InputError(
                     f"the option {name} of teacher_type {kind!r} is {value!r}; give "
-                    f"{said}"
+                    f"{name_of_type}"
                 )

@@ -1,4 +1,4 @@
-"""A teacher of torchaudio: a bundle of ``torchaudio.pipelines`` for CTC."""
+"""Teachers from torchaudio: the CTC bundles of ``torchaudio.pipelines``."""
 
 import importlib
 import inspect
@@ -10,20 +10,20 @@ from torch import Tensor
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.models.probe import (
     SHORT,
-    alone,
     frames_per_shift,
     hash_of,
     least_samples,
-    together,
+    pad_batch,
+    single,
 )
 from espnet_ctckd.posteriors import FramePosteriors
 
 
 def _open(bundle: Any) -> Tuple[Any, Tuple[str, ...]]:
-    """The model and labels of a bundle, without a token for what is not transcribed.
+    """Open the model and labels of a bundle, without the star token.
 
-    Bundles for forced alignment add such a star to both. Its log-probability is 0 in
-    every frame, so that the outputs would add up to 2.
+    Bundles for forced alignment add a star for untranscribed audio. Its log-probability
+    is 0 in every frame, so the probabilities would sum to 2.
     """
     if "with_star" in inspect.signature(bundle.get_model).parameters:
         return bundle.get_model(with_star=False), bundle.get_labels(star=None)
@@ -33,14 +33,14 @@ def _open(bundle: Any) -> Tuple[Any, Tuple[str, ...]]:
 class TorchaudioTeacher:
     """CTC posteriors of a pretrained bundle, e.g. ``WAV2VEC2_ASR_BASE_960H``.
 
-    Each utterance is heard by itself: these models have no mask for padding.
+    Utterances are computed one by one, as these models have no mask for padding.
 
     Args:
         source: name of the bundle, which torchaudio downloads.
-        device: where it computes.
+        device: device of the model.
 
     Raises:
-        InputError: there is no such bundle, or it is not for CTC.
+        InputError: the bundle does not exist, or is not a CTC model.
     """
 
     state_size = 0
@@ -70,7 +70,7 @@ class TorchaudioTeacher:
         self._model.to(device).eval().requires_grad_(False)
         self._source, self._device = source, device
         self.token_list: List[str] = list(labels)
-        self.blank = 0  # torchaudio's labels begin with it
+        self.blank = 0  # the first of torchaudio's labels
         self.rate = int(bundle.sample_rate)
         outputs = self._of(torch.zeros(SHORT)).size(1)
         if outputs != len(self.token_list):
@@ -88,11 +88,11 @@ class TorchaudioTeacher:
     @torch.no_grad()
     def _of(self, speech: Tensor) -> Tensor:
         logits, _ = self._model(speech.unsqueeze(0).to(self._device))  # (1, U, V)
-        said: Tensor = logits[0].float().log_softmax(-1).cpu()
-        return said
+        log_probs: Tensor = logits[0].float().log_softmax(-1).cpu()
+        return log_probs
 
     def posteriors(self, speech: Tensor, lengths: Tensor) -> FramePosteriors:
-        """Frame posteriors of a batch.
+        """Compute the frame posteriors of a batch.
 
         Args:
             speech: (B, S), in [-1, 1].
@@ -101,11 +101,11 @@ class TorchaudioTeacher:
         Returns:
             log_probs (B, U, V), dense.
         """
-        heard = zip(speech.cpu(), lengths.tolist())
-        return together([alone(self._of(s[:n]), self.blank) for s, n in heard])
+        audio = zip(speech.cpu(), lengths.tolist())
+        return pad_batch([single(self._of(s[:n]), self.blank) for s, n in audio])
 
     def describe(self) -> Dict[str, str]:
-        """Provenance: kind, bundle, hash and the version of torchaudio."""
+        """Return the provenance: kind, bundle, hash and version of torchaudio."""
         torchaudio = importlib.import_module("torchaudio")
         return {
             "type": "torchaudio",
