@@ -102,14 +102,14 @@ class Codec:
             The payload, for `decode`.
         """
         if self.kept is None:
-            packed = log_probs.float().cpu().numpy().astype("<f4").tobytes()
+            payload = log_probs.float().cpu().numpy().astype("<f4").tobytes()
         else:
-            packed = self._pack(log_probs, blank)
+            payload = self._compress(log_probs, blank)
         if not self.states:
-            return packed
+            return payload
         assert states is not None
         hidden = states.float().cpu().numpy().astype("<f2").tobytes()
-        return struct.pack("<I", len(packed)) + packed + hidden
+        return struct.pack("<I", len(payload)) + payload + hidden
 
     def decode(
         self, record: bytes, blank: int
@@ -135,10 +135,10 @@ class Codec:
         if self.kept is None:
             dense = np.frombuffer(record, "<f4").reshape(-1, self.tokens)
             return dense.astype(np.float32), None, states
-        log_probs, ids = self._unpack(record, blank)
+        log_probs, ids = self._decompress(record, blank)
         return log_probs, ids, states
 
-    def _pack(self, log_probs: Tensor, blank: int) -> bytes:
+    def _compress(self, log_probs: Tensor, blank: int) -> bytes:
         """Compress counts, levels and ids, each of all frames in a row."""
         assert self.kept is not None
         log_probs = log_probs.float()
@@ -175,8 +175,8 @@ class Codec:
         # Bytes of one kind are contiguous, which compresses best.
         planes = chosen.view(np.uint8).reshape(-1, 4).T[: self._id_bytes]
         parts = [flags, levels[used].cpu().numpy(), planes.ravel()]
-        packed = zlib.compress(b"".join(p.tobytes() for p in parts), 9)
-        return struct.pack("<I", len(flags)) + packed
+        payload = zlib.compress(b"".join(p.tobytes() for p in parts), 9)
+        return struct.pack("<I", len(flags)) + payload
 
     def _choose_counts(self, others: Tensor, best: Tensor) -> Tuple[Tensor, Tensor]:
         """Choose the number of tokens of each frame (U,).
@@ -207,7 +207,7 @@ class Codec:
         counts = (loss + self.worth * kept).argmin(1)
         return counts, mass.log().float()
 
-    def _unpack(self, record: bytes, blank: int) -> Tuple[np.ndarray, np.ndarray]:
+    def _decompress(self, record: bytes, blank: int) -> Tuple[np.ndarray, np.ndarray]:
         assert self.kept is not None
         (frames,) = struct.unpack_from("<I", record)
         data = np.frombuffer(zlib.decompress(record[4:]), np.uint8)

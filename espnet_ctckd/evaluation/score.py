@@ -263,7 +263,7 @@ def _unspelled(
 
 
 def _share(odd: Mapping[str, "Counter[str]"], references: Mapping[str, str]) -> float:
-    """Return the odd characters in percent of all characters but blanks."""
+    """Return the odd characters in percent of all characters but spaces."""
     total = sum(len(text) - text.count(" ") for text in references.values())
     return 100 * sum(map(Counter.total, odd.values())) / max(total, 1)
 
