@@ -68,8 +68,8 @@ class Cached:
             path = self._wavs[utt]
             if fingerprint(read_audio(utt, path, self.rate)) != found.audio:
                 raise InputError(
-                    f"utterance {utt}: {path} is not the audio that the teacher of "
-                    f"{self.folder} heard; dump it again"
+                    f"utterance {utt}: {path} is not the audio that the teacher's "
+                    f"posteriors in {self.folder} were computed from; dump them again"
                 )
         log_probs = torch.from_numpy(found.log_probs).unsqueeze(0)
         ids = None if found.ids is None else torch.from_numpy(found.ids).unsqueeze(0)

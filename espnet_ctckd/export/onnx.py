@@ -337,9 +337,9 @@ def check_sherpa(model: CTCModel) -> None:
     """Refuse a model whose output depends on the level of the audio."""
     if not isinstance(model.model.normalize, UtteranceMVN):
         raise InputError(
-            "--sherpa: sherpa-onnx scales all audio to one level, and this model would "
-            "hear that: train it with --normalize utterance_mvn (in a recipe: "
-            "--feats_normalize utterance_mvn)"
+            "--sherpa: sherpa-onnx scales all audio to one level, which changes the "
+            "output of this model: train it with --normalize utterance_mvn (in a "
+            "recipe: --feats_normalize utterance_mvn)"
         )
 
 
