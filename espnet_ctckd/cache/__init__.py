@@ -1,1 +1,1 @@
-"""Posteriors of a teacher on disk: Kaldi ark/scp, and what they belong to."""
+"""Posteriors of a teacher on disk: Kaldi ark/scp, metadata and checks."""

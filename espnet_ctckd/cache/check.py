@@ -1,4 +1,4 @@
-"""Hold a cache against the audio, the transcripts and the student it is meant for."""
+"""Checks that a cache matches the audio, the transcripts and the student."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -34,10 +34,10 @@ from espnet_ctckd.data.kaldi import read_scp, read_wav_scp
 from espnet_ctckd.frames import check_shift
 from espnet_ctckd.tokens import DROPPED, MOST_DROPPED, map_tokens
 
-# A few odd characters do not spoil a corpus; a wrong case does.
+# Highest share of unknown labels: a few odd characters are below it, wrong case is not.
 _MOST_UNKNOWN = 0.1
 
-# An utterance of one frame, alone in a batch, has no variance to be normalised by.
+# A batch of a single frame has no variance, so it cannot be normalised.
 LEAST_FRAMES = 2
 
 _Entry = TypeVar("_Entry")
@@ -45,18 +45,18 @@ _Entry = TypeVar("_Entry")
 
 @dataclass(frozen=True)
 class Student:
-    """What a student expects of its targets.
+    """A student's requirements for the cache and the transcripts.
 
     Attributes:
         token_list: V tokens.
         blank: index of the blank.
         frame_shift: samples from one frame to the next.
-        shortest: the fewest samples that it makes a frame of.
-        frame_ratio: frames of the teacher to one of its own that it asks for.
-        labels: from a transcript to token ids.
-        unknown: id of what the tokens cannot spell, None where there is none.
-        needs_dense: whether its target needs the posteriors of all tokens.
-        needs_labels: whether it learns from transcripts.
+        shortest: smallest number of samples that gives one frame.
+        frame_ratio: configured teacher frames per student frame.
+        labels: maps a transcript to token ids.
+        unknown: id of the unknown token, or None.
+        needs_dense: True if the target needs the posteriors of all tokens.
+        needs_labels: True if the student is trained on transcripts.
     """
 
     token_list: Sequence[str]
@@ -70,17 +70,17 @@ class Student:
     needs_labels: bool = True
 
     def frames(self, samples: int) -> int:
-        """Its frames of so many samples: strided layers floor once in all."""
+        """Return the number of frames for a number of samples."""
         if samples < self.shortest:
             return 0
         return int((samples - self.shortest) // self.frame_shift) + 1
 
     def misfit(self, samples: int, transcript: Optional[str]) -> Optional[str]:
-        """Why it cannot be trained on an utterance, or None.
+        """Return why the student cannot be trained on an utterance, or None.
 
         Args:
-            samples: of its audio.
-            transcript: None where it has none.
+            samples: length of the audio.
+            transcript: text of the utterance, or None if unlabelled.
         """
         frames = self.frames(samples)
         if frames < LEAST_FRAMES:
@@ -103,22 +103,22 @@ def check_cache(
     student: Optional[Student] = None,
     audio_sample: Optional[int] = None,
 ) -> CacheMeta:
-    """Refuse a cache that does not belong to the data or the student.
+    """Refuse a cache that does not match the data or the student.
 
     Args:
-        cache: its folder.
-        wav_scp: the audio of the training.
-        text: the transcripts; None where training does without.
-        student: None checks the data only.
-        audio_sample: how many utterances' audio is read and compared to what the
-            teacher heard, evenly spread; None reads all. The lengths of all are
-            compared in any case.
+        cache: folder of the cache.
+        wav_scp: ``wav.scp`` of the training data.
+        text: ``text`` of the training data; None for unlabelled data.
+        student: requirements of the student; None checks the data only.
+        audio_sample: number of utterances, evenly spread, whose audio is read and
+            compared with the fingerprints in the cache; None reads all. The lengths
+            of all utterances are compared in any case.
 
     Returns:
-        What the cache says of itself.
+        The metadata of the cache.
 
     Raises:
-        InputError: naming what does not fit, and where.
+        InputError: the cache does not match.
     """
     meta = read_meta(cache)
     check_files(meta, {**meta.files, **meta.arks})
@@ -126,22 +126,22 @@ def check_cache(
     cached = read_scp(meta.folder / SCP)
     check_listed(meta, cached)
     _check_utterances(meta, cached, wavs, wav_scp)
-    heard = read_audio_list(meta)
+    audio_list = read_audio_list(meta)
     check_records(meta, cached)
-    _check_audio(meta, wavs, heard, audio_sample)
+    _check_audio(meta, wavs, audio_list, audio_sample)
     if student is not None:
         check_dropped(meta, match_student(meta, student))
         check_frame_ratio(meta, student.frame_shift, student.frame_ratio)
         if student.needs_dense:
             check_dense(meta)
-        _check_lengths(student, wavs, wav_scp, heard)
+        _check_lengths(student, wavs, wav_scp, audio_list)
     if text is not None:
-        _check_text(text, wavs, heard, student)
+        _check_text(text, wavs, audio_list, student)
     return meta
 
 
 def match_student(meta: CacheMeta, student: Student) -> Optional[List[int]]:
-    """Where the tokens of a cache stand in the student's list, as of `map_tokens`."""
+    """Map the tokens of a cache to the student's token list; see `map_tokens`."""
     return map_tokens(
         meta.token_list,
         meta.blank,
@@ -152,14 +152,14 @@ def match_student(meta: CacheMeta, student: Student) -> Optional[List[int]]:
 
 
 def check_files(meta: CacheMeta, files: Mapping[str, Tuple[int, int]]) -> None:
-    """Refuse files of a cache that are not what was written.
+    """Refuse missing or damaged files of a cache.
 
     Args:
-        meta: of the cache.
-        files: bytes and crc32 of each, by its path inside the folder.
+        meta: metadata of the cache.
+        files: path inside the folder -> size in bytes and crc32.
 
     Raises:
-        InputError: naming the first few.
+        InputError: files are missing or damaged; the first few are named.
     """
 
     def compare(entry: Tuple[str, Tuple[int, int]]) -> Optional[str]:
@@ -178,7 +178,7 @@ def check_files(meta: CacheMeta, files: Mapping[str, Tuple[int, int]]) -> None:
 
 
 def check_listed(meta: CacheMeta, scp: Mapping[str, str]) -> None:
-    """Refuse a list of records that is not of the utterances that were written."""
+    """Refuse a list of records whose utterances differ from the dumped ones."""
     written = set(read_scp(meta.folder / UTT2FRAMES))
     differs = sorted(written ^ set(scp))
     if differs:
@@ -190,14 +190,14 @@ def check_listed(meta: CacheMeta, scp: Mapping[str, str]) -> None:
 
 
 def check_records(meta: CacheMeta, scp: Mapping[str, str]) -> None:
-    """Open every record by the list that the training opens it by.
+    """Open every record of a list, and compare it with the other lists.
 
     Args:
-        meta: of the cache.
-        scp: utterance -> place of its record.
+        meta: metadata of the cache.
+        scp: utterance -> location of its record.
 
     Raises:
-        InputError: naming the first few that are not what the other lists say.
+        InputError: records do not match the lists; the first few are named.
     """
     frames = read_scp(meta.folder / UTT2FRAMES)
     audio = read_scp(meta.folder / UTT2AUDIO)
@@ -205,11 +205,11 @@ def check_records(meta: CacheMeta, scp: Mapping[str, str]) -> None:
     def compare(entry: Tuple[str, str]) -> Optional[str]:
         utt, place = entry
         try:
-            said = meta.read(utt, place)
+            record = meta.read(utt, place)
         except InputError as error:
             return str(error)
-        heard = said.audio.entry
-        if (str(len(said.log_probs)), heard) != (frames.get(utt), audio.get(utt)):
+        found = (str(len(record.log_probs)), record.audio.entry)
+        if found != (frames.get(utt), audio.get(utt)):
             return f"utterance {utt}: {place} is not of the frames or audio listed"
         return None
 
@@ -219,7 +219,10 @@ def check_records(meta: CacheMeta, scp: Mapping[str, str]) -> None:
 def _in_parallel(
     compare: Callable[[_Entry], Optional[str]], entries: Iterable[_Entry]
 ) -> List[str]:
-    """What is wrong, of many; checksums and decompression leave Python to others."""
+    """Collect the errors of many comparisons, made in threads.
+
+    Checksums and decompression release the interpreter lock.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [wrong for wrong in pool.map(compare, entries) if wrong]
 
@@ -252,7 +255,7 @@ def _check_utterances(
 def _check_audio(
     meta: CacheMeta,
     wavs: Mapping[str, str],
-    heard: Mapping[str, Audio],
+    audio_list: Mapping[str, Audio],
     sample: Optional[int],
 ) -> None:
     listed = list(wavs)
@@ -262,19 +265,19 @@ def _check_audio(
     def compare(entry: Tuple[str, str]) -> Optional[str]:
         utt, path = entry
         samples = audio_info(utt, path, meta.rate)
-        if samples != heard[utt].samples:
+        if samples != audio_list[utt].samples:
             return (
                 f"utterance {utt}: {path} has {samples} samples; the teacher heard "
-                f"{heard[utt].samples}"
+                f"{audio_list[utt].samples}"
             )
         if utt not in read:
             return None
         ours = fingerprint(read_audio(utt, path, meta.rate))
-        if ours == heard[utt]:
+        if ours == audio_list[utt]:
             return None
         return (
             f"utterance {utt}: {path} is not what the teacher heard (crc32 "
-            f"{ours.crc32:08x}, not {heard[utt].crc32:08x})"
+            f"{ours.crc32:08x}, not {audio_list[utt].crc32:08x})"
         )
 
     wrong = _in_parallel(compare, wavs.items())
@@ -287,15 +290,15 @@ def _check_audio(
 
 
 def check_frame_ratio(meta: CacheMeta, shift: Fraction, asked: Fraction) -> None:
-    """Refuse a cache of another frame rate than the student asks for.
+    """Refuse a cache whose frame rate differs from the configured ratio.
 
     Args:
-        meta: what the cache says of itself.
-        shift: samples from one frame of the student to the next.
-        asked: ``frame_ratio``, the teacher's frames to one of the student's.
+        meta: metadata of the cache.
+        shift: frame shift of the student in samples.
+        asked: ``frame_ratio``, teacher frames per student frame.
 
     Raises:
-        InputError: the rates are others.
+        InputError: the frame rates do not match.
     """
     check_shift(f"the cache {meta.folder}", meta.frame_shift, meta.rate, shift, asked)
 
@@ -303,31 +306,31 @@ def check_frame_ratio(meta: CacheMeta, shift: Fraction, asked: Fraction) -> None
 def check_dropped(
     meta: CacheMeta, index: Optional[Sequence[int]], sample: int = 100
 ) -> float:
-    """Refuse a cache that says much that the student cannot say.
+    """Refuse a cache with much probability on tokens that the student lacks.
 
     Args:
-        meta: what the cache says of itself.
+        meta: metadata of the cache.
         index: from `map_tokens`.
-        sample: utterances that are read, evenly spread.
+        sample: number of utterances that are read, evenly spread.
 
     Returns:
-        The share of the mass that is dropped.
+        The share of the probability that is dropped.
 
     Raises:
-        InputError: it is more than `MOST_DROPPED`.
+        InputError: the share is greater than `MOST_DROPPED`.
     """
     if index is None or DROPPED not in index:
         return 0.0
     scp = read_scp(meta.folder / SCP)
     total, frames = np.zeros(len(meta.token_list)), 0
     for utt in list(scp)[:: max(1, len(scp) // sample)]:
-        said = meta.read(utt, scp[utt])
-        probs = np.exp(said.log_probs.astype(np.float64))
+        record = meta.read(utt, scp[utt])
+        probs = np.exp(record.log_probs.astype(np.float64))
         frames += len(probs)
-        if said.ids is None:
+        if record.ids is None:
             total += probs.sum(0)
         else:
-            np.add.at(total, said.ids, probs)
+            np.add.at(total, record.ids, probs)
     lost = np.where(np.asarray(index) == DROPPED, total, 0.0) / max(frames, 1)
     share = float(lost.sum())
     if share > MOST_DROPPED:
@@ -345,10 +348,10 @@ def check_dense(meta: CacheMeta) -> None:
     """Refuse a top-K cache for a target that needs the posteriors of all tokens.
 
     Args:
-        meta: what the cache says of itself.
+        meta: metadata of the cache.
 
     Raises:
-        InputError: the cache keeps the best tokens only.
+        InputError: the cache holds the top K tokens only.
     """
     if meta.codec.kept is not None:
         raise InputError(
@@ -362,9 +365,9 @@ def _check_lengths(
     student: Student,
     wavs: Mapping[str, str],
     wav_scp: Pathlike,
-    heard: Mapping[str, Audio],
+    audio_list: Mapping[str, Audio],
 ) -> None:
-    misfits = {utt: student.misfit(heard[utt].samples, None) for utt in wavs}
+    misfits = {utt: student.misfit(audio_list[utt].samples, None) for utt in wavs}
     short = [f"{utt} is {why}" for utt, why in misfits.items() if why is not None]
     if short:
         raise InputError(
@@ -378,7 +381,7 @@ def _check_lengths(
 def _check_text(
     text: Pathlike,
     wavs: Mapping[str, str],
-    heard: Mapping[str, Audio],
+    audio_list: Mapping[str, Audio],
     student: Optional[Student],
 ) -> None:
     transcripts = read_scp(text)
@@ -395,7 +398,7 @@ def _check_text(
             "or remove them, or train with kd.weight: 1, without text"
         )
     if student is not None:
-        samples = {utt: heard[utt].samples for utt in wavs}
+        samples = {utt: audio_list[utt].samples for utt in wavs}
         check_transcripts(text, transcripts, samples, student)
 
 
@@ -408,13 +411,13 @@ def check_transcripts(
     """Refuse transcripts that CTC cannot align, or that the tokens do not spell.
 
     Args:
-        text: where they stand, for the error.
-        transcripts: utterance -> words.
-        samples: of the audio of the utterances that are checked.
-        student: whose frames and labels they are.
+        text: path of the transcripts, for the error.
+        transcripts: utterance -> text.
+        samples: utterance -> length of the audio; these utterances are checked.
+        student: gives the numbers of frames and the labels.
 
     Raises:
-        InputError: some utterance has too few frames, or too many labels are unknown.
+        InputError: an utterance has too few frames, or too many labels are unknown.
     """
     total, unknown, unfit = 0, [], []
     for utt, size in samples.items():

@@ -1,9 +1,9 @@
-"""How the posteriors of an utterance are packed.
+"""Compression of the posteriors of an utterance.
 
-Dense: all V log-probabilities of a frame, as float32. Packed: the probable tokens of
-each frame, as many as are worth their bytes, and the mass of all others. A frame that
-is almost surely blank takes two bytes before compression: that no token is kept, and
-that mass.
+Dense: all V log-probabilities of a frame, as float32. Compressed: the blank, those of
+the top K tokens whose removal would cost more than `worth` nats, and the tail mass. A
+frame with a blank probability close to 1 takes two bytes before zlib: the count of
+tokens, which is 0, and the tail mass.
 """
 
 import struct
@@ -20,32 +20,33 @@ from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 from espnet_ctckd.select import SELECTOR_CHOICES
 from espnet_ctckd.tokens import DROPPED, place_tokens
 
-# A count of kept tokens has seven bits; the eighth says that the blank is not the best.
+# A count of tokens has seven bits; the eighth marks frames whose argmax is not blank.
 _MOST_KEPT = 127
 _SPIKE = 128
-# The last level of a quantised log-probability: nothing.
+# Level of a quantized log-probability that stands for probability 0.
 _NONE = 255
-# Nats that the others are put below the best token, so that it stays the best.
+# Nats by which all other tokens are decoded below the best one, so that the argmax of
+# a frame is preserved.
 _BELOW = 1e-4
 
 
 @dataclass(frozen=True)
 class Codec:
-    """Packing of a cache.
+    """Compression of the records of a cache.
 
     Attributes:
         tokens: V.
-        kept: K, the most tokens that are kept of a frame, with the blank; None for the
-            dense form.
-        step: of quantisation: nats from one level of log-probability to the next.
-        worth: nats of KL divergence by which a token must better a frame to be kept.
-        states: D of the hidden states, kept as float16; 0 for none.
-        selector: name in `SELECTOR_CHOICES`: frames that it does not take are kept as
-            certain blank, which it does not take either. None keeps all frames.
-        selector_conf: its options.
+        kept: K, the largest number of tokens of a frame, blank included; None for
+            dense posteriors.
+        step: quantization step of the log-probabilities in nats.
+        worth: smallest gain in KL divergence, in nats, for which a token is kept.
+        states: dimension D of the hidden states, stored as float16; 0 stores none.
+        selector: name in `SELECTOR_CHOICES`; frames that it does not select are
+            stored as blank with probability 1. None stores all frames.
+        selector_conf: options of the selector.
 
     Raises:
-        InputError: K is not in [2, V), or the other numbers make no sense.
+        InputError: K is not in [2, V), or another value is out of range.
     """
 
     tokens: int
@@ -61,14 +62,14 @@ class Codec:
             self._check_selector()
         if self.kept is None:
             return
-        # The blank is always kept, and says nothing without another beside it.
+        # The blank is always kept, so K must leave room for another token.
         most = min(self.tokens - 1, _MOST_KEPT + 1)
         if not 1 < self.kept <= most:
             raise InputError(
                 f"`kept` is {self.kept}; give one from 2 to {most}; without, all "
                 f"{self.tokens} tokens are kept"
             )
-        # Less would not reach down to what is improbable with 255 levels.
+        # With a smaller step, 255 levels would not cover improbable tokens.
         if not 0.1 <= self.step <= 1:
             raise InputError(f"`step` is {self.step}; give nats from 0.1 to 1")
         if not 0 <= self.worth < 1:
@@ -90,30 +91,30 @@ class Codec:
     def encode(
         self, log_probs: Tensor, blank: int, states: Optional[Tensor] = None
     ) -> bytes:
-        """Pack an utterance.
+        """Compress the posteriors of an utterance.
 
         Args:
             log_probs: (U, V).
             blank: index of the blank.
-            states: (U, D), read where they are kept.
+            states: hidden states (U, D); ignored if the codec stores none.
 
         Returns:
-            What `decode` takes.
+            The payload, for `decode`.
         """
         if self.kept is None:
-            packed = log_probs.float().cpu().numpy().astype("<f4").tobytes()
+            payload = log_probs.float().cpu().numpy().astype("<f4").tobytes()
         else:
-            packed = self._pack(log_probs, blank)
+            payload = self._compress(log_probs, blank)
         if not self.states:
-            return packed
+            return payload
         assert states is not None
         hidden = states.float().cpu().numpy().astype("<f2").tobytes()
-        return struct.pack("<I", len(packed)) + packed + hidden
+        return struct.pack("<I", len(payload)) + payload + hidden
 
     def decode(
         self, record: bytes, blank: int
     ) -> Tuple[np.ndarray, Optional[np.ndarray], Optional[np.ndarray]]:
-        """Unpack an utterance.
+        """Decompress the posteriors of an utterance.
 
         Args:
             record: from `encode`.
@@ -121,9 +122,9 @@ class Codec:
 
         Returns:
             Log-probabilities (U, K) float32; token ids (U, K) int64, distinct in a
-            frame, or None where all are kept; and hidden states (U, D) float32, or
-            None. A frame of which fewer than K tokens are kept is filled up with
-            others, which get their even share of the mass of all others.
+            frame, or None for dense posteriors; and hidden states (U, D) float32, or
+            None. Frames with fewer than K stored tokens are filled up with other
+            tokens, each with an equal share of the tail mass.
         """
         states = None
         if self.states:
@@ -132,54 +133,64 @@ class Codec:
             states = hidden.reshape(-1, self.states).astype(np.float32)
             record = record[4 : 4 + size]
         if self.kept is None:
-            said = np.frombuffer(record, "<f4").reshape(-1, self.tokens)
-            return said.astype(np.float32), None, states
-        log_probs, ids = self._unpack(record, blank)
+            dense = np.frombuffer(record, "<f4").reshape(-1, self.tokens)
+            return dense.astype(np.float32), None, states
+        log_probs, ids = self._decompress(record, blank)
         return log_probs, ids, states
 
-    def _pack(self, log_probs: Tensor, blank: int) -> bytes:
-        """Kept tokens by frame: counts, levels, ids, each in a row, and compressed."""
+    def _compress(self, log_probs: Tensor, blank: int) -> bytes:
+        """Compress counts, levels and ids, each of all frames in a row."""
         assert self.kept is not None
-        said = log_probs.float()
-        others = said.clone()
+        log_probs = log_probs.float()
+        others = log_probs.clone()
         others[:, blank] = -torch.inf
         best, ids = others.topk(self.kept - 1)  # (U, K - 1)
-        counts, log_rest = self._worth_keeping(others, best)  # (U,), (U,)
-        log_blank = said[:, blank]
+        counts, log_rest = self._choose_counts(others, best)  # (U,), (U, K)
+        log_blank = log_probs[:, blank]
         spike = best[:, 0] > log_blank
         counts = torch.where(spike, counts.clamp(min=1), counts)
         log_rest = log_rest.gather(1, counts.unsqueeze(1)).squeeze(1)
         if self.selector is not None:
             frames = FramePosteriors(
-                said.unsqueeze(0), torch.tensor([len(said)], device=said.device), blank
+                log_probs.unsqueeze(0),
+                torch.tensor([len(log_probs)], device=log_probs.device),
+                blank,
             )
             select = SELECTOR_CHOICES[self.selector].fn
             left = select(frames, 1, **self.selector_conf)[0] == 0  # (U,)
             counts = counts.masked_fill(left, 0)
             log_rest = log_rest.masked_fill(left, -torch.inf)
-        # Levels are relative to the best token, which needs none.
+        # Levels are relative to the argmax, which needs none.
         peak = torch.where(spike, best[:, 0], log_blank)
         rows = torch.cat([log_rest.unsqueeze(1), best], 1)
         rows[:, 1] = torch.where(spike, log_blank, best[:, 0])
         levels = ((peak.unsqueeze(1) - rows) / self.step).round()
         levels = torch.where(rows > -torch.inf, levels.clamp(0, _NONE - 1), _NONE)
         levels = levels.to(torch.uint8)
-        column = torch.arange(self.kept, device=said.device)
-        used = column <= counts.unsqueeze(1)  # the rest, and each kept token
+        column = torch.arange(self.kept, device=log_probs.device)
+        used = column <= counts.unsqueeze(1)  # the tail mass, and each kept token
         kept = (column[1:] <= counts.unsqueeze(1)).cpu().numpy()
         chosen = ids.cpu().numpy()[kept].astype("<u4")
         flags = (counts + _SPIKE * spike).to(torch.uint8).cpu().numpy()
-        # Bytes of one kind stand together, which compresses best.
+        # Bytes of one kind are contiguous, which compresses best.
         planes = chosen.view(np.uint8).reshape(-1, 4).T[: self._id_bytes]
         parts = [flags, levels[used].cpu().numpy(), planes.ravel()]
-        packed = zlib.compress(b"".join(p.tobytes() for p in parts), 9)
-        return struct.pack("<I", len(flags)) + packed
+        payload = zlib.compress(b"".join(p.tobytes() for p in parts), 9)
+        return struct.pack("<I", len(flags)) + payload
 
-    def _worth_keeping(self, others: Tensor, best: Tensor) -> Tuple[Tensor, Tensor]:
-        """How many tokens to keep of each frame (U,), and log of the rest (U, K).
+    def _choose_counts(self, others: Tensor, best: Tensor) -> Tuple[Tensor, Tensor]:
+        """Choose the number of tokens of each frame (U,).
 
-        The rest is taken as spread evenly. Keeping n tokens costs n times ``worth``,
-        and what they do not say: sum p log(p / even) over the rest.
+        The cost of n tokens is n times ``worth``, plus the KL divergence of a uniform
+        tail from the true one: sum p log(p / even) over the tail.
+
+        Args:
+            others: log-probabilities (U, V), -inf for the blank.
+            best: the K - 1 greatest of them (U, K - 1).
+
+        Returns:
+            The numbers of tokens (U,), and the log of the tail mass (U, K) for 0 to
+            K - 1 tokens.
         """
         tokens = self.tokens - 1
         p = others.double().exp()  # (U, V)
@@ -189,14 +200,14 @@ class Codec:
         mass = p.sum(1, keepdim=True) - torch.cat([zero, top.cumsum(1)], 1)  # (U, K)
         mass = mass.clamp(min=0.0)
         known = torch.special.xlogy(top, top).cumsum(1)
-        unsaid = plogp.sum(1, keepdim=True) - torch.cat([zero, known], 1)
+        tail = plogp.sum(1, keepdim=True) - torch.cat([zero, known], 1)
         kept = torch.arange(mass.size(1), device=p.device)
         even = (tokens - kept).clamp(min=1)
-        loss = unsaid - torch.special.xlogy(mass, mass / even)  # (U, K)
+        loss = tail - torch.special.xlogy(mass, mass / even)  # (U, K)
         counts = (loss + self.worth * kept).argmin(1)
         return counts, mass.log().float()
 
-    def _unpack(self, record: bytes, blank: int) -> Tuple[np.ndarray, np.ndarray]:
+    def _decompress(self, record: bytes, blank: int) -> Tuple[np.ndarray, np.ndarray]:
         assert self.kept is not None
         (frames,) = struct.unpack_from("<I", record)
         data = np.frombuffer(zlib.decompress(record[4:]), np.uint8)
@@ -213,7 +224,7 @@ class Codec:
             levels == _NONE, -np.inf, -self.step * levels.astype(np.float64) - _BELOW
         )
         log_rest = log[:, 0].copy()
-        # The blank takes the first column, the kept tokens the others.
+        # The blank is in the first column, the stored tokens in the others.
         log[:, 0] = 0.0
         if self.kept > 1:
             log[spike, 0], log[spike, 1] = log[spike, 1], 0.0
@@ -222,7 +233,7 @@ class Codec:
         ids = np.full((frames, self.kept), blank, np.int64)
         kept = column <= counts[:, None]
         ids[:, 1:][kept[:, 1:]] = chosen
-        # Where none is kept, others stand with their share of the rest.
+        # The other places hold tokens of the tail, each with its share of the mass.
         ids = np.where(kept, ids, free_tokens(ids, kept, self.tokens))
         with np.errstate(divide="ignore"):
             share = log_rest - np.log(self.tokens - 1 - counts)  # (U,)
@@ -237,14 +248,13 @@ class Codec:
 def rename_tokens(
     log_probs: np.ndarray, ids: Optional[np.ndarray], index: Sequence[int], tokens: int
 ) -> Tuple[np.ndarray, Optional[np.ndarray]]:
-    """Put the posteriors of an utterance into the student's order.
+    """Convert the posteriors of an utterance to the student's token list.
 
-    Without the tokens that the student lacks, the others are the teacher's posteriors
-    given that it is one of them.
+    Tokens that the student lacks are dropped, and the others are renormalized.
 
     Args:
         log_probs: (U, K).
-        ids: the tokens that they belong to (U, K), or None where all are there.
+        ids: token ids (U, K), or None for dense posteriors.
         index: the student's index of each of the teacher's tokens, as
             `espnet_ctckd.tokens.map_tokens` gives it.
         tokens: V of the student.
@@ -258,29 +268,29 @@ def rename_tokens(
         if not kept.all():
             log_kept = np.logaddexp.reduce(log_probs[:, kept], 1, keepdims=True)
             log_probs = log_probs - log_kept
-        said = torch.from_numpy(np.require(log_probs, requirements="W"))
-        return place_tokens(said, index, tokens, LOG_ZERO).numpy(), None
+        dense = torch.from_numpy(np.require(log_probs, requirements="W"))
+        return place_tokens(dense, index, tokens, LOG_ZERO).numpy(), None
     ids = place[ids]
     lost = ids == DROPPED
     if not lost.any():
         return log_probs, ids
     mass = np.exp(np.where(lost, log_probs, -np.inf)).sum(1, keepdims=True)
     given = log_probs - np.log(np.maximum(1.0 - mass, np.finfo(np.float32).tiny))
-    # In their place stand tokens that are not said.
+    # Unused tokens take the places of the dropped ones, with probability 0.
     ids[lost] = free_tokens(ids, ~lost, tokens)[lost]
     return np.where(lost, LOG_ZERO, given).astype(log_probs.dtype), ids
 
 
 def free_tokens(ids: np.ndarray, kept: np.ndarray, tokens: int) -> np.ndarray:
-    """For each frame, distinct tokens that are not among its kept ones.
+    """Return, for each frame, distinct tokens that are not among its kept ones.
 
     Args:
-        ids: (U, K).
-        kept: which of them count (U, K), bool.
+        ids: token ids (U, K).
+        kept: mask of the ids that are kept (U, K), bool.
         tokens: V, at least K.
 
     Returns:
-        A token for each place that is not kept (U, K), anything at the others.
+        Token ids (U, K), valid where ``kept`` is False.
     """
     pool = min(tokens, 2 * ids.shape[1])
     taken = np.zeros((len(ids), pool), bool)

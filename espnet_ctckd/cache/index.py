@@ -1,4 +1,4 @@
-"""Lists and ``meta.json`` of a cache whose arks are written; caches joined."""
+"""Lists and ``meta.json`` of a cache, written after its arks; merging of caches."""
 
 import contextlib
 import json
@@ -25,12 +25,12 @@ SHARDS = "shards"
 
 
 def shard_ark(folder: Path, index: int) -> Path:
-    """Where the ark of a shard lies."""
+    """Return the path of the ark of a shard."""
     return folder / SHARDS / f"{index:05d}" / f"posteriors.{index:05d}.ark"
 
 
 class Placed(NamedTuple):
-    """Where an utterance lies in a cache, and its entries in the lists."""
+    """Location of an utterance in a cache, and its entries in the lists."""
 
     name: str
     place: str
@@ -44,10 +44,10 @@ def write_index(
     """Finish a cache whose arks are written: lists, tokens and, last, ``meta.json``.
 
     Args:
-        meta: of the cache, but for what is counted here.
+        meta: metadata of the cache; counts, arks and files are filled in here.
         placed: all utterances.
         arks: all arks.
-        files: others that belong to it.
+        files: other files of the cache.
     """
     folder = meta.folder
     write_scp(folder / SCP, [(p.name, p.place) for p in placed])
@@ -69,7 +69,7 @@ def write_index(
 
 
 def _sizes(folder: Path, paths: Sequence[Path]) -> Dict[str, Tuple[int, int]]:
-    """Bytes and crc32 of files, by their paths inside the folder."""
+    """Return size in bytes and crc32 of files, by their paths inside the folder."""
     return {
         str(path.relative_to(folder)): (path.stat().st_size, file_crc32(path))
         for path in paths
@@ -77,18 +77,20 @@ def _sizes(folder: Path, paths: Sequence[Path]) -> Dict[str, Tuple[int, int]]:
 
 
 def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
-    """Join caches of one teacher, of different utterances; or move one.
+    """Merge caches of one teacher with different utterances, or move a cache.
 
     Args:
         sources: the caches.
-        folder: of the new one; it holds copies, and the others may be deleted.
+        folder: folder of the new cache; it gets copies, so the sources may be deleted
+            afterwards.
 
     Returns:
-        What the new one says of itself.
+        The metadata of the new cache.
 
     Raises:
-        InputError: they are of different teachers, tokens or packings; an utterance is
-            in two of them; a file of them is damaged; or the folder holds a cache.
+        InputError: the teachers, tokens or compressions of the caches differ; an
+            utterance is in two of them; a file is damaged; or the folder already
+            holds a cache.
     """
     if (folder / META).exists():
         raise InputError(f"{folder} holds a finished cache; choose another folder")
@@ -115,7 +117,7 @@ def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
                     f"utterance {utt} is in two of the caches, {meta.folder} and one "
                     "before it: merge caches of different utterances"
                 )
-            # By its name alone, as the folder may have been moved.
+            # Compare file names only, as the folder may have been moved.
             ark, _, offset = place.rpartition(":")
             if Path(ark).name not in sources_by_name or not offset.isdecimal():
                 raise InputError(
@@ -138,12 +140,12 @@ def merge(sources: Sequence[CacheMeta], folder: Path) -> CacheMeta:
 
 
 def _remove(folder: Path, arks: Sequence[Path]) -> None:
-    """Remove what a merge has written, and the folders that are empty then."""
+    """Remove the files of a failed merge, and the folders that are then empty."""
     lists = (folder / name for name in (SCP, UTT2FRAMES, UTT2AUDIO, TOKENS, META))
     for path in (*arks, *lists):
         path.unlink(missing_ok=True)
     for emptied in (*(ark.parent for ark in arks), folder / SHARDS, folder):
-        with contextlib.suppress(OSError):  # others have files there
+        with contextlib.suppress(OSError):  # the folder holds other files
             emptied.rmdir()
 
 

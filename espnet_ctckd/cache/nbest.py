@@ -1,10 +1,10 @@
-"""N-best lists of a teacher: a text file that a person can read.
+"""N-best lists of a teacher, as a text file.
 
-A line is an utterance and, as JSON, a seal and its hypotheses, the likeliest first,
-each a probability and tokens, ``utt ["24000 1a2b3c4d 5e6f7a8b", [0.9, "A"], [0.1]]``;
-the probabilities of a list add up to 1. The seal is the length and checksum of the
-audio that the teacher heard, and a checksum of all the rest. ESPnet reads the file as
-data of the type ``text``.
+A line holds an utterance and, as JSON, a checksum field and its hypotheses, the most
+probable first, each a probability and tokens:
+``utt ["24000 1a2b3c4d 5e6f7a8b", [0.9, "A"], [0.1]]``. The probabilities of a list add
+up to 1. The checksum field holds the length and checksum of the teacher's input audio,
+and a checksum of the line. ESPnet reads the file as data of the type ``text``.
 """
 
 import json
@@ -27,14 +27,14 @@ Weighted = Tuple[Tuple[str, ...], float]
 def join(
     lists: Sequence[Sequence[Weighted]], weights: Sequence[float]
 ) -> List[Weighted]:
-    """The hypotheses of several teachers of one utterance, as a mixture.
+    """Merge the n-best lists of several teachers for one utterance, as a mixture.
 
     Args:
-        lists: of each teacher.
-        weights: of the teachers, adding up to 1.
+        lists: n-best list of each teacher.
+        weights: weights of the teachers; they add up to 1.
 
     Returns:
-        Distinct hypotheses, the likeliest first; their probabilities add up to 1.
+        Distinct hypotheses, the most probable first; their probabilities add up to 1.
 
     References:
         Gao, Parcollet, Lane, Distilling Knowledge from Ensembles of Acoustic Models
@@ -49,20 +49,20 @@ def join(
 
 
 def to_line(utterance: str, audio: Audio, hypotheses: Sequence[Weighted]) -> str:
-    """The rest of a line of the file.
+    """Format a line of the file, without the utterance at its beginning.
 
     Args:
-        utterance: its beginning.
-        audio: that the teacher heard.
-        hypotheses: what it says.
+        utterance: name of the utterance; the checksum covers it.
+        audio: fingerprint of the teacher's input.
+        hypotheses: n-best list of the teacher.
     """
     listed = [[float(f"{share:.6g}"), *tokens] for tokens, share in hypotheses]
     sealed = f"{audio.entry} {_seal(utterance, audio.entry, listed)}"
     return json.dumps([sealed, *listed], ensure_ascii=False)
 
 
-def _seal(utterance: str, heard: str, listed: Sequence[Any]) -> str:
-    text = json.dumps([utterance, heard, *listed], ensure_ascii=False)
+def _seal(utterance: str, audio: str, listed: Sequence[Any]) -> str:
+    text = json.dumps([utterance, audio, *listed], ensure_ascii=False)
     return f"{zlib.crc32(text.encode()):08x}"
 
 
@@ -73,24 +73,25 @@ def _is_hypothesis(found: Tuple[Tuple[Any, ...], Any]) -> bool:
 
 
 def from_line(line: str, utterance: str) -> Tuple[Audio, List[Weighted]]:
-    """Read the rest of a line.
+    """Parse a line of the file, without the utterance at its beginning.
 
     Args:
         line: JSON.
-        utterance: whose it is.
+        utterance: name of the utterance.
 
     Returns:
-        The audio that the teacher heard, and the hypotheses.
+        The fingerprint of the teacher's input, and the hypotheses.
 
     Raises:
-        InputError: it is no n-best list, damaged, or of another utterance.
+        InputError: the line is not an n-best list, is damaged, or is of another
+            utterance.
     """
     try:
         sealed, *listed = json.loads(line)
-        heard, _, seal = sealed.rpartition(" ")
-        audio = Audio.read(heard)
+        entry, _, seal = sealed.rpartition(" ")
+        audio = Audio.read(entry)
         found = [(tuple(tokens), share) for share, *tokens in listed]
-        whole = seal == _seal(utterance, heard, listed) and all(
+        whole = seal == _seal(utterance, entry, listed) and all(
             map(_is_hypothesis, found)
         )
     except (ValueError, TypeError, AttributeError, RecursionError):
@@ -104,16 +105,16 @@ def from_line(line: str, utterance: str) -> Tuple[Audio, List[Weighted]]:
 
 
 def read_nbest_meta(path: Pathlike) -> Dict[str, Any]:
-    """What an n-best file says of itself.
+    """Read the metadata of an n-best file.
 
     Args:
-        path: the file.
+        path: path of the n-best file.
 
     Returns:
-        The contents of the ``nbest.json`` beside it.
+        The contents of ``nbest.json`` in the same folder.
 
     Raises:
-        InputError: it is not there, or of another version.
+        InputError: the metadata is missing, damaged, or of another version.
     """
     meta = Path(path).with_name(META)
     try:

@@ -1,4 +1,4 @@
-"""Division of the data of a cache into shards of batches, from their lengths alone."""
+"""Division of the data of a cache into shards of batches, by length."""
 
 import logging
 from dataclasses import dataclass, field
@@ -18,16 +18,16 @@ from espnet_ctckd.data.kaldi import (
     refuse_all_bad,
 )
 
-# A shard is what a kill can cost: a 64th of the data, but 20 s to an hour of audio.
+# A killed job loses one shard: 1/64 of the data, but between 20 s and 1 h of audio.
 _SHARD_SECONDS = (20.0, 3600.0)
 _SHARDS_WANTED = 64
-# Utterances that an error or a warning names.
+# Number of utterances that an error or a warning names.
 _NAMED = 50
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """One line of ``wav.scp``, and the samples that its file holds."""
+    """One line of ``wav.scp``, with the number of samples of its file."""
 
     name: str
     path: str
@@ -36,26 +36,26 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Plan:
-    """Division of the data: shards of batches of utterances."""
+    """Shards of batches of utterances."""
 
     shards: Sequence[Sequence[Sequence[Utterance]]]
     rate: int
 
     @property
     def utterances(self) -> List[Utterance]:
-        """All of them, in the order of the shards."""
+        """All utterances, in the order of the shards."""
         return [u for shard in self.shards for batch in shard for u in batch]
 
 
 @dataclass
 class Unheard:
-    """Utterances that a model has no frame of, so that their hypotheses are empty.
+    """Utterances without any frame, whose hypotheses are empty.
 
     Attributes:
-        max_bad_share: percent of the set whose audio may be unusable; one always may,
-            unless it is 0, but not all of a set.
+        max_bad_share: largest percentage of utterances with unusable audio; unless it
+            is 0, one utterance is always allowed, but never all of a set.
         wav_scp: Kaldi's list of audio files.
-        total: utterances of the set.
+        total: number of utterances of the set.
         short: utterance -> why it is too short for the model.
         bad: utterance -> why its audio cannot be used, or is too long for the model.
     """
@@ -67,13 +67,14 @@ class Unheard:
     bad: Dict[str, str] = field(default_factory=dict)
 
     def note_bad(self, bad: Mapping[str, str]) -> None:
-        """Note unusable audio, each with a warning.
+        """Record unusable audio, and warn of each utterance.
 
         Args:
             bad: utterance -> why its audio cannot be used.
 
         Raises:
-            InputError: it is more than may be, or all that is not too short.
+            InputError: there are more unusable utterances than `max_bad_share`
+                allows, or no usable ones.
         """
         for utt, why in bad.items():
             self.bad[utt] = why
@@ -83,7 +84,7 @@ class Unheard:
         limit_bad(self.bad, self.total, self.max_bad_share, self.wav_scp, "the log")
 
     def note_short(self, short: Mapping[str, str]) -> None:
-        """Note what is too short.
+        """Record utterances that are too short, with one warning.
 
         Args:
             short: utterance -> why it is too short.
@@ -97,7 +98,7 @@ class Unheard:
 
     @property
     def names(self) -> List[str]:
-        """All of them."""
+        """Names of all these utterances."""
         return [*self.short, *self.bad]
 
 
@@ -108,21 +109,22 @@ def list_audio(
     longest: Optional[int] = None,
     unheard: Optional[Unheard] = None,
 ) -> List[Utterance]:
-    """The utterances of a set, by length.
+    """List the utterances of a set by length.
 
     Args:
         wav_scp: Kaldi's list of audio files.
-        rate: samples per second that they must have.
-        shortest: samples that an utterance must have.
-        longest: samples that an utterance may have, None for any number.
-        unheard: gets those that are too short or unusable; without it they are refused.
+        rate: required sample rate in Hz.
+        shortest: smallest number of samples of an utterance.
+        longest: largest number of samples of an utterance; None for no limit.
+        unheard: collects utterances that are too short or unusable; if None, these
+            are refused.
 
     Returns:
-        The others, the shortest first.
+        The usable utterances, the shortest first.
 
     Raises:
-        InputError: files are missing, damaged, too short or long, or of another format;
-            it names all of their utterances.
+        InputError: files are missing, damaged, too short, too long, or of another
+            format; all of these utterances are named.
     """
     wavs = read_wav_scp(wav_scp)
     utterances: List[Utterance] = []
@@ -167,7 +169,7 @@ def list_audio(
 
 
 def _found_unusable(wav_scp: str, wavs: Mapping[str, str]) -> Dict[str, str]:
-    """Utterances that format_audio has listed beside a wav.scp, and why."""
+    """Read the utterances that format_audio listed as unusable, with the reasons."""
     path = Path(wav_scp).with_name(UNUSABLE)
     if not path.exists() or path.stat().st_size == 0:
         return {}
@@ -182,22 +184,22 @@ def make_plan(
     longest: Optional[int] = None,
     unheard: Optional[Unheard] = None,
 ) -> Plan:
-    """Divide the data by length.
+    """Divide the data into shards and batches, by length.
 
     Args:
         wav_scp: Kaldi's list of audio files.
-        rate: samples per second that they must have.
-        shortest: samples that an utterance must have.
-        batch_seconds: audio of a batch, padding included; a longer utterance is a
-            batch of its own.
-        longest: samples that an utterance may have, None for any number.
-        unheard: as of `list_audio`.
+        rate: required sample rate in Hz.
+        shortest: smallest number of samples of an utterance.
+        batch_seconds: seconds of audio in a batch, padding included; a longer
+            utterance is a batch by itself.
+        longest: largest number of samples of an utterance; None for no limit.
+        unheard: see `list_audio`.
 
     Returns:
-        The division.
+        The plan.
 
     Raises:
-        InputError: as of `list_audio`.
+        InputError: see `list_audio`.
     """
     utterances = list_audio(wav_scp, rate, shortest, longest, unheard)
     batches = batch_by_length(utterances, lambda u: u.samples, batch_seconds * rate)

@@ -1,4 +1,4 @@
-"""What a cache says of itself."""
+"""Metadata of a cache, and access to its records."""
 
 import functools
 import hashlib
@@ -35,42 +35,44 @@ from espnet_ctckd.data.files import Pathlike, read_json
 from espnet_ctckd.data.kaldi import read_scp, read_token_list
 
 FORMAT = 3
-# Of caches that do not hold how they were batched.
+# Batching of older caches, which do not store it.
 UNRECORDED = "unrecorded"
 _BATCHINGS = ("single", "padded", UNRECORDED)
-# Bytes from the start of an ark.
+# Offset in an ark, in bytes.
 _OFFSET = re.compile("[0-9]{1,18}")
-# What the record of an utterance begins with: Kaldi's binary vector of floats.
+# First bytes of a record: the header of Kaldi's binary vector of floats.
 _VECTOR = b"\0BFV "
 META = "meta.json"
 SCP = "teacher.scp"
-# Utterances of the data that the teacher outputs nothing for, and why; not part of the
-# cache.
+# List of utterances that the teacher outputs nothing for, with the reasons; not part
+# of the cache.
 UNHEARD = "unheard"
 TOKENS = "tokens.txt"
 UTT2AUDIO = "utt2audio"
 UTT2FRAMES = "utt2num_frames"
-# What a job has dumped since it was last started, in seconds; not part of the cache.
+# Seconds of audio that a job dumped since its last start, and the time it took; not
+# part of the cache.
 SPEED = "logs/speed.{}.json"
 
 
 @dataclass(frozen=True)
 class CacheMeta:
-    """Contents of ``meta.json``, which is written when all else is whole.
+    """Contents of ``meta.json``, which is written after all other files.
 
     Attributes:
-        folder: where it stands.
+        folder: folder of the cache.
         teacher: type, hashes and versions of the teacher.
         token_list: V tokens in the order of the posteriors.
         blank: index of the blank.
-        rate: samples per second of the audio.
-        frame_shift: samples from one frame to the next, exact.
-        codec: how the matrices are packed.
-        utterances: how many.
-        frames: how many in all.
-        arks: bytes and crc32 of each ark, by its path inside the folder.
-        files: the same of the other files, but those that name the folder.
-        batching: of the teacher, as of `Teacher`; `UNRECORDED` in older caches.
+        rate: sample rate of the audio in Hz.
+        frame_shift: frame shift in samples, exact.
+        codec: compression of the posteriors.
+        utterances: number of utterances.
+        frames: number of frames of all utterances.
+        arks: path of each ark inside the folder -> size in bytes and crc32.
+        files: likewise for the other files, except those that contain the folder's
+            path.
+        batching: batching of the teacher, see `Teacher`; `UNRECORDED` in older caches.
     """
 
     folder: Path
@@ -88,7 +90,7 @@ class CacheMeta:
 
     @property
     def records(self) -> Records:
-        """Reads and writes its records."""
+        """Encoder and decoder of the records."""
         return Records(
             self.codec,
             self.blank,
@@ -108,23 +110,23 @@ class CacheMeta:
         return {(self.folder / name).resolve() for name in self.arks}
 
     def locate(self, utt: str, place: str) -> Tuple[Path, int]:
-        """Find the record of an utterance, by its entry in ``teacher.scp``.
+        """Find the record of an utterance by its entry in ``teacher.scp``.
 
-        A cache may come from elsewhere, so that its lists are data: an entry is an ark
-        of this cache and an offset, and nothing else is opened.
+        A cache may come from an untrusted source: only arks of this cache are opened,
+        whatever the list contains.
 
         Args:
-            utt: the utterance.
-            place: its entry.
+            utt: name of the utterance.
+            place: entry of the utterance.
 
         Returns:
             The ark and the offset.
 
         Raises:
-            InputError: the entry is something else.
+            InputError: the entry is not an ark of this cache and an offset.
         """
         ark, _, offset = place.rpartition(":")
-        # A null byte is in no path.
+        # A path cannot contain a null byte.
         known = "\0" not in ark and Path(ark).resolve() in self._ark_paths
         if not (known and _OFFSET.fullmatch(offset)):
             raise InputError(
@@ -140,14 +142,14 @@ class CacheMeta:
         """Read the record of an utterance from its ark, undecoded.
 
         Args:
-            utt: the utterance.
-            place: its entry in ``teacher.scp``.
+            utt: name of the utterance.
+            place: entry of the utterance in ``teacher.scp``.
 
         Returns:
             (bytes / 4,), float32.
 
         Raises:
-            InputError: there is no vector of floats.
+            InputError: the location does not hold a vector of floats.
         """
         ark, offset = self.locate(utt, place)
         try:
@@ -157,7 +159,7 @@ class CacheMeta:
                     f.seek(offset)
                     return np.asarray(read_kaldi(f))
         except (ValueError, AssertionError, struct.error, MemoryError, OverflowError):
-            pass  # what the bytes of a damaged ark make of the reader
+            pass  # raised by kaldiio for damaged arks
         raise InputError(
             f"utterance {utt}: {place} is no record: the ark or the list is damaged. "
             "Find all such with `python -m espnet_ctckd.bin.check_cache`, or dump the "
@@ -165,11 +167,14 @@ class CacheMeta:
         )
 
     def read(self, utt: str, place: str) -> DecodedRecord:
-        """Read and decode the record of an utterance, as `vector`."""
+        """Read and decode the record of an utterance; see `vector`."""
         return self.records.open(utt, self.vector(utt, place))
 
     def to_json(self) -> Dict[str, Any]:
-        """What stands in the file, with a checksum; the tokens have their own."""
+        """Return the contents of ``meta.json``, with a checksum.
+
+        The tokens are in another file, which has its own checksum.
+        """
         found = {
             "format": FORMAT,
             "teacher": dict(self.teacher),
@@ -192,7 +197,7 @@ def _crc(found: Mapping[str, Any]) -> int:
 
 
 def hashes_of(teacher: Mapping[str, str]) -> Dict[str, str]:
-    """What of a teacher's provenance tells it from another."""
+    """Return the hashes that identify a teacher, from its provenance."""
     return {k: v for k, v in sorted(teacher.items()) if k.endswith("_sha256")}
 
 
@@ -204,15 +209,15 @@ def key_of(
     frame_shift: Fraction,
     codec: Codec,
 ) -> str:
-    """What all records of a cache have in common; with another it is another cache.
+    """Return the key that identifies a cache, part of all record checksums.
 
     Args:
-        teacher: provenance, of which the hashes count.
+        teacher: provenance of the teacher; only its hashes enter the key.
         token_list: V tokens.
         blank: index of the blank.
-        rate: samples per second.
-        frame_shift: samples from one frame to the next.
-        codec: how the records are packed.
+        rate: sample rate in Hz.
+        frame_shift: frame shift in samples.
+        codec: compression of the records.
     """
     parts = [
         hashes_of(teacher),
@@ -226,16 +231,16 @@ def key_of(
 
 
 def read_meta(path: Pathlike) -> CacheMeta:
-    """Read what belongs to a cache.
+    """Read the metadata of a cache.
 
     Args:
-        path: the cache's folder, or its ``teacher.scp``.
+        path: folder of the cache, or its ``teacher.scp``.
 
     Returns:
-        The contents of its ``meta.json`` and ``tokens.txt``.
+        The contents of ``meta.json`` and ``tokens.txt``.
 
     Raises:
-        InputError: it is not a finished cache, or of another version.
+        InputError: the folder is not a finished cache, or is of another version.
     """
     folder = Path(path)
     if folder.suffix == ".scp":
@@ -255,7 +260,7 @@ def read_meta(path: Pathlike) -> CacheMeta:
 
 @functools.lru_cache(maxsize=16)
 def _read_meta(folder: Path, _cwd: Path, _state: object) -> CacheMeta:
-    """The contents of ``meta.json`` and ``tokens.txt``, once for each state of both."""
+    """Read ``meta.json`` and ``tokens.txt``; cached until one of the files changes."""
     found = read_json(folder / META, "dump the teacher again")
     if found.get("format") != FORMAT:
         raise InputError(
@@ -311,7 +316,7 @@ def _is_number(value: object) -> bool:
 
 
 def _is_shift(value: object) -> bool:
-    """Whether it is a positive fraction, as it is written."""
+    """Return True if a value is a positive fraction in the written form."""
     if not isinstance(value, str) or not _SHIFT.fullmatch(value):
         return False
     samples, _, of = value.partition("/")
@@ -331,10 +336,10 @@ def _are_files(value: object) -> bool:
     )
 
 
-# Samples from one frame to the next, as `Fraction` prints them.
+# Frame shift in samples, as `Fraction` prints it.
 _SHIFT = re.compile("[0-9]{1,9}(/[0-9]{1,9})?")
 _FILES = "files and, of each, a list of its bytes and its crc32"
-# Which values of ``meta.json`` make sense, and how to say so.
+# Check of each value of ``meta.json``, and the description of a valid one for errors.
 _WANTED: Dict[str, Tuple[Callable[[Any], bool], str]] = {
     "teacher": (_is_teacher, "a mapping of strings, with the key type"),
     "blank": (_is_count, "a whole number, the index of a token"),
@@ -359,7 +364,7 @@ _WANTED_OF_CODEC: Dict[str, Tuple[Callable[[Any], bool], str]] = {
 
 
 def _check_values(folder: Path, found: Mapping[str, Any]) -> None:
-    """Refuse values of ``meta.json`` that make no sense, by their keys."""
+    """Refuse missing or invalid values of ``meta.json``."""
     for name, (is_right, wanted) in _WANTED.items():
         if name not in found or not is_right(found[name]):
             has = f"has {found[name]!r:.80}" if name in found else "lacks it"
@@ -388,10 +393,10 @@ def _lies_in(folder: Path, name: str) -> bool:
 
 
 def _read_codec(folder: Path, found: Mapping[str, Any]) -> Codec:
-    """The packing that ``meta.json`` says.
+    """Read the compression from ``meta.json``.
 
     Raises:
-        InputError: a key is unknown, or a value makes no sense.
+        InputError: a key is unknown, or a value is invalid.
     """
     for name, value in found.items():
         if name not in _WANTED_OF_CODEC:
@@ -404,22 +409,22 @@ def _read_codec(folder: Path, found: Mapping[str, Any]) -> Codec:
         raise _wrong_meta(folder, "codec.tokens", "the file lacks it")
     try:
         return Codec(**found)
-    # A selector has its own errors for options of another type.
+    # Selectors raise errors of their own for options of a wrong type.
     except (InputError, TypeError, ValueError, RuntimeError) as error:
         raise _wrong_meta(folder, "codec", str(error)) from error
 
 
 def read_audio_list(meta: CacheMeta) -> Dict[str, Audio]:
-    """Read what audio the records of a cache were computed from.
+    """Read the fingerprints of the audio that a cache was computed from.
 
     Args:
-        meta: of the cache.
+        meta: metadata of the cache.
 
     Returns:
         Utterance -> length and checksum of its audio.
 
     Raises:
-        InputError: the list is missing, or an entry of it is something else.
+        InputError: the list is missing, or an entry is malformed.
     """
     found, path = {}, meta.folder / UTT2AUDIO
     for utt, entry in read_scp(path).items():
@@ -434,11 +439,11 @@ def read_audio_list(meta: CacheMeta) -> Dict[str, Audio]:
 
 
 class RecordVectors(Mapping[str, np.ndarray]):
-    """The undecoded records of a cache by utterance, as a training's data.
+    """Undecoded records of a cache by utterance, as training data.
 
     Args:
         scp: ``teacher.scp`` of the cache.
-        listed: another list of its records; None for ``teacher.scp``.
+        listed: another list of the same records; None for ``teacher.scp``.
     """
 
     def __init__(self, scp: Pathlike, listed: Optional[Pathlike] = None) -> None:
@@ -455,10 +460,10 @@ class RecordVectors(Mapping[str, np.ndarray]):
 
 
 def read_unheard(folder: Path) -> Dict[str, str]:
-    """Utterances of the data that the teacher of a cache outputs nothing for, and why.
+    """Read the utterances that the teacher outputs nothing for, with the reasons.
 
     Args:
-        folder: of the cache.
+        folder: folder of the cache.
     """
     path = folder / UNHEARD
     if not path.exists() or path.stat().st_size == 0:

@@ -1,8 +1,8 @@
-"""A record of a cache: the packed posteriors of one utterance, and what they belong to.
+"""Records of a cache: the compressed posteriors of one utterance, with a checksum.
 
-In Kaldi's ark it is a vector of float32 whose bytes are the record's. Its checksum
-takes in the utterance's name and the cache's key, so that a record that is damaged, or
-of another utterance, teacher or token list, is never taken for the one asked for.
+In Kaldi's ark a record is a vector of float32 that holds the bytes of the record. The
+checksum covers the utterance's name and the cache's key, so that a record that is
+damaged, or of another utterance, teacher or token list, is always refused.
 """
 
 import struct
@@ -19,11 +19,11 @@ from espnet_ctckd.choices import InputError
 _MAGIC = b"KD2\0"
 # Magic, checksum, bytes of the payload, and samples and fingerprint of the audio.
 _HEADER = struct.Struct("<4sIIII")
-_CHECKED = 8  # from here on
+_CHECKED = 8  # offset from which on the checksum covers the record
 
 
 class Audio(NamedTuple):
-    """What tells one utterance's audio from others."""
+    """Length and checksum that identify the audio of an utterance."""
 
     samples: int
     crc32: int
@@ -33,21 +33,21 @@ class Audio(NamedTuple):
 
     @property
     def entry(self) -> str:
-        """As it stands in the lists."""
+        """The entry in the lists of a cache."""
         return f"{self.samples} {self.crc32:08x}"
 
     @classmethod
     def read(cls, entry: str) -> "Audio":
-        """Read what `entry` gives; raises ValueError where it is something else."""
+        """Parse an `entry`; raises ValueError if it is malformed."""
         samples, crc32 = entry.split()
         return cls(int(samples), int(crc32, 16))
 
 
 def fingerprint(speech: np.ndarray) -> Audio:
-    """Length and checksum of audio, as 16-bit samples.
+    """Return length and checksum of audio, as 16-bit samples.
 
     Args:
-        speech: (S,), in [-1, 1], or integers of 16 bits.
+        speech: (S,), floats in [-1, 1], or 16-bit integers.
     """
     if speech.dtype.kind == "f":
         speech = np.rint(speech * 32768.0).clip(-32768, 32767)
@@ -56,13 +56,13 @@ def fingerprint(speech: np.ndarray) -> Audio:
 
 @dataclass(frozen=True)
 class DecodedRecord:
-    """What a record says.
+    """Contents of a record.
 
     Attributes:
         log_probs: (U, K) float32.
-        ids: (U, K) int64, or None where all tokens are kept.
-        states: (U, D) float32, or None.
-        audio: that the teacher heard.
+        ids: token ids (U, K) int64, or None for dense posteriors.
+        states: hidden states (U, D) float32, or None.
+        audio: fingerprint of the audio that the record was computed from.
     """
 
     log_probs: np.ndarray
@@ -73,13 +73,13 @@ class DecodedRecord:
 
 @dataclass(frozen=True)
 class Records:
-    """Writes and reads the records of a cache.
+    """Encodes and decodes the records of a cache.
 
     Attributes:
-        codec: how posteriors are packed.
+        codec: compression of the posteriors.
         blank: index of the blank.
-        key: of the cache.
-        where: for errors.
+        key: key of the cache; see `key_of`.
+        where: name of the cache in errors.
     """
 
     codec: Codec
@@ -90,13 +90,13 @@ class Records:
     def seal(
         self, utt: str, log_probs: Tensor, states: Optional[Tensor], audio: Audio
     ) -> np.ndarray:
-        """Make the record of an utterance.
+        """Encode the record of an utterance.
 
         Args:
-            utt: its name.
+            utt: name of the utterance.
             log_probs: (U, V).
-            states: (U, D), read where they are kept.
-            audio: what the teacher heard.
+            states: hidden states (U, D); ignored if the codec stores none.
+            audio: fingerprint of the teacher's input.
 
         Returns:
             (bytes / 4,), float32.
@@ -109,17 +109,17 @@ class Records:
         return np.frombuffer(record, np.float32)
 
     def open(self, utt: str, vector: np.ndarray) -> DecodedRecord:
-        """Read the record of an utterance.
+        """Decode the record of an utterance.
 
         Args:
-            utt: its name.
+            utt: name of the utterance.
             vector: from the ark.
 
         Returns:
-            What it says.
+            The contents of the record.
 
         Raises:
-            InputError: it is damaged, or not what it should be.
+            InputError: the record is damaged, or of another utterance or cache.
         """
         if vector.dtype != np.float32 or vector.ndim != 1:
             raise InputError(
@@ -134,8 +134,8 @@ class Records:
             whole = magic == _MAGIC and len(record) == end + -end % 4
             if whole and crc == self._crc(utt, record[_CHECKED:end]):
                 payload = record[_HEADER.size : end]
-                said = self.codec.decode(payload, self.blank)
-                return DecodedRecord(*said, Audio(*audio))
+                decoded = self.codec.decode(payload, self.blank)
+                return DecodedRecord(*decoded, Audio(*audio))
         raise InputError(
             f"utterance {utt}: its record in {self.where} is damaged, or of another "
             "utterance, teacher, token list or packing than the cache's. Find all "

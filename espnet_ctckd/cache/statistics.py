@@ -1,4 +1,4 @@
-"""What a cache says, utterance by utterance, in any order."""
+"""Random access to the posteriors of a cache, utterance by utterance."""
 
 from typing import Iterator, Mapping, Optional
 
@@ -17,12 +17,12 @@ class Cached:
     """The posteriors of a cache.
 
     Args:
-        folder: of the cache.
-        wavs: utterance -> audio file, of the utterances to ask for; without it those
-            of the cache are, and no audio is held against them.
+        folder: folder of the cache.
+        wavs: utterance -> audio file; the audio is compared with the fingerprints in
+            the cache. None takes all utterances of the cache, without a comparison.
 
     Raises:
-        InputError: it is not a finished cache.
+        InputError: the folder is not a finished cache.
     """
 
     def __init__(
@@ -32,31 +32,31 @@ class Cached:
         self.folder = self.meta.folder
         self.token_list, self.blank = self.meta.token_list, self.meta.blank
         self.rate, self.frame_shift = self.meta.rate, self.meta.frame_shift
-        self.shortest = 0  # what it holds, it has frames of
+        self.shortest = 0  # every utterance of a cache has frames
         self._wavs = wavs
         self._scp = read_scp(self.folder / SCP)
 
     def __iter__(self) -> Iterator[str]:
-        """The utterances."""
+        """Iterate over the utterances."""
         return iter(self._scp if self._wavs is None else self._wavs)
 
     def __contains__(self, utt: object) -> bool:
-        """Whether it says something of an utterance."""
+        """Return True if the cache has a record of an utterance."""
         return utt in self._scp
 
     def stamp(self) -> int:
-        """Differs between caches that say something else."""
+        """Return a checksum that differs between caches with different posteriors."""
         return file_crc32(self.folder / META)
 
     def say(self, utt: str) -> FramePosteriors:
-        """What it says of an utterance, as a batch of one.
+        """Return the posteriors of an utterance, as a batch of one.
 
         Args:
-            utt: its name.
+            utt: name of the utterance.
 
         Raises:
-            InputError: it has none of that name, its record is damaged, or it is of
-                other audio.
+            InputError: the cache does not have the utterance, its record is damaged,
+                or the audio differs.
         """
         if utt not in self._scp:
             raise InputError(
@@ -68,8 +68,8 @@ class Cached:
             path = self._wavs[utt]
             if fingerprint(read_audio(utt, path, self.rate)) != found.audio:
                 raise InputError(
-                    f"utterance {utt}: {path} is not the audio that the teacher of "
-                    f"{self.folder} heard; dump it again"
+                    f"utterance {utt}: {path} is not the audio that the teacher's "
+                    f"posteriors in {self.folder} were computed from; dump them again"
                 )
         log_probs = torch.from_numpy(found.log_probs).unsqueeze(0)
         ids = None if found.ids is None else torch.from_numpy(found.ids).unsqueeze(0)

@@ -1,8 +1,8 @@
-"""Dump the posteriors of a teacher, in any number of jobs, resumably.
+"""Resumable dump of the posteriors of a teacher, in any number of jobs.
 
-The order of the utterances, their batches and the division into shards follow from
-the data alone. So it does not matter how many jobs there are, or which of them were
-killed how often: the bytes of the finished cache are the same.
+The order of the utterances, their batches and the division into shards depend on the
+data only. The bytes of the finished cache are therefore the same for any number of
+jobs, however often these were killed.
 """
 
 import json
@@ -50,22 +50,22 @@ from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.teachers import Teacher
 
 PLAN = "plan.json"
-# Seconds that no job takes to write one of the lists.
+# Seconds within which a job has certainly written one of the lists.
 _FINISHING = 600.0
 
 
 def forecast(teacher: Teacher, utterances: Sequence[Utterance], codec: Codec) -> float:
-    """Bytes of a cache to a sample of audio, as some utterances have it.
+    """Estimate the bytes of a cache per sample of audio, from some utterances.
 
     Args:
-        teacher: says the posteriors.
-        utterances: to try.
-        codec: how they are packed.
+        teacher: computes the posteriors.
+        utterances: utterances to measure.
+        codec: compression of the posteriors.
     """
     records = Records(codec, teacher.blank, "", "")
     size = 0
     for utt, _, _, record in _compute(teacher, records, [[u] for u in utterances]):
-        # The record, its head in the ark, and a line in each of the lists.
+        # The record, its header in the ark, and a line in each of the lists.
         size += record.nbytes + 6 * len(utt) + 160
     return size / sum(u.samples for u in utterances)
 
@@ -82,26 +82,26 @@ def dump(
     """Compute the shards of a job, and finish the cache if they were the last.
 
     Args:
-        teacher: says the posteriors.
-        plan: the same in all jobs.
-        codec: how they are packed.
-        folder: of the cache.
-        batch_seconds: that the plan was made with.
-        job: 1 to num_jobs.
-        num_jobs: how many share the work.
+        teacher: computes the posteriors.
+        plan: division of the data, the same in all jobs.
+        codec: compression of the posteriors.
+        folder: folder of the cache.
+        batch_seconds: seconds of audio in a batch of the plan.
+        job: number of the job, from 1 to num_jobs.
+        num_jobs: number of jobs.
 
     Returns:
-        Whether the cache is finished.
+        True if the cache is finished.
 
     Raises:
         InputError: the folder holds another cache, or an utterance is too short.
     """
     _claim(folder, _describe_plan(teacher, plan, codec, batch_seconds))
     if (folder / META).exists():
-        # Finishing it anew would take the sizes of arks that were damaged since.
+        # A second _finish would store the checksums of arks damaged in the meantime.
         logging.info(
-            f"{folder} is finished, and left as it is; whether it belongs to the "
-            "audio is for check_cache to say"
+            f"{folder} is finished, and left as it is; run check_cache to compare it "
+            "with the audio"
         )
         return True
     mine = range(job - 1, len(plan.shards), num_jobs)
@@ -127,8 +127,8 @@ def dump(
     return True
 
 
-def _progress(todo: Sequence[int], plan: Plan, told: Path) -> Iterator[int]:
-    """The shards to do; notes the audio and the seconds so far after each."""
+def _progress(todo: Sequence[int], plan: Plan, speed: Path) -> Iterator[int]:
+    """Iterate over the shards to do; write the speed so far after each."""
     seconds = [
         sum(u.samples for batch in plan.shards[i] for u in batch) / plan.rate
         for i in todo
@@ -141,7 +141,7 @@ def _progress(todo: Sequence[int], plan: Plan, told: Path) -> Iterator[int]:
             spent = time.monotonic() - begun
             bar.set_postfix_str(f"{done / spent:.0f} times real time", refresh=False)
             bar.update(audio)
-            with atomic_write(told) as f:
+            with atomic_write(speed) as f:
                 json.dump({"audio": done, "seconds": spent}, f)
 
 
@@ -163,7 +163,7 @@ def _describe_plan(
 
 
 def _claim(folder: Path, request: Mapping[str, object]) -> None:
-    """Note what the folder is for, or refuse it if it is for something else."""
+    """Write the request to the folder, or refuse a folder with another request."""
     path = folder / PLAN
     if not path.exists():
         if (folder / META).exists():
@@ -194,10 +194,10 @@ def _shard_scp(folder: Path, index: int) -> Path:
 def _write_shard(
     teacher: Teacher, plan: Plan, records: Records, folder: Path, index: int
 ) -> None:
-    """Write ark and scp in a folder that gets its name when both are whole.
+    """Write ark and scp of a shard to a temporary folder, and rename it.
 
-    A line of the scp is: utterance, offset in the ark, frames, samples, crc32. Of two
-    jobs that were given the same shard by mistake the first one's is taken.
+    A line of the scp is: utterance, offset in the ark, frames, samples, crc32. If two
+    jobs write the same shard by mistake, the first result is kept.
     """
     final = shard_ark(folder, index).parent
     owner = f"{socket.gethostname()}.{os.getpid()}"
@@ -207,7 +207,8 @@ def _write_shard(
         os.rename(partial, final)
     except OSError as error:
         if not _shard_scp(folder, index).exists():
-            error.filename = error.filename or str(final)  # a full disk names none
+            # The error of a full disk does not name a file.
+            error.filename = error.filename or str(final)
             raise
         logging.warning(f"another job has written {final}, too: its files are kept")
     finally:
@@ -238,68 +239,72 @@ def _write_into(
 def _compute(
     teacher: Teacher, records: Records, batches: Sequence[Sequence[Utterance]]
 ) -> Iterator[Tuple[str, int, Audio, np.ndarray]]:
-    """Utterance, its frames, its audio and its record, batch by batch.
+    """Iterate over utterance, number of frames, fingerprint and record.
 
-    While the teacher is at one batch, the next is read and the last one packed.
+    While the teacher computes one batch, the next is read and the previous one
+    compressed, each in a thread.
     """
     with ThreadPoolExecutor(2) as pool:
-        ahead = [pool.submit(_hear, batches[0], teacher.rate)]
+        ahead = [pool.submit(_read_batch, batches[0], teacher.rate)]
         behind: List[Future[List[Tuple[str, int, Audio, np.ndarray]]]] = []
         for number, batch in enumerate(batches):
             audio = ahead.pop().result()
             if number + 1 < len(batches):
-                ahead.append(pool.submit(_hear, batches[number + 1], teacher.rate))
+                ahead.append(
+                    pool.submit(_read_batch, batches[number + 1], teacher.rate)
+                )
             speech = torch.nn.utils.rnn.pad_sequence(
                 [torch.from_numpy(a) for a in audio], batch_first=True
             )  # (B, S)
             lengths = torch.tensor([len(a) for a in audio])
-            said = teacher.posteriors(speech, lengths)
+            posteriors = teacher.posteriors(speech, lengths)
             if behind:
                 yield from behind.pop().result()
-            behind.append(pool.submit(_seal, records, batch, audio, said))
+            behind.append(pool.submit(_encode, records, batch, audio, posteriors))
         yield from behind.pop().result()
 
 
-def _hear(batch: Sequence[Utterance], rate: int) -> List[np.ndarray]:
-    """The audio of a batch."""
+def _read_batch(batch: Sequence[Utterance], rate: int) -> List[np.ndarray]:
+    """Read the audio of a batch."""
     return [read_audio(u.name, u.path, rate) for u in batch]
 
 
-def _seal(
+def _encode(
     records: Records,
     batch: Sequence[Utterance],
     audio: Sequence[np.ndarray],
-    said: FramePosteriors,
+    posteriors: FramePosteriors,
 ) -> List[Tuple[str, int, Audio, np.ndarray]]:
-    """Utterance, its frames, its audio and its record, for a batch."""
-    sealed = []
+    """Return utterance, number of frames, fingerprint and record, for a batch."""
+    encoded = []
     for i, utterance in enumerate(batch):
-        frames = int(said.lengths[i])
-        if bool(torch.isnan(said.log_probs[i, :frames]).any()):
+        frames = int(posteriors.lengths[i])
+        log_probs = posteriors.log_probs[i, :frames]
+        if bool(torch.isnan(log_probs).any()):
             raise InputError(
                 f"utterance {utterance.name}: the teacher says NaN of "
                 f"{utterance.path}: are its weights and the audio whole?"
             )
-        states = None if said.states is None else said.states[i, :frames]
-        heard = fingerprint(audio[i])
-        record = records.seal(utterance.name, said.log_probs[i, :frames], states, heard)
-        sealed.append((utterance.name, frames, heard, record))
-    return sealed
+        states = None if posteriors.states is None else posteriors.states[i, :frames]
+        source = fingerprint(audio[i])
+        record = records.seal(utterance.name, log_probs, states, source)
+        encoded.append((utterance.name, frames, source, record))
+    return encoded
 
 
 def _clear(folder: Path) -> None:
-    """Remove what killed jobs have left of files that they were writing."""
+    """Remove the temporary files of killed jobs."""
     for left in (folder / SHARDS).glob(".*.part"):
         shutil.rmtree(left, ignore_errors=True)
     for left in folder.glob(".*.part"):
-        # Another job may be finishing, too; of the plan there is no need any more.
+        # Another job may be writing the lists now; the plan is complete.
         planned = left.name.startswith(f".{PLAN}.")
         if planned or time.time() - left.stat().st_mtime > _FINISHING:
             left.unlink(missing_ok=True)
 
 
 def _finish(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
-    """Join the shards; two jobs that end together write the same."""
+    """Write the lists of all shards; jobs that end at once write the same bytes."""
     _clear(folder)
     placed = []
     arks, files = [], [folder / PLAN]

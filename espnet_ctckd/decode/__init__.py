@@ -1,4 +1,4 @@
-"""From frame posteriors to tokens.
+"""Decoding of frame posteriors to tokens and words.
 
 `DECODER_CHOICES` holds the decoders, by name.
 """

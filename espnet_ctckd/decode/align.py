@@ -1,4 +1,4 @@
-"""When the tokens of a hypothesis are said, and how sure of each the model is."""
+"""Alignment of a hypothesis to the frames, with a confidence for each token."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +11,7 @@ from torchaudio.functional import forced_align
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.paths import find_spikes
 
-# Less than the log-probability of any possible path, and the sum of many is finite.
+# Below the log-probability of any possible path; a sum of many is still finite.
 _LEAST = -1e30
 
 
@@ -20,9 +20,9 @@ class Span:
     """The frames of a token.
 
     Attributes:
-        token: its index.
+        token: token index.
         start: first frame.
-        end: the frame after its last.
+        end: frame after the last one.
         confidence: mean probability of the token in these frames.
     """
 
@@ -33,11 +33,11 @@ class Span:
 
 
 def align(log_probs: np.ndarray, tokens: Sequence[int], blank: int) -> List[Span]:
-    """The most probable CTC alignment of a token sequence.
+    """Find the most probable CTC alignment of a token sequence.
 
     Args:
         log_probs: (U, V).
-        tokens: of the hypothesis, without blanks.
+        tokens: tokens of the hypothesis, without blanks.
         blank: index of the blank.
 
     Returns:
@@ -58,7 +58,7 @@ def align(log_probs: np.ndarray, tokens: Sequence[int], blank: int) -> List[Span
     repeats = sum(a == b for a, b in pairwise(tokens))
     if len(tokens) + repeats > len(log_probs):
         raise impossible
-    # torchaudio reads beyond its tables where all paths are impossible.
+    # torchaudio reads beyond its tables if all paths are impossible.
     finite = torch.from_numpy(log_probs).double().clamp(min=_LEAST)
     paths, _ = forced_align(finite.unsqueeze(0), torch.tensor([tokens]), blank=blank)
     path = paths[0].numpy()  # (U,)
@@ -67,6 +67,6 @@ def align(log_probs: np.ndarray, tokens: Sequence[int], blank: int) -> List[Span
     spans = []
     for spike in find_spikes(path.tolist(), blank):
         end = spike.frame + spike.frames
-        sure = float(np.exp(log_probs[spike.frame : end, spike.token]).mean())
-        spans.append(Span(spike.token, spike.frame, end, sure))
+        confidence = float(np.exp(log_probs[spike.frame : end, spike.token]).mean())
+        spans.append(Span(spike.token, spike.frame, end, confidence))
     return spans

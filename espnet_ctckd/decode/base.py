@@ -1,4 +1,4 @@
-"""A decoder: from the posteriors of utterances to their hypotheses."""
+"""Base class of decoders, which map posteriors to hypotheses."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, List, NamedTuple, Sequence, Tuple
@@ -7,21 +7,21 @@ import numpy as np
 from torch import Tensor
 
 SPACE = "<space>"
-# What begins a word in sentencepiece's tokens.
+# Marks the beginning of a word in sentencepiece's tokens.
 _BEGIN = "▁"
 
-# A word, its first token in the hypothesis, and the one after its last.
+# A word, the index of its first token, and the index after its last token.
 Word = Tuple[str, int, int]
 
 
 class Hypothesis(NamedTuple):
-    """What may have been said.
+    """A hypothesis of an utterance.
 
     Attributes:
-        tokens: indices, without blanks.
-        words: each with its place in the tokens.
-        score: log-probability, or what the lexicon search makes of it; of different
-            methods and thresholds not to be compared.
+        tokens: token indices, without blanks.
+        words: words, with their ranges in the tokens.
+        score: log-probability, or the score of the lexicon search; not comparable
+            between methods or thresholds.
     """
 
     tokens: Tuple[int, ...]
@@ -36,7 +36,7 @@ class Vocabulary:
     Attributes:
         tokens: V.
         blank: index of the blank.
-        token_type: of ESPnet: how tokens make words.
+        token_type: ESPnet's token type (``char``, ``bpe``, ``word``, ``phn``).
     """
 
     tokens: Tuple[str, ...]
@@ -44,22 +44,22 @@ class Vocabulary:
     token_type: str
 
     def words(self, tokens: Sequence[int]) -> Tuple[Word, ...]:
-        """The words of a hypothesis of token indices."""
+        """Return the words of a sequence of token indices."""
         return words_of([self.tokens[token] for token in tokens], self.token_type)
 
 
 class Decoder:
     """A search for the hypotheses of utterances.
 
-    Its options are the keyword-only parameters of the constructor. Each has the name
-    of a field of `SearchConfig`, from which it gets its value.
+    The options of a decoder are the keyword-only parameters of its constructor. Each
+    has the name of the field of `SearchConfig` that gives its value.
 
     Args:
         vocabulary: tokens of the posteriors.
 
     Attributes:
         vocabulary: tokens of the posteriors.
-        padded: whether `decode_padded` is there.
+        padded: True if the class implements `decode_padded`.
     """
 
     padded: ClassVar[bool] = False
@@ -71,15 +71,15 @@ class Decoder:
         """Decode utterances.
 
         Args:
-            log_probs: of each utterance (U, V), U > 0, perhaps with a prior taken out.
+            log_probs: (U, V) of each utterance, U > 0; a prior may be subtracted.
 
         Returns:
-            The hypotheses of each utterance, the best first; there may be none.
+            The hypotheses of each utterance, the best first; possibly none.
         """
         raise NotImplementedError
 
     def decode_padded(self, log_probs: Tensor, lengths: Tensor) -> List[List[int]]:
-        """Decode a batch on its device, where nothing is done to the posteriors.
+        """Decode a padded batch on its device.
 
         Args:
             log_probs: (B, U, V).
@@ -91,24 +91,24 @@ class Decoder:
         raise NotImplementedError
 
     def with_options(self, **options: Any) -> "Decoder":
-        """The same decoder with other numbers; files are those of this one.
+        """Return the same decoder with other numbers; no file is read again.
 
         Args:
-            options: all of the decoder.
+            options: all options of the decoder.
         """
         return type(self)(self.vocabulary, **options)
 
     def hypothesis(self, tokens: Sequence[int], score: float) -> Hypothesis:
-        """A hypothesis of token indices, with its words."""
+        """Return the hypothesis of a sequence of token indices, with its words."""
         return Hypothesis(tuple(tokens), self.vocabulary.words(tokens), score)
 
 
 def words_of(tokens: Sequence[str], token_type: str) -> Tuple[Word, ...]:
-    """The words that tokens make.
+    """Join tokens to words.
 
     Args:
-        tokens: of a hypothesis.
-        token_type: of ESPnet: char, bpe, word or phn.
+        tokens: tokens of a hypothesis.
+        token_type: ESPnet's token type: char, bpe, word or phn.
 
     Examples:
         >>> words_of(["a", "b", "<space>", "c"], "char")

@@ -1,4 +1,4 @@
-"""The characters that a search can put into a hypothesis."""
+"""Characters that can occur in a hypothesis."""
 
 from espnet_ctckd.decode.lexicon import read_lexicon
 from espnet_ctckd.decode.recogniser import Recogniser
@@ -7,11 +7,11 @@ from espnet_ctckd.evaluation.score import spelled_by
 
 
 def output_characters(model: Recogniser, config: SearchConfig) -> str:
-    """The characters that can be in a hypothesis, as `spelled_by` gives them.
+    """Return the characters that can occur in a hypothesis; see `spelled_by`.
 
     Args:
-        model: the recogniser, whose tokens spell where there is no lexicon.
-        config: the search.
+        model: the recogniser; its tokens count if there is no lexicon.
+        config: options of the search.
 
     Returns:
         The characters, sorted.

@@ -1,4 +1,4 @@
-"""Blank Collapse: runs of sure blanks are shortened before a search."""
+"""Blank Collapse: shorten runs of confident blanks before a search."""
 
 import numpy as np
 
@@ -6,11 +6,12 @@ from espnet_ctckd.choices import InputError
 
 
 def collapse(log_blank: np.ndarray, threshold: float) -> np.ndarray:
-    """The frames that a search needs.
+    """Return the frames that a search needs.
 
-    A frame is sure where its blank is more probable than the threshold. The sure frames
-    at the beginning and the end are dropped; of a run between others the last is kept,
-    so that repeated labels stay apart. Where all frames are sure the last one is kept.
+    A frame is a confident blank if its blank probability is above the threshold.
+    Confident blanks at the beginning and the end are dropped. Of a run between other
+    frames the last one is kept, so that repeated labels stay apart. If all frames are
+    confident blanks, the last frame is kept.
 
     Args:
         log_blank: log-probability of the blank of one utterance (U,), without padding,
@@ -18,7 +19,7 @@ def collapse(log_blank: np.ndarray, threshold: float) -> np.ndarray:
         threshold: theta; 1 drops nothing.
 
     Returns:
-        Their indices (U',), in order: the original frame of each that is left.
+        Indices of the remaining frames (U',), in order.
 
     Raises:
         InputError: the threshold is not in (0, 1].
@@ -40,7 +41,7 @@ def collapse(log_blank: np.ndarray, threshold: float) -> np.ndarray:
     places = np.flatnonzero(others)
     if not len(places):
         return np.arange(len(log_blank))[-1:]
-    # A sure frame stays where it is the last before another.
+    # The last confident blank before another frame is kept.
     kept = others.copy()
     kept[:-1] |= others[1:]
     kept[: places[0]] = False

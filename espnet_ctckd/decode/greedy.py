@@ -13,7 +13,7 @@ __all__ = ["GreedyDecoder", "greedy"]
 
 
 class GreedyDecoder(Decoder):
-    """The best token of each frame, repetitions merged and blanks removed.
+    """Greedy decoder: best token of each frame, repetitions merged, blanks removed.
 
     The score is the log-probability of the path.
 
@@ -25,7 +25,7 @@ class GreedyDecoder(Decoder):
     padded = True
 
     def __call__(self, log_probs: Sequence[np.ndarray]) -> List[List[Hypothesis]]:
-        """Decode utterances, as of `Decoder`."""
+        """Decode utterances; see `Decoder`."""
         return [[self._decode(each)] for each in log_probs]
 
     def _decode(self, log_probs: np.ndarray) -> Hypothesis:
@@ -35,5 +35,5 @@ class GreedyDecoder(Decoder):
         return self.hypothesis(tokens, float(log_probs.max(1).sum()))
 
     def decode_padded(self, log_probs: Tensor, lengths: Tensor) -> List[List[int]]:
-        """Decode a batch, as of `Decoder`."""
+        """Decode a batch; see `Decoder`."""
         return greedy(log_probs, lengths, self.vocabulary.blank)

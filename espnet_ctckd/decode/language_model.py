@@ -1,4 +1,4 @@
-"""Files of n-gram language models: their words, and whether KenLM can read them."""
+"""Words and checks of n-gram language model files for KenLM."""
 
 import itertools
 import os
@@ -9,18 +9,18 @@ from typing import Iterator, List, TextIO
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.files import Pathlike, open_text
 
-# What a binary language model of KenLM begins with, and the version that is read.
+# First bytes of a binary language model of KenLM, and the supported version.
 _BINARY = b"mmap lm http://kheafield.com/code"
 _VERSION = b" format version 5\n"
 _ONE_GRAMS, _END = "\\1-grams:", "\\end\\"
-# Bytes at the end of a file in which its last line is looked for.
+# Number of bytes at the end of a file that are searched for its last line.
 _TAIL = 4096
-# A second pronunciation of a word, as CMU's dictionaries mark it.
+# Marks another pronunciation of a word in CMU's dictionaries.
 _VARIANT = re.compile(r"\(\d+\)$")
 
 
 def is_binary(path: Pathlike) -> bool:
-    """Whether a file is a binary language model of KenLM, of whatever version."""
+    """Return True if a file is a binary language model of KenLM, of any version."""
     if not Path(path).is_file():
         return False
     with open(path, "rb") as f:
@@ -28,16 +28,16 @@ def is_binary(path: Pathlike) -> bool:
 
 
 def check_lm(path: Pathlike) -> None:
-    """Refuse a language model that KenLM could not read, without loading it.
+    """Refuse a language model that KenLM cannot read, without loading it.
 
-    Of an ARPA file the unigrams and the end are looked at, of a gzipped one all is
-    unpacked; of a binary, the version.
+    Checks the unigrams and the end of an ARPA file, which is unpacked if it is
+    gzipped; and the version of a binary file.
 
     Args:
-        path: ARPA, gzipped or not, or a binary of KenLM.
+        path: ARPA file, gzipped or not, or a binary of KenLM.
 
     Raises:
-        InputError: it is missing, unreadable, cut short, or something else.
+        InputError: the file is missing, unreadable, cut short, or of another format.
     """
     if not os.path.exists(path):
         raise InputError(f"there is no language model {path}")
@@ -54,23 +54,23 @@ def check_lm(path: Pathlike) -> None:
                 f"{_VERSION.decode().strip()}): build it again from its ARPA file",
             )
         return
-    # Words in another encoding are KenLM's to find, or not.
+    # Errors in the encoding of the words are left to KenLM.
     for _ in _unigrams(path, "replace"):
         pass
 
 
 def read_words(path: Pathlike) -> List[str]:
-    """The words of a list, a dictionary or an ARPA file, each once.
+    """Read the distinct words of a list, a dictionary or an ARPA file.
 
     Args:
         path: the file, gzipped or not.
 
     Returns:
-        Words in their order, without ``<s>`` and the like.
+        Words in the order of the file, without ``<s>`` and the like.
 
     Raises:
-        InputError: it is missing, not text, a damaged ARPA file, or a binary language
-            model.
+        InputError: the file is missing, not text, a damaged ARPA file, or a binary
+            language model.
     """
     if is_binary(path):
         raise InputError(
@@ -93,15 +93,15 @@ def _is_arpa(path: Pathlike) -> bool:
 
 
 def _first_line(lines: Iterator[str]) -> str:
-    """The first line that is not blank."""
+    """Return the first line that is not blank."""
     return next((line.strip() for line in lines if line.strip()), "")
 
 
 def _unigrams(path: Pathlike, errors: str = "strict") -> Iterator[str]:
-    """The unigrams of an ARPA file; at the last one, its end has been looked at.
+    """Iterate over the unigrams of an ARPA file, and check its end after the last.
 
     Raises:
-        InputError: it is damaged, or something else.
+        InputError: the file is damaged, or is not an ARPA file.
     """
     with open_text(path, "language model", errors) as f:
         first = _first_line(f)
@@ -147,7 +147,12 @@ def _is_number(text: str) -> bool:
 
 
 def _last_line(path: Pathlike, rest: TextIO) -> str:
-    """The last line of a file that is not blank; `rest` is what was not read of it."""
+    """Return the last line of a file that is not blank.
+
+    Args:
+        path: the file.
+        rest: the open file; its remaining lines are read if it is gzipped.
+    """
     with open(path, "rb") as f:
         zipped = f.read(2) == b"\x1f\x8b"
         f.seek(max(0, os.path.getsize(path) - _TAIL))
@@ -165,11 +170,11 @@ def _unreadable(path: Pathlike, why: str) -> InputError:
 
 
 def kenlm_error(path: Pathlike, error: Exception) -> InputError:
-    """What KenLM says of a file that it cannot read, without its own source lines."""
-    said = " ".join(str(error).split())
-    said = re.sub(r"^\S+\.(cc|hh):\d+ in .*? threw \w+( because `.*?')?\.\s*", "", said)
+    """Return the error of KenLM for an unreadable file, without its source lines."""
+    source = r"^\S+\.(cc|hh):\d+ in .*? threw \w+( because `.*?')?\.\s*"
+    reason = re.sub(source, "", " ".join(str(error).split()))
     return _unreadable(
         path,
-        f"{said}. It wants ARPA with tabs after probabilities, or its own binary "
+        f"{reason}. It wants ARPA with tabs after probabilities, or its own binary "
         "format",
     )

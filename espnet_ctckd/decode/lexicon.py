@@ -24,9 +24,9 @@ from espnet_ctckd.decode.base import SPACE as SPACE
 from espnet_ctckd.decode.base import Decoder, Hypothesis, Vocabulary
 from espnet_ctckd.decode.language_model import check_lm, kenlm_error
 
-# Words of one spelling that flashlight-text's trie keeps (its kTrieMaxLabel).
+# Largest number of words of one spelling in flashlight-text's trie (kTrieMaxLabel).
 MAX_HOMOPHONES = 6
-# Words that a warning names.
+# Number of words that a warning names.
 _NAMED = 50
 UNKNOWN = "<unk>"
 
@@ -35,8 +35,9 @@ def read_lexicon(path: Pathlike, tokens: Sequence[str]) -> Dict[str, List[List[s
     """Read a lexicon.
 
     Args:
-        path: a line a spelling: the word and its tokens; a word may have several lines.
-        tokens: V that may stand there.
+        path: file with one spelling per line: the word and its tokens; a word may have
+            several lines.
+        tokens: V valid tokens.
 
     Returns:
         Word -> spellings.
@@ -67,16 +68,17 @@ def limit_homophones(
     prefer: Callable[[str], float],
     most: int = MAX_HOMOPHONES,
 ) -> Tuple[Dict[str, List[List[str]]], List[str]]:
-    """Choose the words of each spelling that a trie can hold.
+    """Limit the words of each spelling to the number that a trie can hold.
 
     Args:
         spellings: word -> spellings.
-        prefer: from a word to its score; of equal ones, the first is kept.
-        most: words of one spelling that are kept.
+        prefer: maps a word to its score; the words with the highest scores are kept,
+            and the first of equal ones.
+        most: largest number of words of one spelling.
 
     Returns:
-        The spellings that are kept, each once, in their order; and the words that some
-        spelling is left out of.
+        The kept spellings, without duplicates and in order; and the words that lost a
+        spelling.
     """
     words: Dict[Tuple[str, ...], Dict[str, None]] = {}
     for word, ways in spellings.items():
@@ -100,27 +102,27 @@ def limit_homophones(
 
 
 class Lexicon:
-    """Words, how they are spelled, and how likely they are: what takes long to read.
+    """A lexicon with a language model, loaded once for many searches.
 
-    Models whose words are kept apart by ``<space>`` may say it after each word; the
-    lexicon spells words without it.
+    The lexicon spells words without ``<space>``, even if the model outputs it between
+    words.
 
     Args:
-        tokens: V.
+        tokens: V tokens.
         blank: index of the blank.
-        lexicon: file, as `read_lexicon` takes it.
-        lm: ARPA or binary file of KenLM; None where only the lexicon counts.
+        lexicon: file of words and their tokens; see `read_lexicon`.
+        lm: ARPA or binary file of KenLM; None for no language model.
 
     Attributes:
         size: V.
         blank: index of the blank.
-        space: index of ``<space>``, None where there is none.
-        silence: index of the space, or else of the blank.
-        words: of flashlight-text.
+        space: index of ``<space>``, or None.
+        silence: index of ``<space>`` if there is one, else of the blank.
+        words: dictionary of flashlight-text.
         unknown: index of the unknown word.
         spellings: word -> its spellings, without those that the trie cannot hold.
-        lm: of flashlight-text.
-        trie: of spellings.
+        lm: language model of flashlight-text.
+        trie: trie of the spellings.
 
     Raises:
         InputError: a file or library is missing or cannot be used.
@@ -155,45 +157,46 @@ class Lexicon:
         index = {token: i for i, token in enumerate(tokens)}
         ends = [] if self.space is None else [self.space]
         _, unknown_score = self.lm.score(start, self.unknown)
-        strange = []
+        unknown = []
         scores: Dict[str, float] = {}
         for word in spellings:
             _, scores[word] = self.lm.score(start, self.words.get_index(word))
             if lm is not None and scores[word] == unknown_score and word != UNKNOWN:
-                strange.append(word)
+                unknown.append(word)
         nothing = self.lm.start(True)
         self.spellings, dropped = limit_homophones(
             spellings,
             lambda word: self.lm.score(nothing, self.words.get_index(word))[1],
         )
-        _tell_dropped(dropped, str(lexicon), None if lm is None else str(lm))
+        _warn_dropped(dropped, str(lexicon), None if lm is None else str(lm))
         for word, ways in self.spellings.items():
             number = self.words.get_index(word)
             for way in ways:
                 spelling = [index[token] for token in way] + ends
                 self.trie.insert(spelling, number, scores[word])
-        if strange:
-            # Of a model that holds many words to be as likely as <unk>, by their names.
+        if unknown:
+            # A known word may have the score of <unk>: compare the words themselves.
             known = _library("kenlm").Model(str(lm))
-            strange = [word for word in strange if word not in known]
-        _tell_strange(strange, len(spellings), str(lexicon), str(lm))
+            unknown = [word for word in unknown if word not in known]
+        _check_unknown(unknown, len(spellings), str(lexicon), str(lm))
         self.trie.smear(text.SmearingMode.MAX)
 
 
 class LexiconSearch:
-    """The best word sequences, by flashlight-text.
+    """Beam search for the best word sequences, by flashlight-text.
 
     Args:
-        lexicon: words that may be said.
-        lm_scale: factor of its log-probability (natural logarithm).
-        word_score: added for each word.
-        silence_score: added for each ``<space>`` between words.
-        beam: hypotheses that are followed.
-        tokens_per_frame: most probable tokens of a frame that are tried.
-        threshold: hypotheses that are worse than the best by more are given up.
+        lexicon: words and language model.
+        lm_scale: factor of the language model's log-probability (natural logarithm).
+        word_score: score added for each word.
+        silence_score: score added for each ``<space>`` between words.
+        beam: beam size.
+        tokens_per_frame: number of most probable tokens that are tried in each frame.
+        threshold: hypotheses whose score is more than so many nats below the best are
+            pruned.
 
     Attributes:
-        lexicon: words that may be said.
+        lexicon: words and language model.
 
     References:
         Collobert, Puhrsch, Synnaeve, Wav2Letter: an End-to-End ConvNet-based Speech
@@ -239,29 +242,28 @@ class LexiconSearch:
     def __call__(
         self, log_probs: np.ndarray
     ) -> List[Tuple[List[int], List[Tuple[str, int, int]], float]]:
-        """Search.
+        """Search an utterance.
 
         Args:
             log_probs: (U, V).
 
         Returns:
-            Hypotheses, the best first: tokens; words, each with its first token and
-            the one after its last; and the score.
+            Hypotheses, the best first: tokens; words, each with the index of its first
+            token and the index after its last token; and the score.
         """
-        said = log_probs
         if self.lexicon.space is not None:
-            # Nothing is said after the last word, but the search ends words by a space.
-            after = np.full((1, said.shape[1]), -1e4)
+            # The search ends words by a space, so a frame of space follows the last.
+            after = np.full((1, log_probs.shape[1]), -1e4)
             after[0, self.lexicon.space] = 0.0
-            said = np.concatenate([said, after])
-        said = np.ascontiguousarray(said, np.float32)
-        found = self._decoder.decode(said.ctypes.data, *said.shape)
+            log_probs = np.concatenate([log_probs, after])
+        log_probs = np.ascontiguousarray(log_probs, np.float32)
+        found = self._decoder.decode(log_probs.ctypes.data, *log_probs.shape)
         return [self._read(result) for result in found]
 
     def _read(self, result: Any) -> Tuple[List[int], List[Tuple[str, int, int]], float]:
-        """Tokens and words of a hypothesis, whose frames flashlight lists.
+        """Convert the frames of a hypothesis of flashlight-text to tokens and words.
 
-        Between words stands one space, wherever and however often it was said.
+        The tokens have exactly one space between words, however many were output.
         """
         tokens: List[int] = []
         words: List[Tuple[str, int, int]] = []
@@ -282,19 +284,21 @@ class LexiconSearch:
 
 
 class LexiconDecoder(Decoder):
-    """`LexiconSearch` of each utterance.
+    """Beam search over the words of a lexicon; see `LexiconSearch`.
 
     Args:
         vocabulary: tokens of the posteriors.
-        lexicon: file, as `read_lexicon` takes it; or what was read from it and `lm`.
-        lm: file of KenLM, or None.
-        nbest: hypotheses of an utterance, at most.
-        lm_scale: as of `LexiconSearch`, like the following.
-        word_score: added for each word.
-        silence_score: added for each ``<space>`` between words.
-        beam: hypotheses that are followed.
-        tokens_per_frame: most probable tokens of a frame that are tried.
-        beam_threshold: hypotheses that are worse than the best by more are given up.
+        lexicon: file of words and their tokens, see `read_lexicon`; or the loaded
+            lexicon with its language model.
+        lm: file of KenLM, or None; not read if the lexicon is loaded.
+        nbest: largest number of hypotheses of an utterance.
+        lm_scale: factor of the language model's log-probability.
+        word_score: score added for each word.
+        silence_score: score added for each ``<space>`` between words.
+        beam: beam size.
+        tokens_per_frame: number of most probable tokens that are tried in each frame.
+        beam_threshold: hypotheses whose score is more than so many nats below the best
+            are pruned.
 
     Raises:
         InputError: a file or library is missing or cannot be used.
@@ -329,7 +333,7 @@ class LexiconDecoder(Decoder):
         )
 
     def __call__(self, log_probs: Sequence[np.ndarray]) -> List[List[Hypothesis]]:
-        """Decode utterances, as of `Decoder`."""
+        """Decode utterances; see `Decoder`."""
         return [
             [
                 Hypothesis(tuple(tokens), tuple(words), score)
@@ -339,13 +343,13 @@ class LexiconDecoder(Decoder):
         ]
 
     def with_options(self, **options: Any) -> "LexiconDecoder":
-        """The same words and language model with other numbers."""
+        """Return the same decoder with other numbers; no file is read again."""
         options = {**options, "lexicon": self._search.lexicon}
         return type(self)(self.vocabulary, **options)
 
 
-def _tell_strange(words: Sequence[str], of: int, lexicon: str, lm: str) -> None:
-    """Say which words the language model has never seen; refuse where it is all."""
+def _check_unknown(words: Sequence[str], of: int, lexicon: str, lm: str) -> None:
+    """Warn of words that the language model does not have; refuse if it has none."""
     if len(words) == of:
         raise InputError(
             f"the language model {lm} knows none of the {of} words of the lexicon "
@@ -358,8 +362,8 @@ def _tell_strange(words: Sequence[str], of: int, lexicon: str, lm: str) -> None:
         )
 
 
-def _tell_dropped(words: Sequence[str], lexicon: str, lm: Optional[str]) -> None:
-    """Name the words that some spelling of is left out."""
+def _warn_dropped(words: Sequence[str], lexicon: str, lm: Optional[str]) -> None:
+    """Warn of words that lost a spelling."""
     if words:
         preferred = "that stand first" if lm is None else f"that {lm} prefers"
         logging.warning(
@@ -380,15 +384,15 @@ def _library(name: str) -> Any:
 
 
 def spell(words: Sequence[str], split: Any, tokens: Sequence[str]) -> List[str]:
-    """Lines of a lexicon, for `read_lexicon`.
+    """Return the lines of a lexicon, for `read_lexicon`.
 
     Args:
-        words: to be spelled.
-        split: from a word to its tokens.
-        tokens: V that the model has.
+        words: words of the lexicon.
+        split: maps a word to its tokens.
+        tokens: V tokens of the model.
 
     Returns:
-        A line for each word that can be spelled, in order; others are left out.
+        A line for each word that can be spelled, in order; other words are dropped.
     """
     known = set(tokens)
     lines = []

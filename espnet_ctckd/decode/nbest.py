@@ -1,4 +1,4 @@
-"""The n-best hypotheses of a teacher, from its posteriors."""
+"""N-best hypotheses of a teacher, from its posteriors."""
 
 from typing import List, Sequence
 
@@ -14,22 +14,24 @@ from espnet_ctckd.posteriors import LOG_ZERO, FramePosteriors
 def nbest_of(
     teacher: FramePosteriors, tokens: Sequence[str], beam: int, number: int
 ) -> List[Weighted]:
-    """The best hypotheses of an utterance, with their exact probabilities.
+    """Find the best hypotheses of an utterance.
+
+    The probabilities are those of CTC, renormalized over the hypotheses found.
 
     Args:
-        teacher: one utterance, log_probs (1, U, K).
-        tokens: V.
-        beam: of the search.
-        number: N.
+        teacher: posteriors of one utterance, log_probs (1, U, K).
+        tokens: V tokens.
+        beam: beam size of the search.
+        number: largest number of hypotheses.
 
     Returns:
-        At most N, the likeliest first; their probabilities add up to 1.
+        Hypotheses, the most probable first; their probabilities add up to 1.
     """
     ids = None if teacher.ids is None else teacher.ids[0].numpy()
     found = prefix_beam_search(teacher.log_probs[0].numpy(), teacher.blank, beam, ids)[
         :number
     ]
-    # The beam has lost alignments; CTC has them all.
+    # The beam search prunes alignments; the CTC loss sums over all of them.
     sequences = [list(hypothesis.tokens) for hypothesis in found]
     log_probs = _log_probabilities(teacher, sequences, len(tokens))
     shares = log_probs.softmax(0).tolist()
@@ -40,13 +42,13 @@ def nbest_of(
 def _log_probabilities(
     teacher: FramePosteriors, sequences: Sequence[Sequence[int]], size: int
 ) -> Tensor:
-    """Log P of each sequence (N,), float64."""
-    said = teacher.log_dense(size)[0].double()  # (U, V)
+    """Return the log-probability of each sequence (N,), float64."""
+    log_probs = teacher.log_dense(size)[0].double()  # (U, V)
     number = len(sequences)
     losses = F.ctc_loss(
-        said.clamp(min=LOG_ZERO).unsqueeze(1).expand(-1, number, -1),
+        log_probs.clamp(min=LOG_ZERO).unsqueeze(1).expand(-1, number, -1),
         torch.tensor([i for ids in sequences for i in ids], dtype=torch.long),
-        torch.full((number,), said.size(0)),
+        torch.full((number,), log_probs.size(0)),
         torch.tensor([len(ids) for ids in sequences]),
         blank=teacher.blank,
         reduction="none",

@@ -1,4 +1,4 @@
-"""Searches of a set, in this process or in others beside the model."""
+"""A pool of processes that search in parallel to the model."""
 
 import multiprocessing
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -11,12 +11,12 @@ import torch
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.decode.search import Hypothesis, Search
 
-# Hypotheses, and how many frames were searched.
+# Hypotheses of an utterance, and the number of frames that were searched.
 Answer = Tuple[List[Hypothesis], int]
 
 
 class _Awaited(NamedTuple):
-    """An answer that another process looks for, among others."""
+    """A pending answer, and its place in the batch of a worker process."""
 
     future: "Future[List[Answer]]"
     place: int
@@ -26,42 +26,49 @@ Asked = Union[Answer, _Awaited]
 
 
 class SearchPool:
-    """Searches here, or in other processes.
+    """Runs searches in this process or in worker processes.
 
     Args:
-        search: how.
-        processes: others that search; 0: none.
+        search: the search.
+        processes: number of worker processes; 0 searches in this process.
 
     Attributes:
-        search: how.
+        search: the search.
     """
 
     def __init__(self, search: Search, processes: int) -> None:
         self.search, self._processes = search, processes
         self._pool: Optional[ProcessPoolExecutor] = None
         if processes > 0:
-            # They compute with numpy alone, which a fork leaves whole, and it lends
-            # them the language model.
+            # The workers use numpy only, which works after a fork, and share the
+            # language model's memory.
             self._pool = ProcessPoolExecutor(
                 processes,
                 multiprocessing.get_context("fork"),
-                initializer=_here.append,
+                initializer=_worker_search.append,
                 initargs=(search,),
             )
 
     def ask(self, log_probs: torch.Tensor, lengths: torch.Tensor) -> "Sequence[Asked]":
-        """Begin with a batch.
+        """Start to search a batch.
+
+        Args:
+            log_probs: (B, U, V).
+            lengths: (B,).
+
+        Returns:
+            An answer, or a pending one, for each utterance; see `answer`.
 
         Raises:
-            InputError: another process has died.
+            InputError: a worker process has died.
         """
         if self.search.config.plain:
             return self.search.decode_padded(log_probs, lengths)
-        said = log_probs.cpu().numpy()
-        parts = [row[:n] for row, n in zip(said, lengths.tolist())]
+        rows = log_probs.cpu().numpy()
+        parts = [row[:n] for row, n in zip(rows, lengths.tolist())]
         if self._pool is None:
             return self.search(parts)
-        # Those of about one length together, a share for each process.
+        # Each process gets a share of utterances of similar length.
         share = -(-len(parts) // self._processes)
         asked: List[Asked] = []
         for first in range(0, len(parts), share):
@@ -74,10 +81,10 @@ class SearchPool:
         return asked
 
     def answer(self, asked: Asked) -> Answer:
-        """What was found.
+        """Wait for an answer, and return it.
 
         Raises:
-            InputError: another process has died.
+            InputError: a worker process has died.
         """
         if not isinstance(asked, _Awaited):
             return asked
@@ -93,13 +100,14 @@ class SearchPool:
         )
 
     def close(self) -> None:
-        """End the other processes."""
+        """End the worker processes."""
         if self._pool is not None:
             self._pool.shutdown()
 
 
-_here: List[Search] = []
+# The search of a worker process, set by the pool's initializer.
+_worker_search: List[Search] = []
 
 
 def _search(log_probs: Sequence[np.ndarray]) -> List[Answer]:
-    return _here[0](log_probs)
+    return _worker_search[0](log_probs)

@@ -1,4 +1,4 @@
-"""The most probable token sequences of utterances, many at a time."""
+"""CTC prefix beam search of many utterances at once."""
 
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
@@ -7,14 +7,14 @@ import numpy as np
 from espnet_ctckd.decode import base
 
 _NEVER = -np.inf
-# Prefixes are told apart by a hash of their tokens; a prefix of no tokens has _ROOT,
-# and places of the beam that are not taken have one that is never looked for.
+# Prefixes are identified by a hash of their tokens. The empty prefix has _ROOT, free
+# places of the beam have _NOBODY, and neither has a parent in the beam.
 _ROOT, _NOBODY, _NO_PARENT = 1, 0, 2
 _FACTOR, _SUMMAND = np.uint64(6364136223846793005), np.uint64(1442695040888963407)
 
 
 class Hypothesis(NamedTuple):
-    """A token sequence and the log of its probability as far as the beam saw it."""
+    """A token sequence, and its log-probability over the alignments in the beam."""
 
     tokens: Tuple[int, ...]
     log_prob: float
@@ -27,39 +27,39 @@ def prefix_beam_search(
     ids: Optional[np.ndarray] = None,
     tokens_per_frame: int = 20,
 ) -> List[Hypothesis]:
-    """Search for the sequences of greatest probability, all alignments summed.
+    """Search for the most probable token sequences, summed over alignments.
 
     Args:
         log_probs: (U, K).
         blank: index of the blank.
-        beam: prefixes that are followed.
-        ids: tokens of the log-probabilities (U, K); None where all are there.
-        tokens_per_frame: most probable tokens that a prefix is extended by.
+        beam: beam size.
+        ids: token ids (U, K), or None for dense posteriors.
+        tokens_per_frame: number of most probable tokens that extend a prefix.
 
     Returns:
-        Distinct sequences, the best first, at most as many as the beam.
+        Distinct sequences, the best first, at most ``beam``.
 
     References:
         Graves, Jaitly, Towards End-To-End Speech Recognition with Recurrent Neural
         Networks (2014), https://proceedings.mlr.press/v32/graves14.html
     """
-    said = _candidates(log_probs, ids, blank, tokens_per_frame)
-    return _search([said], beam)[0]
+    candidates = _candidates(log_probs, ids, blank, tokens_per_frame)
+    return _search([candidates], beam)[0]
 
 
 def prefix_beam_searches(
     log_probs: Sequence[np.ndarray], blank: int, beam: int, tokens_per_frame: int = 20
 ) -> List[List[Hypothesis]]:
-    """`prefix_beam_search` of several utterances side by side, which is faster.
+    """Run `prefix_beam_search` on several utterances at once, which is faster.
 
     Args:
-        log_probs: of each (U, V).
+        log_probs: (U, V) of each utterance.
         blank: index of the blank.
-        beam: prefixes that are followed.
-        tokens_per_frame: most probable tokens that a prefix is extended by.
+        beam: beam size.
+        tokens_per_frame: number of most probable tokens that extend a prefix.
 
     Returns:
-        Of each utterance what it gives alone.
+        For each utterance the result of `prefix_beam_search`.
     """
     return _search(
         [_candidates(each, None, blank, tokens_per_frame) for each in log_probs], beam
@@ -67,13 +67,13 @@ def prefix_beam_searches(
 
 
 class PrefixBeamDecoder(base.Decoder):
-    """`prefix_beam_searches`, without a language model.
+    """Prefix beam search without a language model.
 
     Args:
         vocabulary: tokens of the posteriors.
-        nbest: hypotheses of an utterance, at most.
-        beam: prefixes that are followed.
-        tokens_per_frame: most probable tokens that a prefix is extended by.
+        nbest: largest number of hypotheses of an utterance.
+        beam: beam size.
+        tokens_per_frame: number of most probable tokens that extend a prefix.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class PrefixBeamDecoder(base.Decoder):
         self._nbest, self._beam, self._most = nbest, beam, tokens_per_frame
 
     def __call__(self, log_probs: Sequence[np.ndarray]) -> List[List[base.Hypothesis]]:
-        """Decode utterances, as of `Decoder`."""
+        """Decode utterances; see `Decoder`."""
         found = prefix_beam_searches(
             log_probs, self.vocabulary.blank, self._beam, self._most
         )
@@ -99,9 +99,9 @@ class PrefixBeamDecoder(base.Decoder):
 
 
 class _Candidates(NamedTuple):
-    """What an utterance may say in each frame."""
+    """Most probable non-blank tokens of each frame of an utterance."""
 
-    said: np.ndarray  # (U, k), of the likeliest tokens but the blank
+    log_probs: np.ndarray  # (U, k)
     tokens: np.ndarray  # (U, k)
     log_blank: np.ndarray  # (U,)
 
@@ -118,7 +118,7 @@ def _candidates(
         kept = np.argpartition(-others, most, axis=1)[:, :most]
         others = np.take_along_axis(others, kept, 1)
         ids = np.take_along_axis(ids, kept, 1)
-    # What cannot be, as the blank, is a token that nothing ends in.
+    # Tokens of probability 0, and the blank, become -2, the last token of no prefix.
     return _Candidates(others, np.where(others > _NEVER, ids, -2), log_blank)
 
 
@@ -127,10 +127,10 @@ class _Beam:
 
     Attributes:
         nodes: hashes of the prefixes.
-        parents: those of the prefixes that are shorter by a token.
-        last: last tokens, -1 where there is none.
-        with_blank: log-probability where the last frame was blank.
-        without: where it was not.
+        parents: hashes of the prefixes without their last token.
+        last: last tokens; -1 for the empty prefix.
+        with_blank: log-probability of the alignments that end in a blank.
+        without: log-probability of the alignments that end in a token.
     """
 
     def __init__(self, utterances: int, beam: int) -> None:
@@ -142,7 +142,7 @@ class _Beam:
         self.with_blank, self.without = np.zeros(size), np.full(size, _NEVER)
 
     def _widen(self, width: int) -> None:
-        """Have at least so many places."""
+        """Grow to at least so many places."""
         more = ((0, 0), (0, max(width - self.nodes.shape[1], 0)))
         self.nodes = np.pad(self.nodes, more, constant_values=_NOBODY)
         self.parents = np.pad(self.parents, more, constant_values=_NO_PARENT)
@@ -151,31 +151,31 @@ class _Beam:
         self.without = np.pad(self.without, more, constant_values=_NEVER)
 
     def step(
-        self, said: np.ndarray, tokens: np.ndarray, log_blank: np.ndarray
+        self, log_probs: np.ndarray, tokens: np.ndarray, log_blank: np.ndarray
     ) -> Tuple[np.ndarray, np.ndarray]:
-        """Hear a frame of the first utterances.
+        """Extend the prefixes of the first b utterances by a frame.
 
         Args:
-            said: (b, k), of the first b.
-            tokens: (b, k).
-            log_blank: (b,).
+            log_probs: log-probabilities of the candidates (b, k).
+            tokens: token ids of the candidates (b, k).
+            log_blank: log-probabilities of the blank (b,).
 
         Returns:
-            For each place of the beam (b, n) the place that it comes from, and the
-            token that was added, or -1.
+            For each place of the beam (b, n) its previous place, and the token that
+            was added, or -1.
         """
-        some = len(said)
+        some = len(log_probs)
         nodes, parents, last = self.nodes[:some], self.parents[:some], self.last[:some]
         with_blank, without = self.with_blank[:some], self.without[:some]
-        beam, number = nodes.shape[1], said.shape[1]
+        beam, number = nodes.shape[1], log_probs.shape[1]
         total = np.logaddexp(with_blank, without)
-        # A repeated token extends only what ended in a blank.
+        # A repeated token extends only alignments that end in a blank.
         same = last[:, :, None] == tokens[:, None, :]  # (b, n, k)
         grown = np.where(same, with_blank[:, :, None], total[:, :, None])
-        grown += said[:, None, :]
-        again = np.where(same, said[:, None, :], _NEVER).max(2, initial=_NEVER)
+        grown += log_probs[:, None, :]
+        again = np.where(same, log_probs[:, None, :], _NEVER).max(2, initial=_NEVER)
         stays, blanked = without + again, total + log_blank[:, None]
-        # What is in the beam is reached from its parent there, too.
+        # A prefix in the beam is also reached from its parent in the beam.
         row, child, parent = np.nonzero(parents[:, :, None] == nodes[:, None, :])
         by, column = np.nonzero(last[row, child][:, None] == tokens[row])
         row, child, parent = row[by], child[by], parent[by]
@@ -185,7 +185,8 @@ class _Beam:
         scores = np.concatenate(
             [np.logaddexp(blanked, stays), grown.reshape(some, -1)], 1
         )
-        # No more places than can be taken, and no fewer than there are.
+        # At most as many places as there are possible prefixes, and never fewer than
+        # before.
         can_be = int((scores > _NEVER).sum(1).max(initial=0))
         width = min(max(min(self._most, can_be), beam), scores.shape[1])
         best = np.argpartition(-scores, width - 1, axis=1)[:, :width]
@@ -215,22 +216,23 @@ class _Beam:
         return place, added
 
 
-def _search(said: Sequence[_Candidates], beam: int) -> List[List[Hypothesis]]:
-    # Longest first, so that those that have not ended come first in each frame.
-    order = sorted(range(len(said)), key=lambda i: -len(said[i].said))
-    lengths = np.array([len(said[i].said) for i in order])
+def _search(utterances: Sequence[_Candidates], beam: int) -> List[List[Hypothesis]]:
+    # Longest first, so that the running utterances are the first rows in each frame.
+    sizes = [len(each.log_blank) for each in utterances]
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    lengths = np.array([sizes[i] for i in order])
     state = _Beam(len(order), beam)
     history = []
     for t in range(int(lengths.max(initial=0))):
-        running = [said[i] for i in order[: int((lengths > t).sum())]]
+        running = [utterances[i] for i in order[: int((lengths > t).sum())]]
         history.append(
             state.step(
-                np.stack([each.said[t] for each in running]),
+                np.stack([each.log_probs[t] for each in running]),
                 np.stack([each.tokens[t] for each in running]),
                 np.array([each.log_blank[t] for each in running]),
             )
         )
-    found: List[List[Hypothesis]] = [[] for _ in said]
+    found: List[List[Hypothesis]] = [[] for _ in utterances]
     total = np.logaddexp(state.with_blank, state.without)
     for row, utterance in enumerate(order):
         for place in np.argsort(-total[row], kind="stable"):
@@ -244,7 +246,7 @@ def _search(said: Sequence[_Candidates], beam: int) -> List[List[Hypothesis]]:
 def _read_back(
     history: Sequence[Tuple[np.ndarray, np.ndarray]], row: int, place: int, frames: int
 ) -> Tuple[int, ...]:
-    """The tokens of a place of the beam after some frames."""
+    """Trace back the tokens of a place of the beam."""
     tokens = []
     for places, added in reversed(history[:frames]):
         if added[row, place] >= 0:

@@ -1,4 +1,4 @@
-"""Recognise a list of audio files with the CTC branch of an ESPnet model."""
+"""Recognition of a list of audio files with the CTC branch of an ESPnet model."""
 
 import collections
 import time
@@ -24,23 +24,24 @@ from espnet_ctckd.models.ctc_model import CTCModel
 
 @dataclass(frozen=True)
 class Speed:
-    """What a recognition took.
+    """Speed and counts of a recognition.
 
     Attributes:
-        audio_seconds: length of all audio.
-        compute_seconds: wall time of front-end, encoder and search; files are read
-            before and written after.
+        audio_seconds: duration of all audio.
+        compute_seconds: wall time of front-end, encoder and search, without reading
+            and writing of files.
         rtf: compute_seconds / audio_seconds.
-        encoder_seconds: of it, front-end and encoder.
-        utterances: how many were recognised.
-        too_short: others that make no frame, whose hypotheses are empty.
-        unusable: others whose audio cannot be read, likewise.
-        frames: of the model, in all.
-        frames_searched: of them, what Blank Collapse has left.
-        parameters: of the model, as far as CTC decoding uses it.
+        encoder_seconds: wall time of front-end and encoder.
+        utterances: number of recognised utterances.
+        too_short: number of utterances too short for a frame; their hypotheses are
+            empty.
+        unusable: number of utterances whose audio cannot be read; likewise.
+        frames: number of frames of the model.
+        frames_searched: number of frames that Blank Collapse kept.
+        parameters: number of the model's parameters that CTC decoding uses.
         device: ``cpu`` or ``cuda``.
-        threads: of the CPU.
-        processes: that search; 0 where the main one does.
+        threads: number of CPU threads.
+        processes: number of worker processes of the search; 0 for none.
     """
 
     audio_seconds: float
@@ -58,7 +59,7 @@ class Speed:
     processes: int
 
     def unheard(self) -> str:
-        """How many hypotheses are empty since there was nothing to recognise."""
+        """Describe the number of empty hypotheses of unusable or too short audio."""
         if not self.too_short + self.unusable:
             return ""
         return (
@@ -68,13 +69,14 @@ class Speed:
 
 
 class TimedWord(NamedTuple):
-    """A word, when it is said, and how sure of it the model is.
+    """A word with its time and confidence.
 
     Attributes:
-        word: it.
-        start: seconds.
-        duration: seconds.
-        confidence: the least mean probability of its tokens in their frames.
+        word: the word.
+        start: start in seconds.
+        duration: duration in seconds.
+        confidence: mean probability of a token in its frames, the minimum over the
+            tokens of the word.
     """
 
     word: str
@@ -88,11 +90,11 @@ class Recognised:
     """Result for a set, by utterance.
 
     Attributes:
-        tokens: of the best hypothesis.
-        text: likewise.
-        nbest: scores and texts, where several were asked for.
-        words: of the best hypothesis, where times were asked for.
-        speed: what it took.
+        tokens: tokens of the best hypothesis.
+        text: text of the best hypothesis.
+        nbest: scores and texts of the n-best hypotheses; empty for n = 1.
+        words: timed words of the best hypothesis; empty unless requested.
+        speed: speed and counts.
     """
 
     tokens: Dict[str, List[str]]
@@ -102,12 +104,12 @@ class Recognised:
     speed: Speed
 
     def summary(self) -> Dict[str, object]:
-        """The speed, for a JSON file."""
+        """Return the speed, for a JSON file."""
         return asdict(self.speed)
 
 
 class BatchPosteriors(NamedTuple):
-    """A batch, and what the model says of it."""
+    """The posteriors of a batch, and the seconds that their computation took."""
 
     batch: Sequence[Utterance]
     log_probs: torch.Tensor  # (B, U, V)
@@ -115,7 +117,7 @@ class BatchPosteriors(NamedTuple):
     seconds: float
 
 
-# Batches whose search is waited for at a time: what is kept of a long set.
+# Largest number of batches with a pending search, which limits the memory.
 _AHEAD = 16
 
 # A batch, and its audio (S,) each.
@@ -126,8 +128,8 @@ class Recogniser(CTCModel):
     """A CTC model that recognises lists of audio files.
 
     Args:
-        config_file: ``config.yaml`` of a model with a CTC branch, ours or not.
-        model_file: weights.
+        config_file: ``config.yaml`` of any ESPnet model with a CTC branch.
+        model_file: weights of the model.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -147,34 +149,34 @@ class Recogniser(CTCModel):
         self._text = text_maker(self.args.token_type, bpemodel, self.tokens)
 
     def frame_seconds(self) -> float:
-        """Seconds from one frame to the next."""
+        """Return the frame shift in seconds."""
         return float(self.frame_shift / self.rate)
 
     def text(self, hypothesis: Hypothesis, by_words: bool) -> str:
-        """What is written of a hypothesis."""
+        """Return the text of a hypothesis, from its words or from its tokens."""
         if by_words:
             return " ".join(word for word, _, _ in hypothesis.words)
         named = [self.tokens[token] for token in hypothesis.tokens]
-        # Spaces that were said before, after or twice are no part of a text.
+        # Leading, trailing and repeated spaces are not part of a text.
         return " ".join(self._text(named).split())
 
     def search(self, config: SearchConfig) -> Search:
-        """A search in the tokens of this model."""
+        """Create a search for the tokens of this model."""
         return Search(config, self.tokens, self.blank, self.token_type)
 
     def hear(
         self, wav_scp: str, batch_seconds: float, unheard: Optional[Unheard] = None
     ) -> Iterator[BatchPosteriors]:
-        """Posteriors of a set, batch by batch, by length; logs how far it is.
+        """Compute the posteriors of a set in batches by length, and log the progress.
 
         Args:
             wav_scp: Kaldi's list of audio files.
-            batch_seconds: audio of a batch, padding included.
-            unheard: gets the utterances that cannot be used; without it they are
+            batch_seconds: seconds of audio in a batch, padding included.
+            unheard: collects the utterances that cannot be used; if None, these are
                 refused.
 
         Yields:
-            Each batch, with what it took.
+            The posteriors of each batch.
 
         Raises:
             InputError: audio cannot be used.
@@ -191,8 +193,8 @@ class Recogniser(CTCModel):
                     batch, log_probs, lengths, time.perf_counter() - start
                 )
                 done += len(batch)
-                # With those that have an empty hypothesis, so that all come to the
-                # list.
+                # Utterances with an empty hypothesis count, so that the sum is the
+                # length of the list.
                 empty = 0 if unheard is None else len(unheard.names)
                 bar.set_description_str(
                     f"{done + empty} of {listed} utterances, ", refresh=False
@@ -200,7 +202,7 @@ class Recogniser(CTCModel):
                 bar.update(sum(map(len, audio)) / self.rate)
 
     def read(self, wav_scp: str, batch_seconds: float) -> Iterator[Read]:
-        """The audio of a set (S,) each, batch by batch, by length; as `hear`."""
+        """Read the audio of a set, (S,) each, in batches by length; see `hear`."""
         return self._read(self._plan(wav_scp, batch_seconds))
 
     def _plan(
@@ -228,7 +230,7 @@ class Recogniser(CTCModel):
 
     @torch.inference_mode()
     def say(self, audio: List[torch.Tensor]) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities (B, U, V) and lengths (B,) of audio, (S,) each."""
+        """Compute log-probabilities (B, U, V) and lengths (B,) of audio, (S,) each."""
         return self.log_probs(audio)
 
 
@@ -241,24 +243,26 @@ def recognise(
     times: bool = False,
     max_bad_share: float = 0.0,
 ) -> Recognised:
-    """Decode, in batches by length.
+    """Decode a set in batches by length.
 
     Args:
-        model: says the posteriors.
+        model: computes the posteriors.
         wav_scp: Kaldi's list of audio files.
-        batch_seconds: audio of a batch, padding included.
-        config: of the search.
-        processes: that search beside the model; 0 searches in this one.
-        times: whether to say when each word was said.
-        max_bad_share: percent of the utterances whose audio may be unusable.
+        batch_seconds: seconds of audio in a batch, padding included.
+        config: options of the search.
+        processes: number of processes that search in parallel to the model; 0 searches
+            in this process.
+        times: True to compute the time of each word.
+        max_bad_share: largest percentage of utterances with unusable audio.
 
     Returns:
-        Tokens, text and speed; of what is too short or unusable an empty hypothesis.
+        Tokens, text and speed. Audio that is too short or unusable has an empty
+        hypothesis.
 
     Raises:
         InputError: audio or a file of the search cannot be used.
     """
-    searching = SearchPool(model.search(config), processes)
+    pool = SearchPool(model.search(config), processes)
     shift = model.frame_seconds() if times else 0.0
     found: Dict[str, List[Hypothesis]] = {}
     words: Dict[str, List[TimedWord]] = {}
@@ -267,38 +271,39 @@ def recognise(
     asked: Deque[Tuple[BatchPosteriors, Sequence[Asked]]] = collections.deque()
 
     def finish(most: int) -> None:
-        """Take answers, until as many batches at most are asked for."""
+        """Collect answers until at most so many batches are pending."""
         nonlocal search, searched
         while len(asked) > most:
-            heard, awaited = asked.popleft()
+            posteriors, awaited = asked.popleft()
             start = time.perf_counter()
-            answers = [searching.answer(each) for each in awaited]
+            answers = [pool.answer(each) for each in awaited]
             search += time.perf_counter() - start
             for i, (utterance, (hypotheses, count)) in enumerate(
-                zip(heard.batch, answers)
+                zip(posteriors.batch, answers)
             ):
                 found[utterance.name] = hypotheses
                 searched += count
                 if times:
-                    said = heard.log_probs[i, : heard.lengths[i]].cpu().numpy()
+                    length = int(posteriors.lengths[i])
+                    log_probs = posteriors.log_probs[i, :length].cpu().numpy()
                     seconds = utterance.samples / model.rate
                     words[utterance.name] = _timed(
-                        said, hypotheses[0], model.blank, shift, seconds
+                        log_probs, hypotheses[0], model.blank, shift, seconds
                     )
 
     unheard = Unheard(max_bad_share, wav_scp)
-    for heard in model.hear(wav_scp, batch_seconds, unheard):
+    for computed in model.hear(wav_scp, batch_seconds, unheard):
         start = time.perf_counter()
-        awaited = searching.ask(heard.log_probs, heard.lengths)
+        awaited = pool.ask(computed.log_probs, computed.lengths)
         search += time.perf_counter() - start
-        asked.append((heard, awaited))
-        encoder += heard.seconds
-        samples += sum(utterance.samples for utterance in heard.batch)
-        frames += int(heard.lengths.sum())
+        asked.append((computed, awaited))
+        encoder += computed.seconds
+        samples += sum(utterance.samples for utterance in computed.batch)
+        frames += int(computed.lengths.sum())
         finish(_AHEAD)
     finish(0)
-    searching.close()
-    heard_of = len(found)
+    pool.close()
+    recognised = len(found)
     for utt in unheard.names:
         found[utt] = [Hypothesis((), (), 0.0)]
         if times:
@@ -309,7 +314,7 @@ def recognise(
         compute_seconds=encoder + search,
         rtf=(encoder + search) / duration if duration else 0.0,
         encoder_seconds=encoder,
-        utterances=heard_of,
+        utterances=recognised,
         too_short=len(unheard.short),
         unusable=len(unheard.bad),
         frames=frames,
@@ -335,7 +340,7 @@ def recognise(
 
 
 def _distinct(scored: Sequence[Tuple[float, str]]) -> List[Tuple[float, str]]:
-    """Of hypotheses that differ in spaces alone, the best."""
+    """Keep the best of the hypotheses that differ only in spaces."""
     best: Dict[str, float] = {}
     for score, text in scored:
         best.setdefault(text, score)
@@ -349,15 +354,20 @@ def _timed(
     shift: float,
     seconds: float,
 ) -> List[TimedWord]:
-    """When the words of a hypothesis are said, by its alignment to all frames.
+    """Return the timed words of a hypothesis, from its alignment to all frames.
 
-    The last frame may reach beyond the audio, which lasts so many seconds.
+    Args:
+        log_probs: (U, V).
+        hypothesis: the hypothesis.
+        blank: index of the blank.
+        shift: frame shift in seconds.
+        seconds: duration of the audio; the last frame may end later.
     """
     spans = align(log_probs, hypothesis.tokens, blank)
     words = []
     for word, first, after in hypothesis.words:
         start = spans[first].start * shift
         end = min(spans[after - 1].end * shift, seconds)
-        sure = min(span.confidence for span in spans[first:after])
-        words.append(TimedWord(word, start, end - start, sure))
+        confidence = min(span.confidence for span in spans[first:after])
+        words.append(TimedWord(word, start, end - start, confidence))
     return words

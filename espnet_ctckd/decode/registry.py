@@ -1,8 +1,8 @@
 """Decoders, by name.
 
-Another decoder is a class in a file of its own and a line in `DECODER_CHOICES`. It
-takes fields of `SearchConfig` as its options, and is refused files that it does not
-take.
+To add a decoder, write a class in a file of its own and add a line to
+`DECODER_CHOICES`. Its options are fields of `SearchConfig`; files that it does not use
+are refused.
 """
 
 from typing import Dict

@@ -1,4 +1,4 @@
-"""From the posteriors of an utterance to its hypotheses, by any of the methods."""
+"""Search for the hypotheses of utterances, with any of the decoders."""
 
 import copy
 import inspect
@@ -18,34 +18,34 @@ from espnet_ctckd.decode.registry import DECODER_CHOICES
 __all__ = ["Hypothesis", "Search", "SearchConfig", "Word", "words_of"]
 
 _FACTORS = ("beam_threshold", "lm_scale", "word_score", "silence_score", "prior_scale")
-# Files that are refused where the decoder does not take them.
+# Files that are refused if the decoder does not use them.
 _FILES = ("lexicon", "lm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """How posteriors are searched.
+    """Options of a search.
 
     Attributes:
-        method: of `DECODER_CHOICES`: ``greedy``; ``prefix_beam``, without a language
-            model; ``lexicon``, with or without one.
-        nbest: hypotheses that are asked for.
+        method: name in `DECODER_CHOICES`: ``greedy``; ``prefix_beam``, without a
+            language model; ``lexicon``, with or without a language model.
+        nbest: number of hypotheses.
         blank_collapse: theta of `collapse`; 1 searches all frames.
-        beam: hypotheses that are followed.
-        tokens_per_frame: most probable tokens of a frame that are tried.
-        beam_threshold: of ``lexicon``: hypotheses that are worse than the best by more
-            (in nats) are given up.
-        lexicon: of ``lexicon``: file of words and their tokens.
-        lm: of ``lexicon``: file of KenLM, ARPA or binary.
-        lm_scale: factor of its log-probability.
-        word_score: of ``lexicon``: added for each word.
-        silence_score: of ``lexicon``: added for each ``<space>`` between words.
-        prior_file: token priors, as ``estimate_prior`` writes them: they are taken out
-            of the posteriors, after `collapse`.
-        prior_scale: how much of them.
+        beam: beam size.
+        tokens_per_frame: number of most probable tokens that are tried in each frame.
+        beam_threshold: for ``lexicon``: hypotheses whose score is more than so many
+            nats below the best are pruned.
+        lexicon: for ``lexicon``: file of words and their tokens.
+        lm: for ``lexicon``: KenLM file, ARPA or binary.
+        lm_scale: factor of the language model's log-probability.
+        word_score: for ``lexicon``: score added for each word.
+        silence_score: for ``lexicon``: score added for each ``<space>`` between words.
+        prior_file: token priors, from ``estimate_prior``; they are divided out of the
+            posteriors after `collapse`.
+        prior_scale: exponent of the priors.
 
     Raises:
-        InputError: a value makes no sense, or goes with another method.
+        InputError: a value is invalid, or does not apply to the method.
     """
 
     method: str = "greedy"
@@ -109,7 +109,7 @@ class SearchConfig:
 
     @property
     def plain(self) -> bool:
-        """Whether a decoder of padded batches gets the posteriors as they are."""
+        """True if the decoder takes padded batches of unchanged posteriors."""
         fn: Any = DECODER_CHOICES[self.method].fn
         return bool(fn.padded and not self.prior_scale)
 
@@ -120,7 +120,7 @@ class SearchConfig:
 
 
 def options_of(method: str) -> List[str]:
-    """The fields of `SearchConfig` that a decoder takes as its options."""
+    """Return the fields of `SearchConfig` that are options of a decoder."""
     parameters = inspect.signature(DECODER_CHOICES[method].fn).parameters
     return [name for name, each in parameters.items() if each.kind is each.KEYWORD_ONLY]
 
@@ -131,18 +131,18 @@ def _that_take(option: str) -> str:
 
 
 class Search:
-    """Searches posteriors, by prefix beam in many utterances side by side.
+    """A configured search: Blank Collapse, prior and decoder.
 
     Args:
-        config: how.
-        tokens: V.
+        config: options of the search.
+        tokens: V tokens.
         blank: index of the blank.
-        token_type: of ESPnet: how tokens make words.
+        token_type: ESPnet's token type.
 
     Attributes:
-        config: how.
+        config: options of the search.
         blank: index of the blank.
-        decoder: of the configuration.
+        decoder: the configured decoder.
 
     Raises:
         InputError: a file of the configuration is missing or cannot be used.
@@ -160,7 +160,10 @@ class Search:
         self.decoder: Decoder = fn(vocabulary, **config.options)
 
     def at(self, config: SearchConfig) -> "Search":
-        """The same with other numbers, or without the prior; no file is read again."""
+        """Return the same search with other numbers, or without the prior.
+
+        No file is read again.
+        """
         other = copy.copy(self)
         other.config = config
         if config.prior_file is None:
@@ -171,43 +174,42 @@ class Search:
     def __call__(
         self, log_probs: Sequence[np.ndarray]
     ) -> List[Tuple[List[Hypothesis], int]]:
-        """Search some utterances.
+        """Search utterances.
 
         Args:
-            log_probs: of each (U, V).
+            log_probs: (U, V) of each utterance.
 
         Returns:
-            For each its hypotheses, the best first, at least one; and how many frames
-            were searched.
+            For each utterance its hypotheses, the best first, at least one; and the
+            number of frames that were searched.
         """
         config = self.config
-        said = []
+        inputs = []
         for each in log_probs:
             each = each[collapse(each[:, self.blank], config.blank_collapse)]
             if self._prior is not None:
                 each = each - config.prior_scale * self._prior
-            said.append(each)
-        # Of what has no frames, nothing is searched, and the hypothesis is empty.
-        there = [each for each in said if len(each)]
-        found = self.decoder(there)
+            inputs.append(each)
+        # Utterances without frames are not searched, and get an empty hypothesis.
+        found = self.decoder([each for each in inputs if len(each)])
         answers = iter(found)
         nothing = Hypothesis((), (), 0.0)
         return [
             ((next(answers) if len(each) else []) or [nothing], len(each))
-            for each in said
+            for each in inputs
         ]
 
     def decode_padded(
         self, log_probs: Tensor, lengths: Tensor
     ) -> List[Tuple[List[Hypothesis], int]]:
-        """Search a batch on its device, where the configuration is `plain`.
+        """Search a padded batch on its device, for `SearchConfig.plain`.
 
         Args:
             log_probs: (B, U, V).
             lengths: (B,).
 
         Returns:
-            For each its hypothesis, and its frames.
+            For each utterance its hypothesis, and its number of frames.
         """
         found = self.decoder.decode_padded(log_probs, lengths)
         return [

@@ -1,4 +1,4 @@
-"""Greedy decoding of audio as it comes in, with ESPnet's contextual-block encoders."""
+"""Streaming greedy decoding with ESPnet's contextual-block encoders."""
 
 import math
 from dataclasses import dataclass
@@ -22,12 +22,12 @@ from espnet_ctckd.models.ctc_model import CTCModel
 
 @dataclass(frozen=True)
 class Emission:
-    """A token, and when it was said and known.
+    """A decoded token, with its time and the time of its output.
 
     Attributes:
-        token: its index.
-        spoken: seconds from the start to the frame that it was found at.
-        heard: seconds of audio that had come in when it was.
+        token: token index.
+        spoken: time of the token's frame, in seconds from the start.
+        heard: seconds of audio that had been received when the token was output.
     """
 
     token: int
@@ -36,21 +36,21 @@ class Emission:
 
 
 class StreamingDecoder:
-    """Decodes audio in pieces, each as soon as it is there.
+    """Decodes audio piece by piece, as it is received.
 
     Args:
         config_file: ``config.yaml`` of a model with a contextual-block encoder.
-        model_file: weights.
-        device: where it computes.
+        model_file: weights of the model.
+        device: device of the computation.
 
     Attributes:
         token_list: V tokens.
-        rate: samples per second.
-        parameters: of the model, as far as CTC decoding uses it.
-        shortest: samples that it makes a frame of.
+        rate: sample rate in Hz.
+        parameters: number of the model's parameters that CTC decoding uses.
+        shortest: smallest number of samples that gives one frame.
 
     Raises:
-        InputError: the model is no such one.
+        InputError: the model cannot decode a stream.
 
     References:
         Tsunoo, Kashiwagi, Watanabe, Streaming Transformer ASR with Blockwise
@@ -92,10 +92,11 @@ class StreamingDecoder:
 
         Args:
             speech: (S,), in [-1, 1].
-            chunk: samples that come in at a time; the last time, the rest comes, too.
+            chunk: number of samples of a piece; the last piece also has the rest.
 
         Yields:
-            The tokens, as soon as they are known; none of audio too short for a frame.
+            The tokens, as soon as they are known; none if the audio is too short for
+            a frame.
         """
         model, states = self._model, None
         if len(speech) < self.shortest:
@@ -118,10 +119,10 @@ class StreamingDecoder:
 
 
 class _FeaturePieces:
-    """The normalised features of audio that comes in piece by piece.
+    """Normalised features of audio that is received piece by piece.
 
-    Those of all pieces together are those of the whole utterance: a frame is computed
-    when all samples under its window have come in.
+    The features of all pieces are equal to those of the whole utterance: a frame is
+    computed once all samples under its window have been received.
     """
 
     def __init__(self, model: Any, where: str) -> None:
@@ -139,18 +140,23 @@ class _FeaturePieces:
         self._model, stft = model, frontend.stft
         self._hop, self._size = int(stft.hop_length), int(stft.n_fft)
         self._center = bool(stft.center)
-        # Samples behind the start of a frame's hop that its window reaches to.
+        # Samples from the start of a frame's hop to the end of its window.
         self._reach = -(-int(stft.win_length) // 2) if self._center else self._size
 
     def __call__(
         self, speech: Tensor, ends: Sequence[int]
     ) -> Iterator[Tuple[int, Tensor]]:
-        """For each number of samples that are there, the new features (1, F, dim)."""
+        """Iterate over the new features (1, F, dim) for each end of a piece.
+
+        Args:
+            speech: (S,).
+            ends: number of samples received after each piece.
+        """
         device = next(self._model.parameters()).device
         done = 0
         for end in ends:
             frames = self._frames(end, final=end == len(speech))
-            # Far enough back for what stands before the segment not to matter.
+            # Start early enough that samples before the segment have no effect.
             first = max(0, done - -(-self._size // self._hop))
             segment = speech[first * self._hop : end].unsqueeze(0).to(device)
             if frames > done:
@@ -167,7 +173,7 @@ class _FeaturePieces:
             done = max(done, frames)
 
     def _frames(self, samples: int, final: bool) -> int:
-        """Frames of the first samples that do not depend on what follows."""
+        """Return the number of frames that do not depend on later samples."""
         if final and self._center:
             return samples // self._hop + 1
         # The transform reflects half of its size at the end of a segment.
@@ -177,6 +183,6 @@ class _FeaturePieces:
 
 
 def latency(emissions: List[Emission]) -> float:
-    """Mean seconds from the frame of a token to its being known; NaN where none is."""
+    """Return the mean delay from a token's frame to its output in seconds, or NaN."""
     waits = [emission.heard - emission.spoken for emission in emissions]
     return math.fsum(waits) / len(waits) if waits else math.nan

@@ -1,1 +1,1 @@
-"""Scores, intervals and comparisons."""
+"""Scores, confidence intervals and comparisons of systems."""

@@ -1,4 +1,4 @@
-"""What lies in the folders of experiments: settings, scores, curves, costs."""
+"""Settings, scores, learning curves and costs, read from experiment folders."""
 
 import itertools
 import re
@@ -19,7 +19,7 @@ from espnet_ctckd.data.files import (
 from espnet_ctckd.evaluation.score import Counts, Score, bootstrap_interval, read_score
 from espnet_ctckd.models.checkpoint import load_config
 
-# Of TensorBoard: what is drawn, in this order, as (phase, name).
+# TensorBoard scalars that are drawn, in this order, as (phase, name).
 CURVES = (
     ("valid", "cer_ctc"),
     ("valid", "loss_kd"),
@@ -36,14 +36,14 @@ Curve = List[Tuple[float, float]]
 
 @dataclass(frozen=True)
 class Result:
-    """A decoding of a set, scored.
+    """The scored result of one decoding of a set.
 
     Attributes:
-        decoding: its folder.
-        folder: of the set.
-        score: of it.
-        interval: of the word error rate, in percent.
-        rtf: real-time factor, where it was measured.
+        decoding: name of the decoding's folder.
+        folder: folder of the set.
+        score: totals of the set.
+        interval: 95 % interval of the word error rate, in percent.
+        rtf: real-time factor, or None if it was not measured.
     """
 
     decoding: str
@@ -63,18 +63,18 @@ class System:
     """An experiment.
 
     Attributes:
-        name: of its folder.
-        folder: it.
-        is_teacher: whether others have learned from it.
-        settings: for the table: teacher, selector, lambda and the like.
-        parameters: of the model.
-        cache: bytes of the teacher's posteriors that it learned from.
-        results: by decoding and set.
+        name: name of the folder.
+        folder: folder of the experiment.
+        is_teacher: True for a teacher.
+        settings: entries of the results table: teacher, selector, lambda and so on.
+        parameters: number of parameters of the model.
+        cache: size of the teacher's cache in bytes.
+        results: (decoding, set) -> result.
         curves: (phase, name) -> updates and values.
-        costs: for the table of costs.
-        provenance: versions, hashes, commands.
-        selector: what it learns from, and its options; None where it does not.
-        learned_from: the hashes of the teacher whose cache it learned from.
+        costs: entries of the cost table.
+        provenance: versions, hashes and commands.
+        selector: name and options of the selector; None without distillation.
+        learned_from: hashes of the teacher whose cache was used.
     """
 
     name: str
@@ -92,26 +92,27 @@ class System:
 
     @property
     def learns_from_nobody(self) -> bool:
-        """Whether it is a student that is trained by CTC alone."""
+        """True for a student that is trained with the CTC loss only."""
         return not self.is_teacher and self.settings.get("selector") == ""
 
 
 def without_seed(name: str) -> str:
-    """What the seeds of a system have in common: its name without ``_seed<n>``."""
+    """Return the name of a system without ``_seed<n>``."""
     return re.sub(r"_seed\d+$", "", name)
 
 
 def find_systems(folders: Sequence[Path]) -> Tuple[List[Path], List[str]]:
-    """The experiments among folders, or directly below them.
+    """Find experiments among folders, or directly below them.
 
     Args:
-        folders: of experiments, or that hold such.
+        folders: folders of experiments, or folders that contain these.
 
     Returns:
-        Those with scores, teachers first; and the names of those without.
+        The experiments with scores, teachers first; and the names of experiments
+        without scores.
 
     Raises:
-        InputError: there is none with scores, or two have one name.
+        InputError: no experiment has scores, or two have the same name.
     """
     found: Dict[str, Path] = {}
     without: List[str] = []
@@ -139,17 +140,17 @@ def find_systems(folders: Sequence[Path]) -> Tuple[List[Path], List[str]]:
 
 
 def unscored_sets(folder: Path) -> List[Path]:
-    """The sets of an experiment that were decoded, and not scored since.
+    """Return the sets of an experiment that were decoded but not scored.
 
     Args:
-        folder: of the experiment.
+        folder: folder of the experiment.
     """
     decoded = (path.parent for path in sorted(folder.glob("*/*/decode.json")))
     return [path for path in decoded if not _has(path, "score.json")]
 
 
 def is_named_teacher(folder: Path) -> bool:
-    """Whether an experiment is a teacher by its name, as the recipes give it."""
+    """Return True if an experiment has a teacher's name, as the recipes give it."""
     return folder.resolve().name.split("_")[0] == "teacher"
 
 
@@ -161,11 +162,11 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
     """Read an experiment.
 
     Args:
-        folder: of it.
-        teacher: folder of the teacher's, whatever its name.
+        folder: folder of the experiment.
+        teacher: folder of the teacher's experiment, if its name does not show it.
 
     Raises:
-        InputError: a file of it is damaged.
+        InputError: a file of the experiment is damaged.
     """
     conf = load_config(folder / "config.yaml") if _has(folder, "config.yaml") else {}
     results = {}
@@ -210,29 +211,29 @@ def _has(folder: Path, name: str) -> bool:
 def _settings(
     conf: Mapping[str, Any], kd: Mapping[str, Any], meta: Optional[Mapping[str, Any]]
 ) -> Dict[str, str]:
-    """What tells a student from the others."""
+    """Return the settings by which students differ."""
     if not conf:
         return {}
     data = conf.get("train_data_path_and_name_and_type") or []
     labels = any(name == "text" for _, name, _ in data)
     weight = kd.get("weight")
-    told: Dict[str, str] = {"labels": "yes" if labels and weight != 1 else "no"}
+    settings: Dict[str, str] = {"labels": "yes" if labels and weight != 1 else "no"}
     more = [key for key in ("inter", "nbest", "views", "feature") if kd.get(key)]
     if not kd or (weight == 0 and not more):
-        return {**told, "selector": "", "lambda": "0" if kd else ""}
+        return {**settings, "selector": "", "lambda": "0" if kd else ""}
     options = kd.get("selector_conf") or {}
     listed = ", ".join(f"{k} {v}" for k, v in options.items())
     selector = f"{kd.get('selector')}{f' ({listed})' if listed else ''}"
     loss = [] if kd.get("loss") == "kl" else [str(kd.get("loss"))]
-    told["selector"] = ", ".join([selector] * (weight != 0) + loss + more)
-    told["lambda"] = f"{weight:g}"
+    settings["selector"] = ", ".join([selector] * (weight != 0) + loss + more)
+    settings["lambda"] = f"{weight:g}"
     if meta is not None:
-        told["teacher"] = _short(meta["teacher"])
+        settings["teacher"] = _short(meta["teacher"])
     elif _cache_of(conf) is not None:
-        told["teacher"] = f"({_cache_of(conf)} is not found from here)"
+        settings["teacher"] = f"({_cache_of(conf)} is not found from here)"
     elif (kd.get("teacher") or {}).get("mode") == "online":
-        told["teacher"] = f"{kd['teacher'].get('teacher')}, online"
-    return told
+        settings["teacher"] = f"{kd['teacher'].get('teacher')}, online"
+    return settings
 
 
 def _short(teacher: Mapping[str, Any]) -> str:
@@ -249,7 +250,7 @@ def _cache_of(conf: Mapping[str, Any]) -> Optional[Path]:
 
 
 def _read_meta(cache: Optional[Path]) -> Optional[Dict[str, Any]]:
-    """``meta.json`` of a cache; the cache may have been removed since."""
+    """Read ``meta.json`` of a cache; None if the cache was removed."""
     if cache is None or not (cache / META).exists():
         return None
     found = read_json(cache / META, "dump the teacher again")
@@ -271,13 +272,13 @@ def _parameters(results: Mapping[Tuple[str, str], Result]) -> Optional[int]:
 
 
 def read_curves(folder: Path) -> Dict[Tuple[str, str], Curve]:
-    """What TensorBoard was told in a training.
+    """Read the scalars that a training wrote for TensorBoard.
 
     Args:
-        folder: holds ``train`` and ``valid``.
+        folder: folder with ``train`` and ``valid``.
 
     Returns:
-        (phase, name) -> updates and values; of the training, one an epoch.
+        (phase, name) -> updates and values; for ``train`` one value per epoch.
     """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -288,9 +289,9 @@ def read_curves(folder: Path) -> Dict[Tuple[str, str], Curve]:
         events = EventAccumulator(str(folder / phase), size_guidance={"scalars": 0})
         events.Reload()
         for name in events.Tags()["scalars"]:
-            # A training that was resumed has told some of it twice.
-            told = {event.step: event.value for event in events.Scalars(name)}
-            found[phase, name] = sorted(told.items())
+            # A resumed training has written some values twice.
+            values = {event.step: event.value for event in events.Scalars(name)}
+            found[phase, name] = sorted(values.items())
     ends = {step for step, _ in found.get(("valid", "loss"), [])}
     return {
         (phase, name): [p for p in curve if phase == "valid" or p[0] in ends] or curve
@@ -299,7 +300,7 @@ def read_curves(folder: Path) -> Dict[Tuple[str, str], Curve]:
 
 
 def _costs(curves: Mapping[Tuple[str, str], Curve]) -> Dict[str, str]:
-    """What a training took, a step and in all."""
+    """Return the time of a training, per step and in total."""
 
     def middle(name: str) -> Optional[float]:
         values = [value for _, value in curves.get(("train", name), [])]
@@ -324,14 +325,14 @@ def _costs(curves: Mapping[Tuple[str, str], Curve]) -> Dict[str, str]:
 def _cache_costs(
     cache: Optional[Path], meta: Optional[Mapping[str, Any]], size: Optional[int]
 ) -> Dict[str, str]:
-    """What a cache takes, and how fast a job dumped it, where that is known."""
+    """Return the size of a cache, and the speed of its dump if it is known."""
     if cache is None or meta is None or size is None:
         return {}
     costs = {"cache MB": f"{size / 1e6:.1f}"}
     costs["bytes a frame"] = f"{size / meta['frames']:.1f}"
-    told = [read_told(path) for path in sorted(cache.glob(SPEED.format("*")))]
-    if told:
-        speed = statistics.median(each["audio"] / each["seconds"] for each in told)
+    speeds = [read_told(path) for path in sorted(cache.glob(SPEED.format("*")))]
+    if speeds:
+        speed = statistics.median(each["audio"] / each["seconds"] for each in speeds)
         costs["dump, times real time, a job"] = f"{speed:.0f}"
     return costs
 
@@ -339,24 +340,26 @@ def _cache_costs(
 def _provenance(
     folder: Path, conf: Mapping[str, Any], meta: Optional[Mapping[str, Any]]
 ) -> Dict[str, str]:
-    """Where a system comes from."""
-    told = {}
+    """Return versions, hashes and the command of a training."""
+    origin = {}
     if conf.get("version"):
-        told["espnet"] = str(conf["version"])
+        origin["espnet"] = str(conf["version"])
     if conf.get("seed") is not None:
-        told["seed"] = str(conf["seed"])
+        origin["seed"] = str(conf["seed"])
     for name in ("export/model.pth", "config.yaml"):
         if _has(folder, name):
-            told[f"{name} (crc32)"] = f"{file_crc32(folder / name):08x}"
+            origin[f"{name} (crc32)"] = f"{file_crc32(folder / name):08x}"
     if meta is not None:
-        told.update({f"teacher: {k}": str(v) for k, v in meta["teacher"].items()})
+        origin.update({f"teacher: {k}": str(v) for k, v in meta["teacher"].items()})
     if _has(folder, "run.sh"):
         script = (folder / "run.sh").read_text(encoding="utf-8").splitlines()
-        told["command"] = " ".join(line for line in script if not line.startswith("#"))
+        origin["command"] = " ".join(
+            line for line in script if not line.startswith("#")
+        )
     if _has(folder, "train.log"):
         with open(folder / "train.log", encoding="utf-8", errors="replace") as log:
             head = itertools.islice(log, 20)
             begun = [line for line in head if line.startswith("# Started at ")]
         if begun:
-            told["begun"] = begun[0].removeprefix("# Started at ").strip()
-    return told
+            origin["begun"] = begun[0].removeprefix("# Started at ").strip()
+    return origin

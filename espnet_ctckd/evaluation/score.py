@@ -1,4 +1,4 @@
-"""Count recognition errors, and lay the counts out as ESPnet's recipes do."""
+"""Recognition errors, counted and tabulated as in ESPnet's recipes."""
 
 import csv
 import hashlib
@@ -33,22 +33,22 @@ from espnet_ctckd.data.kaldi import read_scp
 
 UNITS = ("wer", "cer", "ter")
 _SCORE = "score.json"
-# Of scores with characters removed: before 2, each left a blank behind.
+# Version of scores with removed characters: version 1 replaced each by a blank.
 _SCORING = 2
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Errors of one or more utterances, against their references.
+    """Error counts of one or more utterances.
 
     Attributes:
-        sentences: utterances.
-        wrong: utterances with an error.
-        units: words, characters or tokens of the references.
-        correct: of them.
-        substitutions: of them.
-        deletions: of them.
-        insertions: not of them.
+        sentences: number of utterances.
+        wrong: number of utterances with an error.
+        units: number of words, characters or tokens of the references.
+        correct: number of correct units.
+        substitutions: number of substituted units.
+        deletions: number of deleted units.
+        insertions: number of inserted units.
     """
 
     sentences: int = 0
@@ -70,7 +70,7 @@ class Counts:
 
     @property
     def rate(self) -> float:
-        """Errors in percent of the units; infinite where only insertions are."""
+        """Errors in percent of the units; infinite if there are only insertions."""
         if not self.units:
             return float("inf") if self.errors else 0.0
         return 100.0 * self.errors / self.units
@@ -78,18 +78,17 @@ class Counts:
 
 @dataclass(frozen=True)
 class Normalization:
-    """What is done to references and hypotheses alike before they are compared.
+    """Normalization of references and hypotheses before they are compared.
 
-    White space of any kind, however much of it, is one separator of words.
+    A run of white space of any kind is one separator of words.
 
     Attributes:
         case: ``keep``, ``upper`` or ``lower``.
-        remove: characters that do not count, as ``.,?!``; nothing stands in their
-            place, so that ``don't`` without ``'`` is one word. White space in it is
-            no character.
-        unicode: form of Unicode: ``nfc`` composes accents, which changes nothing that
-            one sees; ``nfkc`` also makes full-width letters and ligatures plain ones;
-            ``keep`` does neither.
+        remove: characters to delete, e.g. ``.,?!``. They are not replaced, so that
+            ``don't`` without ``'`` is one word. White space in it is ignored.
+        unicode: form of Unicode: ``nfc`` composes accents, which changes no visible
+            letter; ``nfkc`` also replaces full-width letters and ligatures by plain
+            ones; ``keep`` does neither.
     """
 
     case: str = "keep"
@@ -121,18 +120,19 @@ def count_errors(
     """Align one hypothesis with its reference.
 
     Args:
-        references: units of the reference; of none, all of the hypothesis is inserted.
-        hypothesis: units that were recognised.
+        references: units of the reference; if empty, all units of the hypothesis are
+            insertions.
+        hypothesis: units of the hypothesis.
 
     Returns:
-        The counts of a minimal alignment.
+        The counts of an alignment with the fewest errors.
     """
     if not references:
         extra = len(hypothesis)
         return Counts(sentences=1, wrong=int(extra > 0), insertions=extra)
     import jiwer
 
-    # jiwer splits at spaces of any kind, which may be units themselves: number them.
+    # jiwer splits at spaces, which may be units themselves, so the units are numbered.
     numbers: Dict[Hashable, int] = {}
     ref, hyp = (
         " ".join(str(numbers.setdefault(unit, len(numbers))) for unit in units)
@@ -151,25 +151,25 @@ def count_errors(
 
 
 def error_rate(references: Mapping[str, str], texts: Mapping[str, str]) -> float:
-    """Word error rate in percent.
+    """Return the word error rate in percent.
 
     Args:
-        references: transcript of each utterance.
-        texts: hypothesis of each utterance that counts.
+        references: utterance -> transcript.
+        texts: utterance -> hypothesis; only these utterances count.
     """
     counts = [count_errors(references[u].split(), t.split()) for u, t in texts.items()]
     return sum(counts, Counts()).rate
 
 
 def read_references(path: Pathlike, normalization: Normalization) -> Dict[str, str]:
-    """Read the transcripts that others are held against, normalized.
+    """Read and normalize reference transcripts.
 
     Args:
         path: Kaldi ``text``.
-        normalization: of the transcripts.
+        normalization: normalization of the transcripts.
 
     Raises:
-        InputError: an utterance is doubled, or none has words.
+        InputError: an utterance occurs twice, or no transcript has words.
     """
     references = {utt: normalization(text) for utt, text in read_scp(path).items()}
     if not any(references.values()):
@@ -180,17 +180,18 @@ def read_references(path: Pathlike, normalization: Normalization) -> Dict[str, s
     return references
 
 
-# Of ESPnet's tokens: those that are written as they stand.
+# ESPnet's token types whose tokens are written literally.
 _WRITTEN = ("char", "bpe", "word", "phn")
 
 
 def spelled_by(tokens: Iterable[str], token_type: str = "char") -> str:
-    """The characters that tokens can spell, sorted; empty where these are all.
+    """Return the characters that tokens can spell, sorted; empty for any character.
 
     Args:
-        tokens: of a model, or words of a lexicon; a byte-fallback token, as
-            ``<0xE4>``, spells any character.
-        token_type: of ESPnet; those of Whisper and the like spell any character.
+        tokens: tokens of a model, or words of a lexicon; byte-fallback tokens such as
+            ``<0xE4>`` spell any character.
+        token_type: ESPnet's token type; those of Whisper and similar models spell any
+            character.
     """
     characters: Set[str] = set()
     for token in tokens:
@@ -208,14 +209,14 @@ def warn_unspelled(
     cannot: str = "that the model cannot output",
     least: float = 0.0,
 ) -> None:
-    """Warn of references with characters that no hypothesis can have.
+    """Warn of references with characters that no hypothesis can contain.
 
     Args:
         references: utterance -> normalized transcript.
-        characters: of the model, from `spelled_by`; empty where these are all.
-        normalization: with which they are compared.
-        cannot: what is odd of other characters, for the warning.
-        least: percent of the characters from which on there is a warning.
+        characters: characters of the model, from `spelled_by`; empty for any.
+        normalization: normalization of the comparison.
+        cannot: description of the other characters, for the warning.
+        least: smallest percentage of such characters for a warning.
     """
     odd = _unspelled(references, characters, normalization)
     share = _share(odd, references)
@@ -245,7 +246,7 @@ def warn_unspelled(
 def _unspelled(
     references: Mapping[str, str], characters: str, normalization: Normalization
 ) -> Dict[str, "Counter[str]"]:
-    """Utterance -> characters of its reference that no hypothesis can have."""
+    """Return utterance -> characters of its reference that no hypothesis can have."""
     plain = Normalization(normalization.case, unicode="keep")
     spelled = {c for each in characters for c in plain(each)}
     known = spelled.union(*map(normalization, characters))
@@ -262,7 +263,7 @@ def _unspelled(
 
 
 def _share(odd: Mapping[str, "Counter[str]"], references: Mapping[str, str]) -> float:
-    """Percent of the characters of references, without blanks, that are odd."""
+    """Return the odd characters in percent of all characters but spaces."""
     total = sum(len(text) - text.count(" ") for text in references.values())
     return 100 * sum(map(Counter.total, odd.values())) / max(total, 1)
 
@@ -278,15 +279,15 @@ def score(
     Args:
         reference: Kaldi ``text``.
         hypothesis: Kaldi ``text`` of the same utterances.
-        split: from a transcript to its units.
-        normalization: of both.
+        split: splits a transcript into units.
+        normalization: normalization of both.
 
     Returns:
         Utterance -> counts.
 
     Raises:
-        InputError: an utterance is missing, doubled or not in the reference, or no
-            reference has words.
+        InputError: an utterance is missing, occurs twice or is not in the reference;
+            or no reference has words.
     """
     references = read_references(reference, normalization)
     hypotheses = {u: normalization(text) for u, text in read_scp(hypothesis).items()}
@@ -330,7 +331,7 @@ def by_speaker(counted: Mapping[str, Counts], utt2spk: Pathlike) -> Dict[str, Co
 
 
 def hash_transcripts(transcripts: Mapping[str, str]) -> str:
-    """A hash of transcripts, in whatever order and before normalization."""
+    """Return a hash of transcripts, independent of their order; not normalized."""
     listed = json.dumps(transcripts, sort_keys=True)
     return hashlib.sha256(listed.encode()).hexdigest()
 
@@ -345,12 +346,13 @@ def write_scores(
     """Write the scores of a set.
 
     Args:
-        folder: gets ``<unit>.tsv``, ``<unit>.speakers.tsv`` and, last, ``score.json``.
+        folder: folder for ``<unit>.tsv``, ``<unit>.speakers.tsv`` and, last,
+            ``score.json``.
         counted: unit (``wer``, ``cer``, ``ter``) -> utterance -> counts.
-        normalization: with which they were counted.
-        utt2spk: Kaldi's file, None where speakers do not matter.
-        texts: reference and hypothesis; their hashes tell later whether these are the
-            scores of them still.
+        normalization: normalization of the counts.
+        utt2spk: Kaldi's file; None writes no scores by speaker.
+        texts: reference and hypothesis; their hashes are stored, so that scores of
+            other texts are recognised as out of date.
 
     Returns:
         Unit -> total.
@@ -362,16 +364,16 @@ def write_scores(
         if utt2spk is not None:
             speakers = by_speaker(of_utterances, utt2spk)
             _write_counts(path.with_suffix(".speakers.tsv"), "speaker", speakers)
-    told: Dict[str, Any] = {unit: asdict(total) for unit, total in totals.items()}
-    told["normalization"] = str(normalization)
+    result: Dict[str, Any] = {unit: asdict(total) for unit, total in totals.items()}
+    result["normalization"] = str(normalization)
     if normalization.remove:
-        told["scoring"] = _SCORING
+        result["scoring"] = _SCORING
     if texts is not None:
         reference, hypothesis = texts
-        told["reference"] = hash_transcripts(read_scp(reference))
-        told["hypothesis"] = [os.path.relpath(hypothesis, folder), sha256(hypothesis)]
+        result["reference"] = hash_transcripts(read_scp(reference))
+        result["hypothesis"] = [os.path.relpath(hypothesis, folder), sha256(hypothesis)]
     with atomic_write(Path(folder) / _SCORE) as f:
-        json.dump(told, f)
+        json.dump(result, f)
     return totals
 
 
@@ -390,8 +392,8 @@ class Score(NamedTuple):
 
     Attributes:
         totals: unit -> counts.
-        normalization: what was done to the texts, in words.
-        reference: hash of the transcripts; empty where it was not noted.
+        normalization: description of the normalization.
+        reference: hash of the transcripts; empty if it was not stored.
     """
 
     totals: Dict[str, Counts]
@@ -403,11 +405,11 @@ def read_score(folder: Pathlike) -> Score:
     """Read the totals of a set.
 
     Args:
-        folder: of its scores.
+        folder: folder of the scores.
 
     Raises:
-        InputError: it was not scored, its files do not fit together, or another text
-            was decoded since.
+        InputError: the set was not scored, its files do not match, or it was decoded
+            again since.
     """
     path = Path(folder) / _SCORE
     if not path.exists():
@@ -441,18 +443,18 @@ def read_score(folder: Pathlike) -> Score:
 
 
 def check_alike(scores: Sequence[Tuple[str, Pathlike, Score]]) -> None:
-    """Refuse to put side by side what was scored differently.
+    """Refuse to compare scores that were computed differently.
 
     Args:
-        scores: name of a set, folder of its scores, and these.
+        scores: name of the set, folder of the scores, and the scores.
 
     Raises:
-        InputError: texts were normalized differently, or sets of one name were held
-            against different transcripts.
+        InputError: the normalizations differ, or sets of one name have different
+            references.
     """
     how = {score.normalization: folder for _, folder, score in scores}
     if len(how) > 1:
-        listed = ", ".join(f"{folder}: {said}" for said, folder in how.items())
+        listed = ", ".join(f"{folder}: {name}" for name, folder in how.items())
         raise InputError(
             f"texts were normalized in {len(how)} ways ({listed}): score all alike"
         )
@@ -471,7 +473,7 @@ def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
     """Find the totals below an experiments folder.
 
     Args:
-        expdir: holds ``<experiment>/<decoding>/<set>/score.json``.
+        expdir: folder with ``<experiment>/<decoding>/<set>/score.json``.
 
     Returns:
         Pairs of ``<experiment>/<decoding>/<set>`` and unit -> totals, sorted.
@@ -488,12 +490,12 @@ def read_scores(expdir: Pathlike) -> List[Tuple[str, Dict[str, Counts]]]:
 
 
 def read_errors(path: Pathlike) -> Dict[str, int]:
-    """Errors of each utterance, from ``<unit>.tsv``."""
+    """Read the number of errors of each utterance, from ``<unit>.tsv``."""
     return {utt: counts.errors for utt, counts in _read_counts(path).items()}
 
 
 def _read_counts(path: Pathlike) -> Dict[str, Counts]:
-    """The counts of each utterance, from ``<unit>.tsv``."""
+    """Read the counts of each utterance, from ``<unit>.tsv``."""
     if not Path(path).exists():
         raise InputError(f"there is no {path}: score again")
     with open(path, encoding="utf-8", newline="") as f:
@@ -508,7 +510,7 @@ def _read_counts(path: Pathlike) -> Dict[str, Counts]:
 
 
 def results_table(scores: Sequence[Tuple[str, Dict[str, Counts]]], unit: str) -> str:
-    """A table of totals, in the form of ESPnet's recipes.
+    """Format totals as a table, in the form of ESPnet's recipes.
 
     Args:
         scores: from `read_scores`.
@@ -540,20 +542,20 @@ def bootstrap_interval(
     others: Sequence[Pathlike] = (),
     draws: int = 1000,
 ) -> Tuple[float, float]:
-    """95 % interval of an error rate over the choice of utterances.
+    """Return the bootstrap 95 % interval of an error rate, over utterances.
 
     Args:
-        paths: ``<unit>.tsv`` from `write_scores`; of several, e.g. one for each seed,
-            the mean rate.
-        others: of another system; the interval is then that of the first one's rate
-            less the other's, on the same utterances.
-        draws: samples of as many utterances, with replacement; always the same.
+        paths: ``<unit>.tsv`` from `write_scores`; for several files, e.g. one per
+            seed, the rate is their mean.
+        others: files of another system; the interval is then of the difference, the
+            rate of ``paths`` minus that of ``others``, paired by utterance.
+        draws: number of bootstrap samples; the random seed is fixed.
 
     Returns:
-        Bounds, in percent of the units.
+        Lower and upper bound, in percent of the units.
 
     Raises:
-        InputError: the files are of different utterances.
+        InputError: the files have different utterances.
 
     References:
         Bisani, Ney, Bootstrap Estimates for Confidence Intervals in ASR Performance
@@ -587,6 +589,6 @@ def bootstrap_interval(
     mean = np.mean([rates(path) for path in paths], axis=0)
     if others:
         mean = mean - np.mean([rates(path) for path in others], axis=0)
-    # There is no rate of a draw without words.
+    # A draw without words has no error rate.
     low, high = np.nanpercentile(mean, [2.5, 97.5])
     return float(low), float(high)

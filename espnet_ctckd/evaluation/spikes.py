@@ -1,4 +1,4 @@
-"""Which spikes of a student are its teacher's, and how late they come."""
+"""Comparison of a student's spikes with those of its teacher."""
 
 from typing import Dict, Iterable, List, Sequence, Tuple
 
@@ -10,14 +10,14 @@ from espnet_ctckd.paths import Spike, find_spikes
 def match_spikes(
     wanted: Sequence[Spike], spikes: Sequence[Spike]
 ) -> List[Tuple[Spike, Spike]]:
-    """Pairs of spikes with one token in an alignment with fewest errors.
+    """Match spikes of the same token, in an alignment with the fewest errors.
 
     Args:
-        wanted: the teacher's, of an utterance.
-        spikes: the student's, in the same tokens.
+        wanted: spikes of the teacher in an utterance.
+        spikes: spikes of the student, in the teacher's tokens.
 
     Returns:
-        Pairs of both, in the order of time.
+        Pairs of a teacher's and a student's spike, in the order of time.
 
     Examples:
         >>> ours, theirs = find_spikes([1, 0, 2], 0), find_spikes([0, 2, 2], 0)
@@ -41,25 +41,26 @@ def match_spikes(
 def spike_rates(
     pairs: Iterable[Tuple[Sequence[int], Sequence[int]]], blank: int, ratio: float
 ) -> Dict[str, float]:
-    """How a student's spikes differ from its teacher's.
+    """Compare the spikes of a student with those of its teacher.
 
     Args:
-        pairs: the most probable tokens of each frame, of teacher and student, for some
-            utterances.
+        pairs: the argmax of each frame of the teacher and of the student, for each
+            utterance.
         blank: index of the blank.
-        ratio: frames of the teacher to one of the student's.
+        ratio: teacher frames per student frame.
 
     Returns:
         ``spikes_missed`` and ``spikes_inserted``, as shares of the teacher's spikes,
-        and ``spike_offset``, by how many of the student's frames the others come later
-        on average; NaN where there is nothing to count.
+        and ``spike_offset``, the mean delay of the matched spikes in student frames;
+        NaN if there are no such spikes.
     """
     wanted = found = 0
     offsets: List[float] = []
     for theirs, ours in pairs:
-        expected, said = find_spikes(theirs, blank), find_spikes(ours, blank)
-        wanted, found = wanted + len(expected), found + len(said)
-        offsets += [b.frame - a.frame / ratio for a, b in match_spikes(expected, said)]
+        expected, spikes = find_spikes(theirs, blank), find_spikes(ours, blank)
+        wanted, found = wanted + len(expected), found + len(spikes)
+        matched = match_spikes(expected, spikes)
+        offsets += [b.frame - a.frame / ratio for a, b in matched]
     nothing = float("nan")
     return {
         "spikes_missed": (wanted - len(offsets)) / wanted if wanted else nothing,

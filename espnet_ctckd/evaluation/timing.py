@@ -1,4 +1,4 @@
-"""Time measured of several contenders that take turns."""
+"""Timing of several functions that take turns."""
 
 import statistics
 import time
@@ -10,10 +10,10 @@ Contenders = Mapping[str, Callable[[], object]]
 
 
 def take_turns(contenders: Contenders, rounds: int) -> Dict[str, List[float]]:
-    """Measure each contender in each round, after one round to warm up.
+    """Time each function once per round, after one round of warm-up.
 
     Args:
-        contenders: name -> what is measured.
+        contenders: name -> function.
         rounds: the number of rounds.
 
     Returns:
@@ -36,7 +36,7 @@ def _now() -> float:
 
 
 def quartiles(values: Sequence[float]) -> Tuple[float, float, float]:
-    """The first quartile, the median and the third."""
+    """Return the first quartile, the median and the third quartile."""
     if len(values) == 1:
         return values[0], values[0], values[0]
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")

@@ -1,1 +1,1 @@
-"""Students that run without this package."""
+"""Export of students to formats that run without this package."""

@@ -1,4 +1,4 @@
-"""A student from waveform to log-probabilities, in operations that ONNX has."""
+"""Export of a student to ONNX, from waveform to log-probabilities."""
 
 import contextlib
 import copy
@@ -22,22 +22,22 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.files import atomic_path, atomic_write
 from espnet_ctckd.models.ctc_model import CTCModel
 
-# What sherpa-onnx takes for the frame shift of such models, in seconds.
+# Frame shift that sherpa-onnx assumes for such models, in seconds.
 _SHERPA_SHIFT = 0.02
 _OPSET = 17
-# What is traced gives the same output for audio of whatever length.
+# Encoders whose traced graph gives the same output for audio of any length.
 _ENCODERS = (ConformerEncoder, EBranchformerEncoder, TransformerEncoder)
 
 
 class WaveformModel(torch.nn.Module):
-    """The front-end's Fourier transform as a convolution, and the rest as it is.
+    """An ESPnet model whose Fourier transform is a convolution.
 
     Args:
         model: an ESPnet model with a CTC branch.
         volume: peak to which each utterance is scaled, or None.
 
     Raises:
-        InputError: its front-end is another than ``default``.
+        InputError: the model has a module that cannot be exported.
     """
 
     def __init__(self, model: ESPnetASRModel, volume: Optional[float] = None) -> None:
@@ -91,14 +91,14 @@ class WaveformModel(torch.nn.Module):
         self.ctc_lo = model.ctc.ctc_lo
 
     def forward(self, speech: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        """Map a batch.
+        """Compute the posteriors of a batch.
 
         Args:
             speech: (B, S), in [-1, 1].
-            lengths: (B,), samples.
+            lengths: number of samples (B,).
 
         Returns:
-            Log-probabilities (B, T, V), and frames (B,).
+            Log-probabilities (B, T, V), and numbers of frames (B,).
         """
         if self.volume is not None:
             beyond = _pad_mask(lengths, speech.size(1))
@@ -133,10 +133,14 @@ class WaveformModel(torch.nn.Module):
 
     @contextlib.contextmanager
     def _without_padding(self, feats: Tensor, size: Tensor) -> Iterator[None]:
-        """Let the encoder compute each row (B, frames, dim) as if it were alone.
+        """Make the encoder's output independent of the padding.
 
         ESPnet's subsampling counts frames that reach into the padding, and its
-        convolutions read what lies there.
+        convolutions read the padding.
+
+        Args:
+            feats: (B, frames, dim).
+            size: number of frames of each row (B,).
         """
         embed = self.encoder.embed
         strided = [m for m in embed.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -168,23 +172,23 @@ class WaveformModel(torch.nn.Module):
 
 
 def _pad_mask(lengths: Tensor, most: int) -> Tensor:
-    """Whether a frame is padding (B, most), bool; ESPnet's own cannot be traced."""
+    """Return the mask of padding (B, most), bool; ESPnet's own cannot be traced."""
     return torch.arange(most, device=lengths.device) >= lengths.unsqueeze(1)
 
 
 class _NoNormalization(torch.nn.Module):
-    """Features as they are."""
+    """Identity, for models without normalization."""
 
     def forward(self, feats: Tensor, _lengths: Tensor) -> Tensor:
-        """Return features (B, frames, dim)."""
+        """Return the features (B, frames, dim)."""
         return feats
 
 
 class _GlobalMVN(torch.nn.Module):
-    """ESPnet's `GlobalMVN`.
+    """ESPnet's `GlobalMVN`, in operations that can be traced.
 
     Args:
-        own: of a model.
+        own: normalization of a model.
     """
 
     def __init__(self, own: GlobalMVN) -> None:
@@ -202,10 +206,10 @@ class _GlobalMVN(torch.nn.Module):
 
 
 class _UtteranceMVN(torch.nn.Module):
-    """ESPnet's `UtteranceMVN`.
+    """ESPnet's `UtteranceMVN`, in operations that can be traced.
 
     Args:
-        own: of a model.
+        own: normalization of a model.
     """
 
     def __init__(self, own: UtteranceMVN) -> None:
@@ -213,7 +217,7 @@ class _UtteranceMVN(torch.nn.Module):
         self._means, self._vars, self._eps = own.norm_means, own.norm_vars, own.eps
 
     def forward(self, feats: Tensor, lengths: Tensor) -> Tensor:
-        """Normalize features (B, frames, dim), 0 in the padding, of lengths (B,)."""
+        """Normalize features (B, frames, dim), whose padding is 0, of lengths (B,)."""
         count = lengths.to(feats.dtype).view(-1, 1, 1)
         centred = feats - feats.sum(1, keepdim=True) / count
         if self._vars:
@@ -225,7 +229,7 @@ class _UtteranceMVN(torch.nn.Module):
 
 
 def _normalization(own: Optional[torch.nn.Module]) -> torch.nn.Module:
-    """The normalization of a model, in operations that can be traced."""
+    """Return the normalization of a model, in operations that can be traced."""
     if own is None:
         return _NoNormalization()
     if isinstance(own, GlobalMVN):
@@ -239,12 +243,13 @@ def _normalization(own: Optional[torch.nn.Module]) -> torch.nn.Module:
 
 
 class _RelativePositions(torch.nn.Module):
-    """Positions computed for the audio's length; ESPnet's own come from a long table.
+    """Relative positional encoding, computed for the length of the input.
 
-    A table is more than half of a small student's file, and ends after 5000 frames.
+    ESPnet reads it from a table, which takes more than half of a small student's file
+    and ends after 5000 frames.
 
     Args:
-        size: of the encoding, dim.
+        size: dimension of the encoding.
         scale: factor of the input.
     """
 
@@ -253,7 +258,7 @@ class _RelativePositions(torch.nn.Module):
         self.size, self.scale = size, scale
 
     def forward(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """Scale the input (B, T, dim), and give the positions (1, 2 T - 1, dim)."""
+        """Return the scaled input (B, T, dim) and the encoding (1, 2 T - 1, dim)."""
         frames = x.size(1)
         places = torch.arange(2 * frames - 1, device=x.device)
         position = (frames - 1 - places).to(x.dtype).unsqueeze(1)  # (2 T - 1, 1)
@@ -265,11 +270,11 @@ class _RelativePositions(torch.nn.Module):
 
 
 def _with_computed_positions(encoder: torch.nn.Module) -> torch.nn.Module:
-    """A copy of an encoder, without tables of relative positions."""
+    """Return a copy of an encoder without tables of relative positions."""
     encoder = copy.deepcopy(encoder)
     for module in list(encoder.modules()):
         for name, child in list(module.named_children()):
-            # Its module has another path in each version of ESPnet.
+            # The path of the module differs between versions of ESPnet.
             if type(child).__name__ == "RelPositionalEncoding":
                 own: Any = child
                 positions = _RelativePositions(own.d_model, own.xscale)
@@ -281,17 +286,17 @@ def write_onnx(model: CTCModel, folder: Path) -> Path:
     """Write ``model.onnx`` and ``tokens.txt``.
 
     Args:
-        model: a student.
-        folder: of the files.
+        model: the student.
+        folder: folder of the files.
 
     Returns:
-        The model's path.
+        The path of the ONNX model.
 
     Raises:
-        InputError: its parts cannot be written.
+        InputError: the model has a module that cannot be exported.
     """
     shift = float(model.frame_shift / model.rate)
-    told = {
+    properties = {
         "sample_rate": str(model.rate),
         "frame_shift_seconds": f"{shift:g}",
         "shortest_samples": str(model.shortest),
@@ -304,7 +309,7 @@ def write_onnx(model: CTCModel, folder: Path) -> Path:
         (torch.randn(2, 2 * model.rate), torch.tensor([2, 1]) * model.rate),
         {"speech": "BS", "speech_lengths": "B"},
         {"log_probs": "BT", "log_probs_lengths": "B"},
-        told,
+        properties,
         folder / "model.onnx",
     )
     with atomic_write(folder / "tokens.txt") as f:
@@ -313,7 +318,7 @@ def write_onnx(model: CTCModel, folder: Path) -> Path:
 
 
 class _Sherpa(torch.nn.Module):
-    """One input, and a frame every 20 ms, which is what the times are computed with."""
+    """A model with one input and a frame shift of 20 ms, as sherpa-onnx assumes."""
 
     def __init__(self, model: CTCModel, repeat: int) -> None:
         super().__init__()
@@ -321,20 +326,20 @@ class _Sherpa(torch.nn.Module):
         self.repeat = repeat
 
     def forward(self, x: Tensor) -> Tensor:
-        """Log-probabilities (B, T * repeat, V) of audio (B, S) of any level."""
+        """Compute log-probabilities (B, T * repeat, V) of audio (B, S) of any level."""
         lengths = torch.ones_like(x[:, 0], dtype=torch.long) * x.size(1)
-        # ESPnet's logarithm has a floor, so that a usual level is needed.
+        # ESPnet's logarithm has a floor, so the audio needs a typical level.
         log_probs, _ = self.model(0.05 * x, lengths)
         return torch.as_tensor(log_probs.repeat_interleave(self.repeat, dim=1))
 
 
 def check_sherpa(model: CTCModel) -> None:
-    """Refuse a model to which the level of the audio matters."""
+    """Refuse a model whose output depends on the level of the audio."""
     if not isinstance(model.model.normalize, UtteranceMVN):
         raise InputError(
-            "--sherpa: sherpa-onnx scales all audio to one level, and this model would "
-            "hear that: train it with --normalize utterance_mvn (in a recipe: "
-            "--feats_normalize utterance_mvn)"
+            "--sherpa: sherpa-onnx scales all audio to one level, which changes the "
+            "output of this model: train it with --normalize utterance_mvn (in a "
+            "recipe: --feats_normalize utterance_mvn)"
         )
 
 
@@ -342,15 +347,15 @@ def write_sherpa(model: CTCModel, folder: Path) -> Path:
     """Write ``model.sherpa.onnx`` and ``tokens.sherpa.txt``.
 
     Args:
-        model: a student.
-        folder: of the files.
+        model: the student.
+        folder: folder of the files.
 
     Returns:
-        The model's path.
+        The path of the ONNX model.
 
     Raises:
-        InputError: the level of the audio matters to the model, or its parts cannot be
-            written.
+        InputError: the output of the model depends on the level of the audio, or it
+            has a module that cannot be exported.
     """
     check_sherpa(model)
     repeat = max(1, round(float(model.frame_shift / model.rate) / _SHERPA_SHIFT))
@@ -376,10 +381,19 @@ def _write(
     example: Tuple[Tensor, ...],
     inputs: Dict[str, str],
     outputs: Dict[str, str],
-    told: Dict[str, str],
+    properties: Dict[str, str],
     path: Path,
 ) -> None:
-    """Trace a module and write it; letters name the axes that may change."""
+    """Trace a module and write it as ONNX.
+
+    Args:
+        module: the module.
+        example: inputs to trace it with.
+        inputs: name -> letters that name the dynamic axes.
+        outputs: likewise.
+        properties: metadata of the file.
+        path: path of the file.
+    """
     try:
         import onnx
     except ImportError:
@@ -389,7 +403,8 @@ def _write(
         for name, letters in {**inputs, **outputs}.items()
     }
     with atomic_path(path) as partial, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about sizes that are checked
+        # The tracer warns of Python comparisons of sizes, which are intended.
+        warnings.simplefilter("ignore")
         with torch.no_grad():
             torch.onnx.export(
                 module.eval(),
@@ -402,7 +417,7 @@ def _write(
                 dynamo=False,
             )
         written = onnx.load(str(partial))
-        for key, value in told.items():
+        for key, value in properties.items():
             entry = written.metadata_props.add()
             entry.key, entry.value = key, value
         onnx.checker.check_model(written)
@@ -410,13 +425,13 @@ def _write(
 
 
 def quantize(path: Path) -> Path:
-    """Write the weights of a model's matrices in 8 bits, beside it.
+    """Write a model with the weights of its matrices in 8 bits, to the same folder.
 
     Args:
-        path: of an ONNX file.
+        path: path of an ONNX file.
 
     Returns:
-        That of the other.
+        The path of the quantized file.
 
     Raises:
         InputError: ONNX Runtime is missing.

@@ -1,4 +1,4 @@
-"""A trained student as a plain ESPnet model."""
+"""Export of a trained student as a plain ESPnet model."""
 
 import os
 import shutil
@@ -17,20 +17,19 @@ from espnet_ctckd.models.espnet import load_espnet_model, task_of
 
 
 def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str:
-    """Write config.yaml (``model: espnet``) and model.pth, ready for any ESPnet.
+    """Write config.yaml (``model: espnet``) and model.pth, for ESPnet's own commands.
 
-    The weights are the same, without what only the training needed; of the
-    configuration only what names this package is changed, and the files that it names
-    are copied beside it.
+    Weights that only the training uses are dropped, keys of this package are removed
+    from the configuration, and the files that it names are copied to the folder.
 
     Args:
         config_file: ``config.yaml`` of the training.
-        model_file: a checkpoint of it.
-        folder: to write.
+        model_file: checkpoint of the training.
+        folder: output folder.
 
     Returns:
-        What the model wants of this package, in words that config.yaml begins with,
-        too; empty where it wants nothing.
+        A note on the modules of this package that the model needs, which is also the
+        first line of config.yaml; empty if it needs none.
 
     Raises:
         InputError: a file is missing or damaged, the weights are of another model, or
@@ -45,7 +44,7 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str
             f"{folder} is the folder of the training itself, whose config.yaml would "
             "be lost; choose another folder"
         )
-    # So that it is known to work.
+    # Fail here if the weights do not match the configuration.
     load_espnet_model(config_file, model_file, task=task_of(conf))
     states = {
         name: value
@@ -68,14 +67,14 @@ def export(config_file: Pathlike, model_file: Pathlike, folder: Pathlike) -> str
                 f"{folder / 'model.pth'} cannot be written; is the disk full? "
                 f"({str(error).splitlines()[0]})"
             ) from None
-    wants = _wants(plain)
+    needs = _describe_needs(plain)
     with atomic_write(folder / "config.yaml") as f:
-        f.write(f"# {wants}\n" if wants else "")
+        f.write(f"# {needs}\n" if needs else "")
         yaml.safe_dump(plain, f, allow_unicode=True, sort_keys=False)
-    return wants
+    return needs
 
 
-def _wants(plain: Dict[str, Any]) -> str:
+def _describe_needs(plain: Dict[str, Any]) -> str:
     own = [
         f"{key}: {name}"
         for key, name in (("encoder", ENCODER_NAME), ("frontend", FRONTEND_NAME))
@@ -90,13 +89,14 @@ def _wants(plain: Dict[str, Any]) -> str:
 
 
 def plain_config(conf: Dict[str, Any]) -> Dict[str, Any]:
-    """The configuration of the plain model that a student is.
+    """Return the configuration of a student as a plain ESPnet model.
 
     Args:
         conf: contents of a training's ``config.yaml``.
 
     Returns:
-        The same without this package; a configuration of another model as it is.
+        The configuration without the keys of this package; unchanged if it is not of
+        a student.
     """
     if conf.get("model") != MODEL_NAME:
         return dict(conf)
@@ -105,10 +105,10 @@ def plain_config(conf: Dict[str, Any]) -> Dict[str, Any]:
     plain = {**conf, "model": "espnet", "model_conf": model_conf}
     kd = conf["model_conf"].get("kd")
     encoder_conf = conf.get("encoder_conf") or {}
-    # A foreign configuration may name a file, which is not read here.
+    # A configuration from elsewhere may name a file for ``kd``, which is not read here.
     inter = kd.get("inter") if isinstance(kd, dict) else None
     if inter and not encoder_conf.get("interctc_use_conditioning"):
-        # Only the training read the intermediate layers.
+        # Only the training uses the outputs of the intermediate layers.
         plain["encoder_conf"] = {**encoder_conf, "interctc_layer_idx": []}
     return plain
 

@@ -1,1 +1,1 @@
-"""The page on which a person sees what distillation did."""
+"""A web page that compares teachers and students."""

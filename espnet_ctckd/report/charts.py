@@ -11,12 +11,12 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 18, 22, 36
 
 
 def ticks(low: float, high: float, about: int = 5) -> List[float]:
-    """Round numbers between two others.
+    """Return round tick values between two numbers.
 
     Args:
-        low: the first is not below it.
-        high: the last is not above it.
-        about: how many, more or less.
+        low: lower limit.
+        high: upper limit.
+        about: approximate number of ticks.
 
     Examples:
         >>> ticks(0, 0.93)
@@ -33,16 +33,16 @@ def ticks(low: float, high: float, about: int = 5) -> List[float]:
 
 
 def lines(series: Sequence[Tuple[int, str, Points]], xlabel: str, ylabel: str) -> str:
-    """Several curves on one pair of axes.
+    """Draw several curves on one pair of axes.
 
     Args:
-        series: number (its colour), name and points of each.
-        xlabel: of the horizontal axis.
-        ylabel: of the vertical axis.
+        series: number (which gives the colour), name and points of each curve.
+        xlabel: label of the horizontal axis.
+        ylabel: label of the vertical axis.
 
     Returns:
-        SVG. What is far above most of the points is cut off, where none is negative;
-        what is not a number is a gap.
+        SVG. Values above 2.5 times the median are drawn at the upper edge, unless a
+        value is negative; NaN is a gap.
     """
     every = [p for _, _, points in series for p in points if math.isfinite(p[1])]
     if not every:
@@ -51,7 +51,7 @@ def lines(series: Sequence[Tuple[int, str, Points]], xlabel: str, ylabel: str) -
     values = sorted(y for _, y in every)
     low, top = min(0.0, values[0]), values[-1]
     if low == 0.0:
-        # The beginning of a training would squeeze all that follows.
+        # The first losses of a training would compress the rest of the curve.
         top = min(top, 2.5 * values[len(values) // 2] or top)
     frame = _Frame(0.0, right, low, top)
     drawn = [
@@ -62,7 +62,7 @@ def lines(series: Sequence[Tuple[int, str, Points]], xlabel: str, ylabel: str) -
 
 
 def _line(frame: "_Frame", number: int, name: str, points: Points) -> str:
-    """A curve, with a gap where it is not a number."""
+    """Draw a curve, with a gap at NaN."""
     path, pen = "", "M"
     for x, y in points:
         finite = math.isfinite(y)
@@ -82,15 +82,15 @@ def densities(
     bins: int,
     xlabel: str,
 ) -> str:
-    """The outlines of several histograms on one pair of axes.
+    """Draw the outlines of several histograms on one pair of axes.
 
     Args:
-        series: number (its colour), name and values of each; values outside are
-            counted at the ends.
+        series: number (which gives the colour), name and values of each histogram;
+            values outside the range count in the first or the last bin.
         low: lower edge of the first bin.
-        high: upper edge of the last.
-        bins: how many.
-        xlabel: of the horizontal axis.
+        high: upper edge of the last bin.
+        bins: number of bins.
+        xlabel: label of the horizontal axis.
 
     Returns:
         SVG, with percent on the vertical axis.
@@ -120,25 +120,25 @@ def densities(
 
 
 class _Frame:
-    """Axes, and where a value lies between them."""
+    """Axes, and the mapping of values to pixels."""
 
     def __init__(self, left: float, right: float, low: float, high: float) -> None:
         self._x = (left, right if right > left else left + 1.0)
         self._y = (low, high if high > low else low + 1.0)
 
     def x(self, value: float) -> float:
-        """Pixels from the left."""
+        """Return the pixels from the left."""
         left, right = self._x
         return _LEFT + (value - left) / (right - left) * (_WIDTH - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
-        """Pixels from the top."""
+        """Return the pixels from the top."""
         low, high = self._y
         share = (value - low) / (high - low)
         return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
 
     def wrap(self, drawn: str, xlabel: str, ylabel: str) -> str:
-        """The whole picture."""
+        """Return the SVG of the axes with the drawn curves."""
         parts = []
         for tick in ticks(*self._y):
             y = self.y(tick)

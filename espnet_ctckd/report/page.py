@@ -1,4 +1,4 @@
-"""The page: tables, pictures and words about some systems, in one HTML file."""
+"""The report page: tables, charts and utterances of systems, in one HTML file."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ _CAPTIONS = {
     ("valid", "cer_ctc"): "Character errors on the dev set, greedy, as a share",
     ("valid", "loss_kd"): "Distance to the teacher on the dev set, without lambda",
     ("valid", "loss_ctc"): "CTC loss on the dev set",
-    ("valid", "blank_student"): "Share of frames that stand for blank, dev set",
+    ("valid", "blank_student"): "Share of frames whose argmax is blank, dev set",
     (
         "valid",
         "spikes_missed",
@@ -31,13 +31,13 @@ _CAPTIONS = {
     (
         "valid",
         "spikes_inserted",
-    ): "Spikes inserted to one of the teacher's, dev set",
+    ): "Spikes inserted, per spike of the teacher, dev set",
     (
         "valid",
         "spike_offset",
-    ): "Frames that spikes come late, dev set",
-    ("train", "loss"): "Loss of the training, as each is weighted",
-    ("train", "kd_selected"): "Share of frames learned from",
+    ): "Mean delay of the spikes in frames, dev set",
+    ("train", "loss"): "Training loss, weighted as configured",
+    ("train", "kd_selected"): "Share of frames that the selector takes",
 }
 _HEADS = [
     "system",
@@ -48,27 +48,35 @@ _HEADS = [
     "parameters",
     "WER %",
     "interval",
-    "than the best",
+    "difference to best",
     "CER %",
     "RTF",
     "cache",
 ]
-_WORDS = ("system", "teacher", "selector", "labels", "interval", "than the best")
+_TEXT_HEADS = (
+    "system",
+    "teacher",
+    "selector",
+    "labels",
+    "interval",
+    "difference to best",
+)
 
 
 @dataclass
 class Content:
-    """What is on the page beside what the systems themselves have.
+    """Content of the page besides the systems.
 
     Attributes:
-        title: of the page.
-        made: when, with what.
-        spikes: system -> how it compares with its teacher.
-        compared: in which utterances, in words.
-        selected: selector, in words -> shares of the teacher's frames of utterances.
-        utterances: to browse.
-        notes: what is not there, and why.
-        without_data: why there are no utterances.
+        title: title of the page.
+        made: date and version of the page.
+        spikes: system -> comparison of its spikes with the teacher's.
+        compared: descriptions of the utterances that were compared.
+        selected: description of a selector -> share of the teacher's frames that it
+            takes, of each utterance.
+        utterances: utterances to browse.
+        notes: reasons for missing content.
+        without_data: reason why there are no utterances.
     """
 
     title: str
@@ -83,37 +91,37 @@ class Content:
     without_data: str = ""
 
     def note(self, text: str) -> None:
-        """Note what is not there, and why, on the page and in the log."""
+        """Add the reason for missing content to the page and to the log."""
         if text not in self.notes:
             logging.warning(text)
             self.notes.append(text)
 
     def add_spikes(self, name: str, compared: Comparison) -> None:
-        """Add a set to how a system compares."""
+        """Add the comparison of a set to that of a system."""
         known = self.spikes.get(name)
         self.spikes[name] = compared if known is None else known + compared
 
 
 def render(systems: Sequence[System], content: Content) -> str:
-    """Write the page.
+    """Render the page.
 
     Args:
-        systems: what was found.
-        content: what else is on it.
+        systems: systems to compare.
+        content: other content of the page.
 
     Returns:
-        HTML that needs nothing else.
+        Self-contained HTML.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     source = resources.files(__package__).joinpath("page.html")
     template = environment.from_string(source.read_text(encoding="utf-8"))
     keys = sorted({key for system in systems for key in system.results})
     listed = json.dumps(content.utterances, ensure_ascii=False, separators=(",", ":"))
-    packed = zlib.compress(listed.encode(), 9)
+    compressed = zlib.compress(listed.encode(), 9)
     return template.render(
         title=content.title,
         made=content.made,
-        summary=[_in_words(key, systems) for key in keys],
+        summary=[_summarize(key, systems) for key in keys],
         tables=[_results(key, systems) for key in keys],
         seeds=[table for key in keys if (table := _over_seeds(key, systems))],
         legend=[
@@ -129,7 +137,7 @@ def render(systems: Sequence[System], content: Content) -> str:
         provenance=[
             {"name": s.name, "rows": list(s.provenance.items())} for s in systems
         ],
-        data=base64.b64encode(packed).decode(),
+        data=base64.b64encode(compressed).decode(),
         notes=list(dict.fromkeys(content.notes)),
     )
 
@@ -139,21 +147,23 @@ def _wer(system: System, key: Key) -> float:
 
 
 def best_of(key: Key, systems: Sequence[System]) -> Optional[System]:
-    """The student with the lowest word error rate, if there is any."""
+    """Return the student with the lowest word error rate, or None."""
     students = [s for s in systems if key in s.results and not s.is_teacher]
     return min(students, key=lambda s: _wer(s, key), default=None)
 
 
 def against(result: Result, other: Result) -> Tuple[float, float]:
-    """95 % interval of the difference of two word error rates, in points."""
+    """Return the 95 % interval of the difference of two WERs, in points."""
     return bootstrap_interval([result.folder / "wer.tsv"], [other.folder / "wer.tsv"])
 
 
-def _in_words(key: Key, systems: Sequence[System]) -> str:
+def _summarize(key: Key, systems: Sequence[System]) -> str:
     best = best_of(key, systems)
-    told = []
+    parts = []
     if best is not None:
-        told.append(f"the best student is {best.name} with {_wer(best, key):.1f} % WER")
+        parts.append(
+            f"the best student is {best.name} with {_wer(best, key):.1f} % WER"
+        )
         alike = [
             s.name
             for s in systems
@@ -162,18 +172,18 @@ def _in_words(key: Key, systems: Sequence[System]) -> str:
         ]
         if alike:
             listed = ", ".join(alike[:4]) + (", …" if len(alike) > 4 else "")
-            told.append(f"{listed} cannot be told from it on this set")
+            parts.append(f"{listed}: the difference is within noise on this set")
         plain = best_of(key, [s for s in systems if s.learns_from_nobody])
         if plain is not None and plain is not best:
             low, high = against(plain.results[key], best.results[key])
-            told.append(
-                f"without distillation the best, {plain.name}, has "
+            parts.append(
+                f"the best student without distillation, {plain.name}, has "
                 f"{_wer(plain, key):.1f} %, {low:.1f} to {high:.1f} points more"
             )
     for teacher in systems:
         if teacher.is_teacher and key in teacher.results:
-            told.append(f"the teacher {teacher.name} has {_wer(teacher, key):.1f} %")
-    return f"{key[1]} ({key[0]}): {'; '.join(told)}."
+            parts.append(f"the teacher {teacher.name} has {_wer(teacher, key):.1f} %")
+    return f"{key[1]} ({key[0]}): {'; '.join(parts)}."
 
 
 def _within(interval: Tuple[float, float]) -> bool:
@@ -201,16 +211,16 @@ def _results(key: Key, systems: Sequence[System]) -> Dict[str, Any]:
             ends = against(result, best.results[key])
             middle = fmean(ends)
             difference = "{}{:+.1f} to {:+.1f}".format("≈ " * _within(ends), *ends)
-        told = system.settings
+        settings = system.settings
         cer = result.totals["cer"].rate if "cer" in result.totals else None
         millions = system.parameters and system.parameters / 1e6
         megabytes = None if system.cache is None else system.cache / 1e6
         cells = [
             _cell(system.name, left=True),
-            _cell(told.get("teacher", ""), left=True),
-            _cell(told.get("selector", ""), left=True),
-            _cell(told.get("lambda", "")),
-            _cell(told.get("labels", ""), left=True),
+            _cell(settings.get("teacher", ""), left=True),
+            _cell(settings.get("selector", ""), left=True),
+            _cell(settings.get("lambda", "")),
+            _cell(settings.get("labels", ""), left=True),
             {**_number(millions, ".2f"), "shown": f"{millions:.2f} M"}
             if millions
             else _cell("", ""),
@@ -226,12 +236,12 @@ def _results(key: Key, systems: Sequence[System]) -> Dict[str, Any]:
         kind = "teacher" if system.is_teacher else "best" * (system is best)
         rows.append({"kind": kind, "cells": cells})
     rows.sort(key=lambda row: (row["kind"] != "teacher", row["cells"][6]["value"]))
-    heads = [{"name": name, "text": name in _WORDS} for name in _HEADS]
+    heads = [{"name": name, "text": name in _TEXT_HEADS} for name in _HEADS]
     return {"name": f"{key[1]}, {key[0]}", "heads": heads, "rows": rows}
 
 
 def _over_seeds(key: Key, systems: Sequence[System]) -> Optional[Dict[str, Any]]:
-    """Systems that differ in their seeds alone (``_seed<n>``), as one."""
+    """Return the table of systems that differ only in their seed (``_seed<n>``)."""
     groups: DefaultDict[str, List[Result]] = defaultdict(list)
     for system in systems:
         if key in system.results:
@@ -280,12 +290,10 @@ def _blank(systems: Sequence[System], content: Content) -> Optional[Dict[str, An
     offsets = [(i, s.name, c.offsets) for i, s, c in numbered if not s.is_teacher]
     runs = [(i, s.name, c.runs) for i, s, c in numbered]
     drawn = {
-        "When spikes come": densities(
+        "Offset of the spikes": densities(
             offsets, -260, 260, 13, "ms later than the teacher's"
         ),
-        "How long blank lasts between spikes": densities(
-            runs, 0, 1000, 20, "ms of blank"
-        ),
+        "Duration of blank between spikes": densities(runs, 0, 1000, 20, "ms of blank"),
     }
     charts = [{"svg": svg, "caption": name} for name, svg in drawn.items() if svg]
     means = {name: fmean(shares) for name, shares in content.selected.items()}
@@ -310,6 +318,6 @@ def _cost(systems: Sequence[System]) -> Dict[str, Any]:
 
 
 def spread(values: Mapping[str, Any], most: int) -> Dict[str, Any]:
-    """At most so many of some entries, evenly spread."""
+    """Return at most so many entries of a mapping, evenly spread."""
     step = max(1, -(-len(values) // most))
     return dict(list(values.items())[::step])

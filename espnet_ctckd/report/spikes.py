@@ -1,4 +1,4 @@
-"""What a model has of its teacher's spikes, and what it does with the blank."""
+"""Comparison of a model's spikes and blanks with those of its teacher."""
 
 import json
 import logging
@@ -29,16 +29,18 @@ from espnet_ctckd.tokens import DROPPED, map_tokens
 
 @dataclass
 class Comparison:
-    """Counts of a model against its teacher.
+    """Spike and blank counts of a model, compared with its teacher.
 
     Attributes:
-        frames: of the model.
-        blank: of them, those that stand for the blank.
-        spikes: of the teacher.
-        missed: of them, those that the model has not, or has with another token.
-        inserted: spikes of the model that the teacher has not.
-        offsets: of the matched ones, in milliseconds.
-        runs: blank frames between spikes of the model, in milliseconds.
+        frames: number of frames of the model.
+        blank: number of the model's frames whose argmax is blank.
+        spikes: number of spikes of the teacher.
+        missed: number of the teacher's spikes that the model does not have, or has
+            with another token.
+        inserted: number of the model's spikes that the teacher does not have.
+        offsets: delay of each matched spike in milliseconds.
+        runs: duration of each run of blank between spikes of the model, in
+            milliseconds.
     """
 
     frames: int = 0
@@ -55,7 +57,7 @@ class Comparison:
         )
 
     def summary(self) -> Dict[str, Any]:
-        """Rates in percent and medians in milliseconds; None where nothing is."""
+        """Return rates in percent and times in milliseconds; None without data."""
         away = [abs(offset) for offset in self.offsets]
         return {
             "blank": 100 * self.blank / self.frames if self.frames else None,
@@ -67,7 +69,7 @@ class Comparison:
         }
 
 
-# Of `Comparison.summary`, as a table names them.
+# Keys of `Comparison.summary`, and their column heads.
 COLUMNS = {
     "blank": "blank %",
     "missed": "missed %",
@@ -79,14 +81,14 @@ COLUMNS = {
 
 
 class Exported:
-    """An exported model, which is run when it is asked.
+    """An exported model that computes posteriors on demand.
 
     Args:
-        folder: of config.yaml and model.pth.
+        folder: folder of config.yaml and model.pth.
         wavs: utterance -> audio file.
 
     Raises:
-        InputError: there is no such model.
+        InputError: the model is missing or cannot be used.
     """
 
     def __init__(self, folder: Path, wavs: Mapping[str, str]) -> None:
@@ -97,19 +99,19 @@ class Exported:
         self.shortest = self._model.shortest
 
     def __iter__(self) -> Iterator[str]:
-        """The utterances."""
+        """Iterate over the utterances."""
         return iter(self._wavs)
 
     def __contains__(self, utt: object) -> bool:
-        """Whether it can be asked of an utterance."""
+        """Return True if the audio of an utterance is given."""
         return utt in self._wavs
 
     def stamp(self) -> int:
-        """Differs between models that say something else."""
+        """Return a checksum that differs between models."""
         return file_crc32(self.folder / "model.pth")
 
     def say(self, utt: str) -> FramePosteriors:
-        """What it says of an utterance, as a batch of one."""
+        """Compute the posteriors of an utterance, as a batch of one."""
         audio = torch.from_numpy(read_audio(utt, self._wavs[utt], self.rate))
         return self._model.posteriors(audio[None], torch.tensor([len(audio)]))
 
@@ -118,14 +120,14 @@ Source = Union[Cached, Exported]
 
 
 def open_source(folder: Pathlike, wavs: Optional[Mapping[str, str]] = None) -> Source:
-    """Open a cache, or a model where there is none.
+    """Open an exported model or a cache.
 
     Args:
-        folder: of either.
-        wavs: utterance -> audio file; a cache may do without.
+        folder: folder of the model or the cache.
+        wavs: utterance -> audio file; optional for a cache.
 
     Raises:
-        InputError: it is neither, or the audio is missing.
+        InputError: the folder is neither, or a model lacks the audio.
     """
     folder = Path(folder)
     if not (folder / "model.pth").exists():
@@ -136,18 +138,18 @@ def open_source(folder: Pathlike, wavs: Optional[Mapping[str, str]] = None) -> S
 
 
 def places(source: Source, teacher: Source) -> Optional[List[int]]:
-    """Where the tokens of a student stand in its teacher's list.
+    """Map the tokens of a student to its teacher's token list.
 
     Args:
         source: the student.
-        teacher: its teacher.
+        teacher: the teacher.
 
     Returns:
-        The teacher's index of each, `DROPPED` for those that it lacks; None where the
-        lists are the same.
+        The teacher's index of each token of the student, `DROPPED` for tokens that
+        the teacher lacks; None if the lists are equal.
 
     Raises:
-        InputError: it says other tokens than the teacher.
+        InputError: the token lists do not match.
     """
     ours = map_tokens(
         teacher.token_list,
@@ -171,15 +173,15 @@ def read_spikes(
     """Read the spikes of a cache or model, in the teacher's tokens.
 
     Args:
-        source: of them.
-        teacher: whose token list is used.
-        utterances: to read; without it all.
+        source: the cache or model.
+        teacher: teacher whose token list is used.
+        utterances: utterances to read; None reads all.
 
     Yields:
-        Utterance, and its number of frames and spikes.
+        Utterance, and its number of frames and its spikes.
 
     Raises:
-        InputError: its tokens are not the teacher's.
+        InputError: the token lists do not match.
     """
     index = places(source, teacher)
     for utt in source if utterances is None else utterances:
@@ -195,19 +197,19 @@ def compare(
     source: Source,
     utterances: Optional[Iterable[str]] = None,
 ) -> Comparison:
-    """Count what a model has of its teacher's spikes.
+    """Compare the spikes of a model with those of its teacher.
 
     Args:
-        expected: the teacher's, as `read_spikes` gives them.
-        teacher: where they come from.
-        source: of the model.
-        utterances: to compare; without it all.
+        expected: spikes of the teacher, from `read_spikes`.
+        teacher: cache or model of the teacher.
+        source: cache or model to compare.
+        utterances: utterances to compare; None compares all.
 
     Returns:
         The counts.
 
     Raises:
-        InputError: they are of other utterances.
+        InputError: the utterances of the two differ.
     """
     found = dict(read_spikes(source, teacher, utterances))
     differs = sorted(found.keys() ^ expected.keys())
@@ -233,11 +235,11 @@ def compare(
 
 
 class KnownSpikes:
-    """Compares exported models with a teacher; what was compared is not run again.
+    """Compares exported models with a teacher, and stores the results.
 
     Args:
-        teacher: what it says.
-        wavs: utterance -> audio file, of those that are compared.
+        teacher: cache or model of the teacher.
+        wavs: utterance -> audio file; these utterances are compared.
     """
 
     def __init__(self, teacher: Source, wavs: Mapping[str, str]) -> None:
@@ -247,13 +249,13 @@ class KnownSpikes:
         self._stamp = [teacher.stamp(), zlib.crc32(listed.encode())]
 
     def of(self, source: Source, path: Path) -> Comparison:
-        """The counts of a model, kept in a file."""
+        """Return the counts of a model, from a file if it is up to date."""
         stamp = [source.stamp(), *self._stamp]
         counted = _read_counted(path, stamp)
         if counted is None:
             if not self._expected:
-                said = read_spikes(self._teacher, self._teacher, self._wavs)
-                self._expected = dict(said)
+                spikes = read_spikes(self._teacher, self._teacher, self._wavs)
+                self._expected = dict(spikes)
             counted = compare(self._expected, self._teacher, source, self._wavs)
             with atomic_write(path) as f:
                 json.dump({"stamp": stamp, "counts": asdict(counted)}, f)
@@ -261,7 +263,7 @@ class KnownSpikes:
 
 
 def _read_counted(path: Path, stamp: List[Any]) -> Optional[Comparison]:
-    """What was counted before, where it is there, whole, and of the same."""
+    """Load the stored counts if they are complete and up to date."""
     try:
         found = read_json(path, "remove it") if path.exists() else {}
     except InputError:

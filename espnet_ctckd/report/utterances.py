@@ -1,4 +1,4 @@
-"""Utterances to look at: audio, spectrogram, what models say of them, and errors."""
+"""Utterances of the report: audio, spectrogram, posteriors and errors."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ from espnet_ctckd.report.spikes import Source
 from espnet_ctckd.select import SELECTOR_CHOICES
 from espnet_ctckd.tokens import place_tokens
 
-# Tokens that some model holds as probable as this are drawn, and at most so many.
+# Tokens are drawn if their probability reaches _LIKELY in some model; at most _MOST.
 _LIKELY, _MOST = 0.1, 40
 _MELS, _MEL_SHIFT = 40, 0.02  # seconds
 _MEL_RANGE = 60.0  # dB
@@ -33,10 +33,12 @@ class PlottedSystem:
     """A system whose posteriors are drawn.
 
     Attributes:
-        name: of the system.
-        source: says them.
-        places: where its tokens stand in the first voice's list; None: as there.
-        selector: what the system learns from, and its options, if it does.
+        name: name of the system.
+        source: cache or model that gives the posteriors.
+        places: index of each of its tokens in the token list of the first system;
+            None if the lists are equal.
+        selector: name and options of the system's selector; None without
+            distillation.
     """
 
     name: str
@@ -46,15 +48,15 @@ class PlottedSystem:
 
 
 def diff(reference: str, hypothesis: str) -> List[Tuple[str, str]]:
-    """What a hypothesis has of its reference, word by word.
+    """Align a hypothesis with its reference, word by word.
 
     Args:
-        reference: words, or none.
-        hypothesis: likewise.
+        reference: text of the reference; may be empty.
+        hypothesis: text of the hypothesis; may be empty.
 
     Returns:
         Pairs of a kind (``equal``, ``substitute``, ``delete``, ``insert``) and words;
-        of a substitution ``right → wrong``.
+        for a substitution ``right → wrong``.
 
     Examples:
         >>> diff("a b c", "a x c d")
@@ -65,11 +67,11 @@ def diff(reference: str, hypothesis: str) -> List[Tuple[str, str]]:
     if not reference:
         return [("insert", hypothesis)] if hypothesis else []
     out = jiwer.process_words(reference, hypothesis)
-    words, said = out.references[0], out.hypotheses[0]
+    words, recognised = out.references[0], out.hypotheses[0]
     pairs = []
     for chunk in out.alignments[0]:
         right = " ".join(words[chunk.ref_start_idx : chunk.ref_end_idx])
-        wrong = " ".join(said[chunk.hyp_start_idx : chunk.hyp_end_idx])
+        wrong = " ".join(recognised[chunk.hyp_start_idx : chunk.hyp_end_idx])
         if chunk.type == "substitute":
             pairs.append((chunk.type, f"{right} → {wrong}"))
         else:
@@ -83,25 +85,26 @@ def look_at(
     voices: Sequence[PlottedSystem],
     teacher: Optional[PlottedSystem],
 ) -> Dict[str, Any]:
-    """What is drawn of an utterance.
+    """Compute the plots of an utterance.
 
     Args:
-        utt: its name.
-        path: its audio.
-        voices: whose posteriors are drawn, in the tokens of the first.
-        teacher: of them, the one from whose posteriors selectors choose.
+        utt: name of the utterance.
+        path: audio file.
+        voices: systems whose posteriors are drawn, in the tokens of the first.
+        teacher: the system among these from whose posteriors selectors choose, or
+            None.
 
     Returns:
         ``audio`` (data URL), ``seconds``, ``mel``, ``tokens``, ``heat`` (name ->
-        picture), ``teacher`` (its name), ``selected`` (selector -> picture) and
-        ``shares`` (selector -> of the frames); a picture has ``rows``, ``columns`` and
-        ``data``, a byte each, row by row, compressed by zlib, in base64.
+        picture), ``teacher`` (name), ``selected`` (selector -> picture) and ``shares``
+        (selector -> share of the frames). A picture has ``rows``, ``columns`` and
+        ``data``: one byte per value, row by row, compressed by zlib, in base64.
     """
     first = voices[0].source
     samples = read_audio(utt, path, first.rate)
-    said = {each.name: each.source.say(utt) for each in voices}
+    posteriors = {each.name: each.source.say(utt) for each in voices}
     size = len(first.token_list)
-    probs = {v.name: _in_tokens_of(size, v, said[v.name]) for v in voices}
+    probs = {v.name: _in_tokens_of(size, v, posteriors[v.name]) for v in voices}
     rows = _rows(list(probs.values()), first.blank)
     found: Dict[str, Any] = {
         "audio": encode_audio(samples, first.rate),
@@ -114,7 +117,7 @@ def look_at(
         "shares": {},
     }
     if teacher is not None:
-        for name, weights in select_all(said[teacher.name], voices).items():
+        for name, weights in select_all(posteriors[teacher.name], voices).items():
             found["selected"][name] = picture(weights[None])
             found["shares"][name] = float(weights.mean())
     return found
@@ -123,14 +126,14 @@ def look_at(
 def select_all(
     said: FramePosteriors, voices: Sequence[PlottedSystem]
 ) -> Dict[str, np.ndarray]:
-    """The frames of a teacher that each selector of some models takes.
+    """Apply each distinct selector of some systems to the teacher's posteriors.
 
     Args:
-        said: by the teacher, of one utterance.
-        voices: of whose selectors each is asked once.
+        said: posteriors of the teacher, of one utterance.
+        voices: systems whose selectors are applied.
 
     Returns:
-        Selector, in words -> weights (U,).
+        Description of the selector -> weights (U,).
     """
     found = {}
     for each in voices:
@@ -145,16 +148,18 @@ def select_all(
     return found
 
 
-def _in_tokens_of(size: int, voice: PlottedSystem, said: FramePosteriors) -> np.ndarray:
-    """Probabilities (U, V) in the tokens of the first voice."""
-    probs = said.dense(len(voice.source.token_list))[0]
-    if voice.places is not None:
-        probs = place_tokens(probs, voice.places, size, 0.0)
+def _in_tokens_of(
+    size: int, system: PlottedSystem, posteriors: FramePosteriors
+) -> np.ndarray:
+    """Return the probabilities (U, V) in the tokens of the first system."""
+    probs = posteriors.dense(len(system.source.token_list))[0]
+    if system.places is not None:
+        probs = place_tokens(probs, system.places, size, 0.0)
     return np.asarray(probs)
 
 
 def _rows(probs: Sequence[np.ndarray], blank: int) -> List[int]:
-    """Tokens to draw: in the order of their first peaks, the blank at the bottom."""
+    """Return the tokens to draw, in the order of their first peaks, blank last."""
     peak = np.max([p.max(0) for p in probs], axis=0)  # (V,)
     likely = [int(t) for t in np.argsort(-peak)[:_MOST] if peak[t] >= _LIKELY]
     when = {}
@@ -170,7 +175,7 @@ def _peaks(probs: np.ndarray, token: int) -> bool:
 
 
 def picture(values: np.ndarray) -> Dict[str, Any]:
-    """Values of 0 to 1 (rows, columns) as bytes, which mostly are 0, compressed."""
+    """Compress values from 0 to 1 (rows, columns) as one byte each."""
     scaled = np.clip(np.rint(255.0 * values), 0, 255).astype(np.uint8)
     rows, columns = scaled.shape
     data = base64.b64encode(zlib.compress(scaled.tobytes(), 9)).decode()
@@ -178,7 +183,7 @@ def picture(values: np.ndarray) -> Dict[str, Any]:
 
 
 def spectrogram(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Mel spectrogram (bands, frames), the highest band first, as 0 to 1."""
+    """Return a mel spectrogram (bands, frames) from 0 to 1, the highest band first."""
     transform = torchaudio.transforms.MelSpectrogram(
         rate,
         n_fft=int(rate * 0.032),
@@ -192,7 +197,7 @@ def spectrogram(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def encode_audio(samples: np.ndarray, rate: int) -> str:
-    """Audio as a data URL that any browser plays."""
+    """Encode audio as a data URL that any browser plays."""
     kind = "MP3" if "MP3" in soundfile.available_formats() else "WAV"
     buffer = io.BytesIO()
     if kind == "MP3":
@@ -206,17 +211,17 @@ def encode_audio(samples: np.ndarray, rate: int) -> str:
 def list_utterances(
     systems: Sequence[System], subset: str, references: Mapping[str, str]
 ) -> List[Dict[str, Any]]:
-    """What was said of each utterance of a set, by the decoding that most systems have.
+    """List the hypotheses of a set, from the decoding that most systems have.
 
     Args:
-        systems: with their results.
+        systems: systems with their results.
         subset: name of the set.
         references: utterance -> transcript.
 
     Returns:
-        ``set``, ``name``, ``reference``, ``wrong`` (percent of word errors, of all
-        students), ``systems`` (names) and ``said`` (name -> what `diff` says); the
-        worst first.
+        For each utterance ``set``, ``name``, ``reference``, ``wrong`` (WER over all
+        students in percent), ``systems`` (names) and ``said`` (name -> result of
+        `diff`); the highest WER first.
     """
     decodings = [d for s in systems for d, name in s.results if name == subset]
     decoding = max(sorted(set(decodings)), key=decodings.count)
@@ -231,9 +236,9 @@ def list_utterances(
     found = []
     for utt in filter(references.__contains__, errors[0]):
         right = references[utt]
-        said = {n: diff(right, t[utt]) for n, t in texts.items() if utt in t}
+        diffs = {n: diff(right, t[utt]) for n, t in texts.items() if utt in t}
         errors_of_all = sum(of_one.get(utt, 0) for of_one in errors)
-        # Of a reference without words, each insertion is a word of it.
+        # The rate of a reference without words is relative to one word.
         wrong = 100 * errors_of_all / (len(errors) * max(len(right.split()), 1))
         found.append(
             {
@@ -242,7 +247,7 @@ def list_utterances(
                 "reference": right,
                 "wrong": round(wrong, 1),
                 "systems": list(texts),
-                "said": said,
+                "said": diffs,
             }
         )
     return sorted(found, key=lambda u: (-u["wrong"], u["name"]))
