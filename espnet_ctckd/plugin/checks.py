@@ -242,7 +242,7 @@ def _check_alike(train: CacheMeta, valid: CacheMeta) -> None:
         )
     if train.codec != valid.codec:
         raise InputError(
-            f"the caches of train and valid are packed differently: {train.codec} "
+            f"the caches of train and valid are compressed differently: {train.codec} "
             f"and {valid.codec}. Dump both with the same --top_k"
         )
     if train.batching != valid.batching:
