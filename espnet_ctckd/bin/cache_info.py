@@ -111,8 +111,8 @@ def compare_packings(meta: CacheMeta, utterances: int) -> List[str]:
     frames = sum(map(len, posteriors))
     seconds = frames * float(meta.frame_shift / meta.rate)
     lines = [
-        f"{'top_k':>6}{'step':>8}{'worth':>9}{'bytes a frame':>15}"
-        f"{'GB for 1000 h':>15}{'KL, nats a frame':>18}"
+        f"{'top_k':>6}{'step':>8}{'worth':>9}{'bytes per frame':>17}"
+        f"{'GB for 1000 h':>15}{'KL, nats per frame':>20}"
     ]
     for top_k, step, gain in itertools.product(TOP_K, STEPS, MIN_KL_GAINS):
         if not 1 < top_k < meta.codec.tokens:
@@ -124,8 +124,8 @@ def compare_packings(meta: CacheMeta, utterances: int) -> List[str]:
             size += len(record)
             lost += divergence(log_probs, codec, record, meta.blank)
         lines.append(
-            f"{top_k:>6}{step:>8g}{gain:>9g}{size / frames:>15.2f}"
-            f"{size / seconds * 3.6e6 / 1e9:>15.2f}{lost / frames:>18.1e}"
+            f"{top_k:>6}{step:>8g}{gain:>9g}{size / frames:>17.2f}"
+            f"{size / seconds * 3.6e6 / 1e9:>15.2f}{lost / frames:>20.1e}"
         )
     return lines
 

@@ -59,8 +59,8 @@ def _model_of(teacher: Teacher, tokens: Sequence[str]) -> Tuple[bytes, str]:
         check_model(teacher.bpemodel, tokens, "the teacher's sentencepiece model")
         return teacher.bpemodel, ""
     return make_model(tokens), (
-        ". How the teacher splits a word into its pieces is not known: bpe.model makes "
-        "text of them, and trains students without transcripts (kd.weight: 1) alone"
+        ". The teacher's splitting of words into pieces is unknown: bpe.model converts "
+        "pieces to text, and trains only students without transcripts (kd.weight: 1)"
     )
 
 

@@ -361,7 +361,7 @@ def check_selected_online(
     """Refuse an online teacher without a frame that the selector takes.
 
     A few utterances suffice if one of their frames is selected; otherwise as many are
-    tried as of a cache.
+    tried as in `check_selected`.
 
     Args:
         utterances: names of the training utterances.

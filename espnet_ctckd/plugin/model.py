@@ -173,10 +173,10 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             speech, speech_lengths, text, text_lengths, posteriors, hypotheses, kwargs
         )
         self._check_batch(batch)
-        alone = [t for t in self.terms if self.training and t.alone(self.epoch)]
+        single = [t for t in self.terms if self.training and t.alone(self.epoch)]
         try:
-            if alone:
-                loss = self._single_loss(alone[0], batch, stats)
+            if single:
+                loss = self._single_loss(single[0], batch, stats)
             else:
                 loss = self._sum_losses(batch, stats)
         except FrameMismatchError as error:

@@ -49,9 +49,9 @@ class NBestReader:
             new_audio = fingerprint(speech)
             if new_audio != audio:
                 raise InputError(
-                    f"utterance {utterance}: its audio ({new_audio}) is not what the "
-                    f"teacher of the n-best list heard ({audio}): dump teacher and "
-                    "lists for this data"
+                    f"utterance {utterance}: its audio ({new_audio}) is not what "
+                    f"the n-best list was computed from ({audio}): dump teacher "
+                    "and lists for this data"
                 )
         hypotheses = hypotheses[: self.config.hypotheses]
         lacks = sorted({t for ids, _ in hypotheses for t in ids} - self.index.keys())

@@ -51,9 +51,9 @@ class PosteriorReader:
             audio = fingerprint(speech)
             if audio != decoded.audio:
                 raise InputError(
-                    f"utterance {utt}: its audio ({audio}) is not what the teacher of "
-                    f"{self.records.where} heard ({decoded.audio}): dump the teacher "
-                    "for this data"
+                    f"utterance {utt}: its audio ({audio}) is not what "
+                    f"{self.records.where} was computed from ({decoded.audio}): dump "
+                    "the teacher for this data"
                 )
         log_probs, ids = decoded.log_probs, decoded.ids
         if self.index is not None:
