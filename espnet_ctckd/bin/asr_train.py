@@ -1,10 +1,11 @@
 """Train an ESPnet model, `model: ctckd` included.
 
 The flags are those of `espnet2.bin.asr_train`; --help_all lists them all, which takes
-some seconds. In addition `--model ctckd` learns from a teacher, as `--model_conf
-kd=<file>` says, a YAML file of `conf/kd`; `--model_conf kd.<key>=<value>` wins over the
-file. `--train_data_path_and_name_and_type <cache>/teacher.scp,teacher,kaldi_ark`, and
-the same for the valid data, names a cache of posteriors.
+some seconds. In addition `--model ctckd` learns from a teacher; `--model_conf
+kd=<file>` names the method, a YAML file of `conf/kd`, and `--model_conf
+kd.<key>=<value>` overrides keys of the file. `--train_data_path_and_name_and_type
+<cache>/teacher.scp,teacher,kaldi_ark`, and the same for the valid data, names a cache
+of posteriors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Tell what a cache holds, whose it is, and what it takes.
+"""Print a cache's teacher, contents and size.
 
-With --packings, a dense cache is packed in many ways: what each takes, and what is lost
-by it, in KL divergence from the dense posteriors.
+With --packings, compress a dense cache with many settings, and print for each its size
+and its KL divergence from the dense posteriors.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from espnet_ctckd.cache.codec import Codec
     from espnet_ctckd.cache.reader import CacheMeta
 
-KEPT = (4, 8, 16, 32)
+TOP_K = (4, 8, 16, 32)
 STEPS = (0.125, 0.25, 0.5)
-WORTHS = (5e-5, 2e-4, 1e-3, 5e-3)
+MIN_KL_GAINS = (5e-5, 2e-4, 1e-3, 5e-3)
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Tell it."""
+    """Print the description of a cache."""
     p = parser(__doc__)
     p.add_argument("--cache", required=True, help="folder of the cache")
-    p.add_argument("--packings", action="store_true", help="try ways of packing it")
+    p.add_argument("--packings", action="store_true", help="try compression settings")
     p.add_argument(
-        "--utterances", type=positive, default=200, help="that --packings tries"
+        "--utterances", type=positive, default=200, help="utterances for --packings"
     )
     args = p.parse_args(cmd)
     from espnet_ctckd.cache.reader import read_meta
@@ -45,51 +45,53 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 
 def describe(meta: CacheMeta) -> Iterator[Tuple[str, str]]:
-    """What a person wants to know of a cache.
+    """Describe a cache.
 
     Args:
-        meta: what it says of itself.
+        meta: metadata of the cache.
 
     Yields:
-        Names and values.
+        Names and values of the description.
     """
     teacher = meta.teacher
     shift = float(meta.frame_shift / meta.rate)
     hours = meta.frames * shift / 3600
     size = folder_size(meta.folder)
     codec = meta.codec
-    kept = "all tokens of a frame, float32"
+    compression = "all tokens of a frame, float32"
     if codec.kept is not None:
-        kept = (
-            f"at most {codec.kept} tokens of a frame, in steps of {codec.step} nats, "
-            f"each worth {codec.worth:g} nats"
+        compression = (
+            f"top {codec.kept} tokens of a frame, quantization step {codec.step} nats, "
+            f"KL gain of a token at least {codec.worth:g} nats"
         )
     if codec.selector is not None:
-        kept += f", of the frames of {codec.selector} {dict(codec.selector_conf)}"
+        options = dict(codec.selector_conf)
+        compression += f", only frames of the selector {codec.selector} {options}"
     yield "teacher", f"{teacher['type']} {teacher.get('source', teacher.get('config'))}"
     yield "tokens", f"{codec.tokens}, blank {meta.token_list[meta.blank]!r}"
     yield "frames", f"{meta.frames} of {1000 * shift:g} ms: {hours:.2f} hours"
     yield "utterances", str(meta.utterances)
-    yield "packing", kept + (f", {codec.states} states" if codec.states else "")
+    states = f", states of {codec.states} dimensions" if codec.states else ""
+    yield "compression", compression + states
     yield (
         "size",
-        f"{size / 2**20:.1f} MiB, {size / max(meta.frames, 1):.2f} bytes a frame",
+        f"{size / 2**20:.1f} MiB, {size / max(meta.frames, 1):.2f} bytes per frame",
     )
     yield "1000 hours", f"would take {size / hours * 1000 / 1e9:.2f} GB"
 
 
 def compare_packings(meta: CacheMeta, utterances: int) -> List[str]:
-    """Pack a dense cache in many ways.
+    """Compress a dense cache with many settings.
 
     Args:
-        meta: what it says of itself.
-        utterances: how many to try, evenly spread.
+        meta: metadata of the cache.
+        utterances: number of utterances to compress, evenly spread.
 
     Returns:
         Lines of a table.
 
     Raises:
-        InputError: it is not dense.
+        InputError: the cache is not dense.
     """
     import torch
 
@@ -102,40 +104,40 @@ def compare_packings(meta: CacheMeta, utterances: int) -> List[str]:
             "without --top_k"
         )
     scp = read_scp(meta.folder / SCP)
-    said = [
+    posteriors = [
         meta.read(utt, scp[utt]).log_probs
         for utt in list(scp)[:: max(1, len(scp) // utterances)]
     ]
-    frames = sum(map(len, said))
+    frames = sum(map(len, posteriors))
     seconds = frames * float(meta.frame_shift / meta.rate)
     lines = [
-        f"{'top_k':>6}{'step':>8}{'worth':>9}{'bytes a frame':>15}"
-        f"{'GB for 1000 h':>15}{'KL, nats a frame':>18}"
+        f"{'top_k':>6}{'step':>8}{'worth':>9}{'bytes per frame':>17}"
+        f"{'GB for 1000 h':>15}{'KL, nats per frame':>20}"
     ]
-    for kept, step, worth in itertools.product(KEPT, STEPS, WORTHS):
-        if not 1 < kept < meta.codec.tokens:
+    for top_k, step, gain in itertools.product(TOP_K, STEPS, MIN_KL_GAINS):
+        if not 1 < top_k < meta.codec.tokens:
             continue
-        codec = Codec(meta.codec.tokens, kept, step, worth)
+        codec = Codec(meta.codec.tokens, top_k, step, gain)
         size, lost = 0, 0.0
-        for log_probs in said:
+        for log_probs in posteriors:
             record = codec.encode(torch.from_numpy(log_probs), meta.blank)
             size += len(record)
             lost += divergence(log_probs, codec, record, meta.blank)
         lines.append(
-            f"{kept:>6}{step:>8g}{worth:>9g}{size / frames:>15.2f}"
-            f"{size / seconds * 3.6e6 / 1e9:>15.2f}{lost / frames:>18.1e}"
+            f"{top_k:>6}{step:>8g}{gain:>9g}{size / frames:>17.2f}"
+            f"{size / seconds * 3.6e6 / 1e9:>15.2f}{lost / frames:>20.1e}"
         )
     return lines
 
 
 def divergence(log_p: np.ndarray, codec: Codec, record: bytes, blank: int) -> float:
-    """KL of dense posteriors (U, V) from a record of them, all frames added up."""
-    kept, ids, _ = codec.decode(record, blank)
+    """Sum over frames of KL(dense posteriors (U, V) ‖ posteriors of the record)."""
+    top, ids, _ = codec.decode(record, blank)
     assert ids is not None
-    log_p, kept = log_p.astype(np.float64), kept.astype(np.float64)
-    rest = (1 - np.exp(kept).sum(1, keepdims=True)).clip(min=1e-30)
-    log_q = np.repeat(np.log(rest / (codec.tokens - kept.shape[1])), codec.tokens, 1)
-    np.put_along_axis(log_q, ids, kept, 1)
+    log_p, top = log_p.astype(np.float64), top.astype(np.float64)
+    tail = (1 - np.exp(top).sum(1, keepdims=True)).clip(min=1e-30)
+    log_q = np.repeat(np.log(tail / (codec.tokens - top.shape[1])), codec.tokens, 1)
+    np.put_along_axis(log_q, ids, top, 1)
     return float((np.exp(log_p) * (log_p - log_q)).sum())
 
 

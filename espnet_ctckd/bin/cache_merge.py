@@ -1,7 +1,7 @@
-"""Join caches of one teacher, of different utterances, into one; or move one.
+"""Merge caches of one teacher and different utterances into one cache, or move a cache.
 
-The new one holds copies. A cache names its files by where it was dumped; merging it
-alone into a new folder makes one that names them by the new place.
+The new cache contains copies. The paths in a cache depend on where it was dumped;
+merging a single cache into a new folder updates them.
 """
 
 from pathlib import Path
@@ -11,9 +11,14 @@ from espnet_ctckd.bin.cli import parser, run
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Join them."""
+    """Merge caches."""
     p = parser(__doc__)
-    p.add_argument("--cache", required=True, action="append", help="give it for each")
+    p.add_argument(
+        "--cache",
+        required=True,
+        action="append",
+        help="folder of a cache; may be repeated",
+    )
     p.add_argument("--output_dir", required=True, help="folder of the new cache")
     args = p.parse_args(cmd)
     from espnet_ctckd.cache.index import merge

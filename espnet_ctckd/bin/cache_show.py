@@ -1,7 +1,8 @@
-"""Draw what a cache says of an utterance: its tokens over time.
+"""Plot the cached posteriors of an utterance over time.
 
-Above, how probable each token is in each frame, as a heat map of those that are ever
-likely; below, the blank, and which frames a selector would take.
+The upper plot is a heat map of the token probabilities; tokens that are improbable in
+all frames are left out. The lower plot shows the probability of blank and the frames
+that a selector takes.
 """
 
 from __future__ import annotations
@@ -22,20 +23,22 @@ if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
     from espnet_ctckd.posteriors import FramePosteriors
 
-# What is never as probable as this is not drawn.
+# Tokens below this probability in all frames are not drawn.
 _LIKELY = 0.05
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Draw it."""
+    """Plot the posteriors."""
     p = parser(__doc__)
-    p.add_argument("utterance", help="its name")
+    p.add_argument("utterance", help="name of the utterance")
     p.add_argument("--cache", required=True, help="folder of the cache")
-    p.add_argument("--selector", default="symmetric", help="as model_conf.kd.selector")
+    p.add_argument("--selector", default="symmetric", help="see model_conf.kd.selector")
     p.add_argument(
-        "--selector_conf", default="{}", help="its options (YAML), as {n: 1}"
+        "--selector_conf",
+        default="{}",
+        help="options of the selector (YAML), e.g. {n: 1}",
     )
-    p.add_argument("--most", type=positive, default=25, help="tokens that are drawn")
+    p.add_argument("--most", type=positive, default=25, help="maximum number of tokens")
     p.add_argument("--output", help="picture to write (default: <utterance>.png)")
     args = p.parse_args(cmd)
     path = Path(args.output or f"{args.utterance.replace(os.sep, '_')}.png")
@@ -47,19 +50,19 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     if path.suffix[1:] not in kinds:
         raise InputError(f"--output is {path}; give one of {', '.join(sorted(kinds))}")
     cache = Cached(args.cache)
-    meta, said = cache.meta, cache.say(args.utterance)
-    chosen = _selected(said, args)
-    draw(meta, args.utterance, said, chosen, args.most, path)
-    spikes = " ".join(meta.token_list[token] for token in _spikes(said))
+    meta, posteriors = cache.meta, cache.say(args.utterance)
+    chosen = _selected(posteriors, args)
+    draw(meta, args.utterance, posteriors, chosen, args.most, path)
+    spikes = " ".join(meta.token_list[token] for token in _spikes(posteriors))
     print(
-        f"{args.utterance}: {len(chosen)} frames, {int(said.nonblank().sum())} not "
-        f"blank, {int(chosen.sum())} selected; it says: {spikes}"
+        f"{args.utterance}: {len(chosen)} frames, {int(posteriors.nonblank().sum())} "
+        f"not blank, {int(chosen.sum())} selected; spikes: {spikes}"
     )
     print(f"written: {path}")
 
 
-def _selected(said: FramePosteriors, args: argparse.Namespace) -> np.ndarray:
-    """The frames that the selector takes (U,), bool."""
+def _selected(posteriors: FramePosteriors, args: argparse.Namespace) -> np.ndarray:
+    """Return which frames the selector takes (U,), bool."""
     from espnet_ctckd.select import SELECTOR_CHOICES
 
     options = yaml.safe_load(args.selector_conf) or {}
@@ -67,34 +70,36 @@ def _selected(said: FramePosteriors, args: argparse.Namespace) -> np.ndarray:
         options = {"n": 1, **options}
     choice = look_up("selector", args.selector, SELECTOR_CHOICES)
     check_options("selector", args.selector, choice.fn, options)
-    weights = choice.fn(said, 1, **options)  # (1, U)
+    weights = choice.fn(posteriors, 1, **options)  # (1, U)
     return np.asarray(weights[0] > 0)
 
 
-def _spikes(said: FramePosteriors) -> List[int]:
-    """What it says, without blanks and repeats."""
-    best = said.argmax()[0].tolist()
+def _spikes(posteriors: FramePosteriors) -> List[int]:
+    """Return the tokens of the spikes: the best path without blanks and repeats."""
+    best = posteriors.argmax()[0].tolist()
     return [
         token
-        for token, before in zip(best, [said.blank, *best])
-        if token not in (said.blank, before)
+        for token, before in zip(best, [posteriors.blank, *best])
+        if token not in (posteriors.blank, before)
     ]
 
 
-def likeliest(said: FramePosteriors, tokens: int, most: int) -> Tuple[Any, List[int]]:
-    """Probabilities of the tokens that are ever likely, the blank apart.
+def likeliest(
+    posteriors: FramePosteriors, tokens: int, most: int
+) -> Tuple[Any, List[int]]:
+    """Return the most probable non-blank tokens and their probabilities.
 
     Args:
-        said: of one utterance.
+        posteriors: posteriors of one utterance.
         tokens: V.
-        most: at most so many.
+        most: maximum number of tokens.
 
     Returns:
-        Probabilities (tokens, U) and the tokens, in the order of their first spikes.
+        Probabilities (tokens, U) and the tokens, ordered by the frame of their peak.
     """
-    probs = said.dense(tokens)[0]  # (U, V)
+    probs = posteriors.dense(tokens)[0]  # (U, V)
     peak, when = probs.max(0)
-    peak[said.blank] = -1.0
+    peak[posteriors.blank] = -1.0
     best = peak.topk(min(most, tokens - 1)).indices
     best = best[peak[best] >= min(_LIKELY, float(peak.max()))]
     order = best[when[best].argsort(descending=True)]
@@ -104,25 +109,25 @@ def likeliest(said: FramePosteriors, tokens: int, most: int) -> Tuple[Any, List[
 def draw(
     meta: CacheMeta,
     utt: str,
-    said: FramePosteriors,
+    posteriors: FramePosteriors,
     chosen: np.ndarray,
     most: int,
     path: Path,
 ) -> None:
-    """Write the picture.
+    """Write the plot to a file.
 
     Args:
-        meta: what the cache says of itself.
-        utt: the utterance.
-        said: of it.
+        meta: metadata of the cache.
+        utt: name of the utterance.
+        posteriors: posteriors of the utterance.
         chosen: frames that the selector takes (U,), bool.
-        most: tokens that are drawn.
-        path: PNG, PDF or SVG.
+        most: maximum number of tokens.
+        path: PNG, PDF or SVG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    probs, tokens = likeliest(said, len(meta.token_list), most)
+    probs, tokens = likeliest(posteriors, len(meta.token_list), most)
     shift = float(meta.frame_shift / meta.rate)
     frames = probs.shape[1]
     seconds = frames * shift
@@ -142,14 +147,14 @@ def draw(
         extent=(0, seconds, -0.5, len(tokens) - 0.5),
     )
     above.set_yticks(range(len(tokens)), [meta.token_list[token] for token in tokens])
-    spikes = said.nonblank()[0].numpy()
-    best = said.argmax()[0].tolist()
+    spikes = posteriors.nonblank()[0].numpy()
+    best = posteriors.argmax()[0].tolist()
     time = (np.arange(frames) + 0.5) * shift
     for frame in np.nonzero(spikes)[0]:
         if best[frame] in tokens:
             above.plot(time[frame], tokens.index(best[frame]), "r.", markersize=4)
-    above.set_title(f"{utt}: probabilities of its tokens; red: the best of its frame")
-    blank = said.log_blank()[0].exp().numpy()
+    above.set_title(f"{utt}: token probabilities; red: best token of a frame")
+    blank = posteriors.log_blank()[0].exp().numpy()
     below.step(
         np.append(time - shift / 2, seconds),
         np.append(blank, blank[-1]),

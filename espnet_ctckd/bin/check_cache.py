@@ -1,8 +1,8 @@
-"""Hold a cache of posteriors against the audio, the transcripts and the student.
+"""Check a cache of posteriors against the audio, the transcripts and the student.
 
-Utterances, lengths and files are compared for all; the audio itself for a sample,
-or for all with --audio_sample 0. Flags of asr_train may follow, as they will for the
-training of --asr_config.
+Names, lengths and files of all utterances are checked; the audio is compared for a
+sample, or for all utterances with --audio_sample 0. Flags of asr_train may follow, the
+same as for the training with --asr_config.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
     from espnet_ctckd.plugin.model import ESPnetCTCKDModel
 
-# Utterances in which frames are joined, for a figure.
-_JOINED = 50
+# Utterances from which the loss of tokens in merged frames is estimated.
+_MERGED_SAMPLE = 50
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
@@ -66,7 +66,7 @@ def _describe(
     model: Optional[ESPnetCTCKDModel],
     last_epoch: int,
 ) -> None:
-    """Print what a student gets of a cache, or refuse where it gets nothing."""
+    """Print what a student learns from a cache; refuse a cache without a use."""
     from espnet_ctckd.cache.check import match_student
     from espnet_ctckd.plugin.checks import check_selected
     from espnet_ctckd.plugin.preprocessor import PosteriorReader
@@ -90,15 +90,15 @@ def _describe(
 
 
 def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
-    """Tokens that a teacher's spikes lose where frames are joined.
+    """Estimate the token errors caused by merging frames.
 
     Args:
-        meta: what the cache says of itself.
-        ratio: the teacher's frames to one of the student's.
+        meta: metadata of the cache.
+        ratio: number of teacher frames per student frame.
 
     Returns:
-        Errors of the joined posteriors' best tokens against the teacher's own, as a
-        share of these, over some utterances.
+        Token error rate of the merged posteriors against the original posteriors, on a
+        sample of the utterances.
     """
     import torch
 
@@ -109,13 +109,13 @@ def lost_by_joining(meta: CacheMeta, ratio: Fraction) -> float:
     cache = Cached(meta.folder)
     utterances = list(cache)
     counts = Counts()
-    for utt in utterances[:: max(1, len(utterances) // _JOINED)]:
+    for utt in utterances[:: max(1, len(utterances) // _MERGED_SAMPLE)]:
         own = cache.say(utt)
         frames = torch.tensor([-(-int(own.lengths) // ratio)])
-        joined, _ = match_frames(own, frames, int(frames), ratio)
+        merged, _ = match_frames(own, frames, int(frames), ratio)
         wanted, found = (
             [str(s.token) for s in find_spikes(best[0].tolist(), meta.blank)]
-            for best in (own.argmax(), replace(joined, best=None).argmax())
+            for best in (own.argmax(), replace(merged, best=None).argmax())
         )
         if wanted:
             counts += count_errors(wanted, found)

@@ -1,11 +1,11 @@
-"""Build the model of a training configuration, before hours are spent on its data.
+"""Build the model of a training configuration, to find errors before data preparation.
 
-Prints what the training reads, a line each: `text=true teacher=true online=false
+Prints what the training reads, one item per line: `text=true teacher=true online=false
 states=false nbest=0 target=posteriors ratio=1 shift=640 shortest=1360 frontend=<hash>
-normalize=default` (shift: samples from frame to frame; shortest: samples of the first
-frame; normalize: `given` where the configuration or a flag sets it), and by which loss
-on the dev set a label-free one is chosen.
-Flags of asr_train may follow, as they will for the training.
+normalize=default` (shift: frame shift in samples; shortest: samples of the first frame;
+normalize: `given` if the configuration or a flag sets it), and the dev-set loss for
+model selection in label-free training. Flags of asr_train may follow, the same as for
+the training.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import yaml
 from espnet_ctckd import MODEL_NAME
 from espnet_ctckd.bin.cli import parser, run
 
-# Enough to build any model; its own list comes later in a recipe.
+# Placeholder tokens; the recipe makes the token list later.
 _TOKENS = ["<unk>", "<sos/eos>"]
 
 

@@ -1,4 +1,4 @@
-"""Say what this machine has, and refuse it where a recipe would fail later."""
+"""Print the software and hardware of this machine; refuse it if a recipe would fail."""
 
 import os
 import platform
@@ -13,9 +13,11 @@ from espnet_ctckd.choices import InputError
 def main(cmd: Optional[Sequence[str]] = None) -> None:
     """Check the machine."""
     p = parser(__doc__)
-    p.add_argument("--ngpu", type=count, default=0, help="GPUs that are asked for")
-    p.add_argument("--output_dir", default=".", help="where results will be written")
-    p.add_argument("--min_free_gb", type=amount, default=2.0, help="least free disk")
+    p.add_argument("--ngpu", type=count, default=0, help="number of GPUs")
+    p.add_argument("--output_dir", default=".", help="folder of the results")
+    p.add_argument(
+        "--min_free_gb", type=amount, default=2.0, help="minimum free disk in GiB"
+    )
     args = p.parse_args(cmd)
     import torch
 

@@ -1,4 +1,4 @@
-"""Refuse a language model, or a list of words, that decoding could not read later."""
+"""Check that decoding can read a language model and a word list."""
 
 import importlib
 from typing import Optional, Sequence
@@ -8,10 +8,10 @@ from espnet_ctckd.choices import InputError
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Check them."""
+    """Check the files."""
     p = parser(__doc__)
     p.add_argument("--lm", required=True, help="ARPA, gzipped or not, or KenLM binary")
-    p.add_argument("--words", help="words that may be said; without it those of --lm")
+    p.add_argument("--words", help="word list (default: words of --lm)")
     args = p.parse_args(cmd)
     for library in ("flashlight.lib.text.decoder.kenlm", "kenlm"):
         try:

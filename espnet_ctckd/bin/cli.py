@@ -1,4 +1,4 @@
-"""One command a file: ``python -m espnet_ctckd.bin.<name> --help``."""
+"""Shared code of the commands ``python -m espnet_ctckd.bin.<name>``, one per file."""
 
 import argparse
 import contextlib
@@ -17,12 +17,12 @@ Main = Callable[[Optional[Sequence[str]]], None]
 
 
 def run(main: Main) -> None:
-    """Run a command; a mistake of the user, or a disk that refuses, is one line.
+    """Run a command; print user errors and file-system errors as one line.
 
     Args:
-        main: takes the arguments, or None for those of the command line.
+        main: takes the arguments, or None for the arguments of the command line.
     """
-    # Of ESPnet's own code, in every command.
+    # ESPnet's own code triggers this warning in every command.
     warnings.filterwarnings("ignore", "`torch.cuda.amp", FutureWarning)
     logging.basicConfig(
         level=logging.INFO,
@@ -40,13 +40,13 @@ def run(main: Main) -> None:
 
 @contextlib.contextmanager
 def naming(**flags: str) -> Iterator[None]:
-    """Name flags in an error of the library, which names parameters in backticks.
+    """Replace parameter names in backticks by flags in errors of the library.
 
     Args:
-        flags: parameter -> the flag that gives it.
+        flags: parameter -> flag.
 
     Raises:
-        InputError: the error, with the flags.
+        InputError: the error with the names of the flags.
     """
     try:
         yield
@@ -66,7 +66,7 @@ def _fail(message: str) -> None:
 
 
 def parser(description: Optional[str]) -> argparse.ArgumentParser:
-    """An argument parser that shows defaults."""
+    """Return an argument parser whose help shows defaults."""
     return argparse.ArgumentParser(
         description=description,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -76,14 +76,14 @@ def parser(description: Optional[str]) -> argparse.ArgumentParser:
 def configured(
     p: argparse.ArgumentParser, cmd: Optional[Sequence[str]]
 ) -> argparse.Namespace:
-    """Parse a command whose --config, a YAML file, may hold its flags.
+    """Parse a command line and the flags of its YAML file --config.
 
     Args:
-        p: has ``--config``.
-        cmd: the command line, which wins over the file.
+        p: a parser with ``--config``.
+        cmd: the command line, which overrides the file.
 
     Raises:
-        InputError: the file is missing, or holds something else.
+        InputError: the file is missing or invalid.
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--config")
@@ -116,7 +116,7 @@ def configured(
 
 
 def _read_flags(path: str) -> Dict[str, Any]:
-    """The mapping that a configuration holds."""
+    """Read the mapping of a configuration file."""
     try:
         with open(path, encoding="utf-8") as f:
             conf = yaml.safe_load(f) or {}
@@ -130,7 +130,7 @@ def _read_flags(path: str) -> Dict[str, Any]:
 
 
 def positive(text: str) -> int:
-    """A whole number of at least 1, for a flag."""
+    """Parse an integer of at least 1, for a flag."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
@@ -138,7 +138,7 @@ def positive(text: str) -> int:
 
 
 def seconds(text: str) -> float:
-    """A number above 0, for a flag."""
+    """Parse a number above 0, for a flag."""
     number = float(text)
     if not number > 0:
         raise argparse.ArgumentTypeError(f"{text} is not above 0")
@@ -146,7 +146,7 @@ def seconds(text: str) -> float:
 
 
 def count(text: str) -> int:
-    """A whole number of at least 0, for a flag."""
+    """Parse an integer of at least 0, for a flag."""
     number = int(text)
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is not at least 0")
@@ -154,7 +154,7 @@ def count(text: str) -> int:
 
 
 def amount(text: str) -> float:
-    """A finite number of at least 0, for a flag."""
+    """Parse a finite number of at least 0, for a flag."""
     number = float(text)
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
@@ -162,7 +162,7 @@ def amount(text: str) -> float:
 
 
 def percent(text: str) -> float:
-    """A number from 0 to 100, for a flag."""
+    """Parse a number from 0 to 100, for a flag."""
     number = float(text)
     if not 0 <= number <= 100:
         raise argparse.ArgumentTypeError(f"{text} is not from 0 to 100")
@@ -170,40 +170,40 @@ def percent(text: str) -> float:
 
 
 def add_model(p: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model hears which audio."""
+    """Add the flags of the model and its input audio."""
     p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
     p.add_argument("--asr_model_file", required=True, help="weights of the model")
     p.add_argument("--wav_scp", required=True, help="Kaldi's list of audio files")
 
 
 def add_compute(p: argparse.ArgumentParser) -> None:
-    """Add the flags that say what computes, and how much of it at once."""
+    """Add the flags of the batch size and the device."""
     p.add_argument(
-        "--batch_seconds", type=seconds, default=60.0, help="audio of a batch"
+        "--batch_seconds", type=seconds, default=60.0, help="audio per batch in seconds"
     )
     add_device(p)
 
 
 def add_student(p: argparse.ArgumentParser) -> None:
-    """Add the flags that name a student by its training."""
+    """Add the flags that define a student by its training configuration."""
     p.add_argument("--asr_config", help="training configuration of the student")
     p.add_argument("--token_list", help="token list of the student")
-    p.add_argument("--token_type", default="bpe", help="of the student")
+    p.add_argument("--token_type", default="bpe", help="token type of the student")
     p.add_argument("--bpemodel", help="sentencepiece model of the student")
 
 
 def student_flags(
     p: argparse.ArgumentParser, args: argparse.Namespace, more: Sequence[str]
 ) -> List[str]:
-    """The flags of asr_train that `add_student` and what follows it stand for.
+    """Convert the flags of `add_student` to flags of asr_train.
 
     Args:
         p: the command's parser.
-        args: what it has read.
-        more: what it has not.
+        args: the parsed arguments.
+        more: the unparsed arguments, which are flags of asr_train.
 
     Returns:
-        The flags; none without ``--asr_config``.
+        The flags; an empty list without ``--asr_config``.
     """
     if not args.asr_config:
         if more:
@@ -222,26 +222,30 @@ def student_flags(
 
 
 def add_max_bad_share(p: argparse.ArgumentParser, default: float = 1.0) -> None:
-    """Add the flag that says how much of the data may be bad."""
+    """Add the flag of the maximum share of unusable utterances."""
     p.add_argument(
         "--max_bad_share",
         type=percent,
         default=default,
-        help="percent of the utterances that may be unusable; one may always be, "
-        "unless it is 0",
+        help="maximum percentage of unusable utterances; one utterance is always "
+        "tolerated, unless it is 0",
     )
 
 
 def add_device(p: argparse.ArgumentParser) -> None:
-    """Add the flags that say what computes."""
-    p.add_argument("--num_threads", type=positive, default=1, help="threads of the CPU")
+    """Add the flags of the device."""
+    p.add_argument("--num_threads", type=positive, default=1, help="CPU threads")
     p.add_argument(
-        "--ngpu", type=int, default=0, choices=(0, 1), help="1: on a GPU (not tried)"
+        "--ngpu",
+        type=int,
+        default=0,
+        choices=(0, 1),
+        help="number of GPUs, 0 or 1 (GPU untested)",
     )
 
 
 def device(args: argparse.Namespace) -> str:
-    """Set the threads, and return the device that the flags ask for.
+    """Set the number of threads, and return the device of the flags.
 
     Raises:
         InputError: there is no GPU.

@@ -1,8 +1,8 @@
-"""Tell whether two systems differ in more than the choice of test utterances.
+"""Test whether two systems differ significantly, by a paired bootstrap.
 
-Draws utterances with replacement (paired bootstrap), the same ones for both systems,
-from what `score` has counted. Several folders are seeds of a system, whose mean is
-taken; with one seed the training's own luck is not in the interval.
+Draws utterances with replacement, the same for both systems, from the counts of
+`score`. Several folders are seeds of a system, which are averaged; with one seed the
+interval does not include the variance of the training.
 """
 
 from pathlib import Path
@@ -21,11 +21,13 @@ from espnet_ctckd.evaluation.score import (
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Compare them."""
+    """Compare two systems."""
     p = parser(__doc__)
-    p.add_argument("--system", required=True, nargs="+", help="folders of its scores")
-    p.add_argument("--against", required=True, nargs="+", help="those of the other")
-    p.add_argument("--unit", choices=UNITS, default="wer", help="what is counted")
+    p.add_argument("--system", required=True, nargs="+", help="folders of scores")
+    p.add_argument(
+        "--against", required=True, nargs="+", help="folders of the other system"
+    )
+    p.add_argument("--unit", choices=UNITS, default="wer", help="error rate")
     args = p.parse_args(cmd)
     systems = [args.system, args.against]
     compared: List[Tuple[str, Pathlike, Score]] = []

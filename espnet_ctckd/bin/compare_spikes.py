@@ -1,9 +1,9 @@
-"""Compare the spikes of models with those of their teacher, and what the blank does.
+"""Compare spikes and blank frames of models with their teacher's.
 
-Each is a cache of posteriors, or with --wav_scp a folder of config.yaml and model.pth,
-as export_student writes it; all of the same audio. The spikes of an utterance are
-aligned by their tokens with fewest errors; the offset of a matched one is its first
-frame less the teacher's.
+A model is a cache of posteriors, or with --wav_scp a folder with config.yaml and
+model.pth of export_student; all models use the same audio. The spikes of an utterance
+are aligned by their tokens with minimum edit distance; the offset of a matched spike is
+its first frame minus the first frame of the teacher's spike.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""Take the tokens of a teacher: <output_dir>/tokens.txt, token_type and bpe.model.
+"""Write a teacher's tokens for a student: tokens.txt, token_type and bpe.model.
 
-They are in the order and under the names that an ESPnet student needs: the blank first,
-a space as <space>, and no special tokens but <unk> and <sos/eos>.
+Order and names are those of an ESPnet student: the blank first, a space as <space>, and
+no special tokens except <unk> and <sos/eos>.
 """
 
 from __future__ import annotations
@@ -52,15 +52,15 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 
 def _model_of(teacher: Teacher, tokens: Sequence[str]) -> Tuple[bytes, str]:
-    """The sentencepiece model of a teacher's word pieces, and what is to be said."""
+    """Return the sentencepiece model of a teacher's word pieces, and a note."""
     from espnet_ctckd.data.spelling import check_model, make_model
 
     if teacher.bpemodel is not None:
         check_model(teacher.bpemodel, tokens, "the teacher's sentencepiece model")
         return teacher.bpemodel, ""
     return make_model(tokens), (
-        ". How the teacher splits a word into its pieces is not known: bpe.model makes "
-        "text of them, and trains students without transcripts (kd.weight: 1) alone"
+        ". The teacher's splitting of words into pieces is unknown: bpe.model converts "
+        "pieces to text, and trains only students without transcripts (kd.weight: 1)"
     )
 
 
@@ -82,20 +82,20 @@ def _of_espnet(config: Pathlike) -> Tuple[List[str], str, Optional[bytes]]:
         model = path.read_bytes()
     tokens = conf["token_list"]
     if task_of(conf) is not ASRTask:
-        said = [tokens[i] for i in spoken_tokens(tokens, tokens.index("<blank>"))]
+        output = [tokens[i] for i in spoken_tokens(tokens, tokens.index("<blank>"))]
         tokens = ["<blank>", "<unk>"]
-        tokens += [t for t in said if t not in tokens] + ["<sos/eos>"]
+        tokens += [t for t in output if t not in tokens] + ["<sos/eos>"]
     return tokens, conf["token_type"], model
 
 
 def student_tokens(teacher: Teacher) -> List[str]:
-    """The token list of a student that says all that the teacher says.
+    """Return the token list of a student with all output tokens of a teacher.
 
     Args:
-        teacher: of any kind.
+        teacher: a teacher of any type.
 
     Returns:
-        Blank, unknown, the teacher's own tokens, and the end. Word pieces have
+        Blank, unknown, the teacher's own tokens, and the end token. Word pieces have
         sentencepiece's names.
     """
     from espnet_ctckd.tokens import SPECIAL, espnet_names
@@ -107,7 +107,7 @@ def student_tokens(teacher: Teacher) -> List[str]:
 
 
 def token_type(tokens: Sequence[str]) -> str:
-    """``bpe`` of word pieces, ``char`` of characters, else ``word``."""
+    """Return ``bpe`` for word pieces, ``char`` for characters, otherwise ``word``."""
     from espnet_ctckd.tokens import SPECIAL, has_pieces
 
     own = [token for token in tokens if not SPECIAL.fullmatch(token)]

@@ -1,11 +1,11 @@
-"""Recognise audio with the CTC branch of any ESPnet ASR model.
+"""Decode audio with the CTC branch of any ESPnet ASR model.
 
-Greedily, by prefix beam search, or with a lexicon and an n-gram language model; blank
-runs may be collapsed before the search. Writes <output_dir>/text, /token and
-/decode.json (real-time factor, parameters); with --nbest above 1 /nbest, a line of JSON
-an utterance: scores and texts; with --ctm /ctm: utterance, channel, start and duration
-in seconds, word and confidence. Of audio that is too short for a frame, or cannot be
-read, the hypothesis is empty; /decode.json counts both.
+The search is greedy, a prefix beam search, or a search with a lexicon and an n-gram
+language model, with optional Blank Collapse. Writes <output_dir>/text, /token and
+/decode.json (real-time factor, parameters); with --nbest above 1 also /nbest, one line
+of JSON per utterance with scores and texts; with --ctm also /ctm: utterance, channel,
+start and duration in seconds, word and confidence. The hypothesis of audio that is too
+short or unreadable is empty; /decode.json counts both kinds.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p = parser(__doc__)
     add_model(p)
     p.add_argument("--output_dir", required=True, help="folder of the results")
-    p.add_argument("--ctm", action="store_true", help="say when each word is said")
+    p.add_argument("--ctm", action="store_true", help="write the times of the words")
     p.add_argument(
-        "--search_processes", type=count, default=0, help="beside this one; 0: none"
+        "--search_processes", type=count, default=0, help="additional processes"
     )
     add_max_bad_share(p)
     add_search(p)
     add_compute(p)
     args = configured(p, cmd)
     config = search_of(args)
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # or say so at once
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)  # fail early
     from espnet_ctckd.decode.characters import output_characters
     from espnet_ctckd.decode.recogniser import Recogniser, recognise
 
@@ -73,8 +73,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 def write(
     found: Recognised, folder: Path, config: SearchConfig, characters: str
 ) -> None:
-    """Write the results of a set, and which characters can be in it; the text last."""
-    for name in ("nbest", "ctm"):  # of another search, which did more
+    """Write the results of a set and the model's characters; the text is last."""
+    for name in ("nbest", "ctm"):  # stale files of an earlier search
         (folder / name).unlink(missing_ok=True)
     write_scp(folder / "token", ((u, " ".join(t)) for u, t in found.tokens.items()))
     if found.nbest:
@@ -92,8 +92,8 @@ def write(
                     for w in words
                 )
     with atomic_write(folder / "decode.json") as f:
-        told = {"search": vars(config), "characters": characters}
-        json.dump({**found.summary(), **told}, f, indent=1, ensure_ascii=False)
+        info = {"search": vars(config), "characters": characters}
+        json.dump({**found.summary(), **info}, f, indent=1, ensure_ascii=False)
     write_scp(folder / "text", found.text.items())
 
 

@@ -1,7 +1,8 @@
-"""Recognise audio piece by piece with a streaming ESPnet model, greedily.
+"""Decode audio greedily in chunks with a streaming ESPnet model.
 
-Writes <output_dir>/text, /token, /emissions (for each token: it, the second it was said
-at, and the second at which it was known) and /decode.json (real-time factor, latency).
+Writes <output_dir>/text, /token, /emissions (of each token: the token, the time of its
+spike and the time of its output, both in seconds) and /decode.json (real-time factor,
+latency).
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p = parser(__doc__)
     add_model(p)
     p.add_argument("--output_dir", required=True, help="folder of the results")
-    p.add_argument(
-        "--chunk_ms", type=positive, default=40, help="audio that comes in at a time"
-    )
+    p.add_argument("--chunk_ms", type=positive, default=40, help="chunk of audio in ms")
     add_max_bad_share(p)
     add_device(p)
     args = p.parse_args(cmd)
@@ -70,7 +69,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
             found[utt] = list(decoder.decode(torch.from_numpy(audio), chunk))
             seconds += time.perf_counter() - start
             samples += len(audio)
-    heard, duration = len(found), samples / decoder.rate
+    decoded, duration = len(found), samples / decoder.rate
     found.update((utt, []) for utt in unheard.names)
     conf = load_config(args.asr_train_config)
     _write(Path(args.output_dir), found, decoder, conf)
@@ -80,7 +79,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         "audio_seconds": duration,
         "compute_seconds": seconds,
         "rtf": rtf,
-        "utterances": heard,
+        "utterances": decoded,
         "too_short": len(unheard.short),
         "unusable": len(unheard.bad),
         "parameters": decoder.parameters,
@@ -90,10 +89,8 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     }
     with atomic_write(Path(args.output_dir) / "decode.json") as f:
         json.dump(summary, f, indent=1, ensure_ascii=False)
-    known = "no token is known"
-    if not math.isnan(wait):
-        known = f"a token is known {1000 * wait:.0f} ms after its frame"
-    print(f"{len(found)} utterances, RTF {rtf:.4f}, {known}: {args.output_dir}/text")
+    delay = "no token" if math.isnan(wait) else f"latency {1000 * wait:.0f} ms"
+    print(f"{len(found)} utterances, RTF {rtf:.4f}, {delay}: {args.output_dir}/text")
 
 
 def _write(
@@ -105,21 +102,23 @@ def _write(
     from espnet_ctckd.data.spelling import text_maker
 
     text = text_maker(conf["token_type"], conf.get("bpemodel"), decoder.token_list)
-    said = {u: [decoder.token_list[e.token] for e in each] for u, each in found.items()}
+    named = {
+        utt: [decoder.token_list[e.token] for e in each] for utt, each in found.items()
+    }
     times = {
         utt: json.dumps(
             [
                 [token, round(e.spoken, 3), round(e.heard, 3)]
-                for token, e in zip(said[utt], each)
+                for token, e in zip(named[utt], each)
             ],
             ensure_ascii=False,
         )
         for utt, each in found.items()
     }
-    write_scp(folder / "token", ((u, " ".join(tokens)) for u, tokens in said.items()))
+    write_scp(folder / "token", ((u, " ".join(tokens)) for u, tokens in named.items()))
     write_scp(folder / "emissions", times.items())
     write_scp(
-        folder / "text", ((u, " ".join(text(t).split())) for u, t in said.items())
+        folder / "text", ((u, " ".join(text(t).split())) for u, t in named.items())
     )
 
 

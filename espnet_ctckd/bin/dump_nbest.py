@@ -1,6 +1,6 @@
-"""Search the cached posteriors of teachers for their n-best lists.
+"""Decode n-best lists from the cached posteriors of one or several teachers.
 
-Several caches of the same utterances make one list: a mixture of the teachers' own.
+The lists of several caches of the same utterances are merged into one weighted list.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p = parser(__doc__)
     p.add_argument("--cache", action="append", required=True, help="folder of a cache")
     p.add_argument(
-        "--weight", action="append", type=float, help="of each cache (default: equal)"
+        "--weight",
+        action="append",
+        type=float,
+        help="weight of each cache (default: equal)",
     )
     p.add_argument("--output_dir", required=True, help="folder to write")
-    p.add_argument(
-        "--nbest", type=positive, default=5, help="hypotheses of each teacher"
-    )
-    p.add_argument("--beam", type=positive, default=20, help="prefixes of the search")
+    p.add_argument("--nbest", type=positive, default=5, help="hypotheses per teacher")
+    p.add_argument("--beam", type=positive, default=20, help="beam size of the search")
     args = p.parse_args(cmd)
     if args.beam < args.nbest:
         raise InputError(f"--beam {args.beam} finds no {args.nbest} hypotheses")
@@ -87,7 +88,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     total = len(scps[0])
     print(
         f"{folder / NBEST}: {total} utterances, {known / total:.1f} hypotheses each, "
-        f"of which the best has a share of {best / total:.2f}"
+        f"mean probability of the best {best / total:.2f}"
     )
 
 
@@ -97,7 +98,7 @@ def _describe(
     utterances: int,
     args: argparse.Namespace,
 ) -> Dict[str, Any]:
-    """What the lists are of."""
+    """Return the metadata of the lists."""
     from espnet_ctckd.cache.nbest import FORMAT
 
     return {
@@ -113,19 +114,19 @@ def _describe(
 
 
 def _audio(metas: Sequence[CacheMeta]) -> Dict[str, Audio]:
-    """What the teachers have heard, which must be the same."""
+    """Return the audio of each utterance; it must be the same in all caches."""
     from espnet_ctckd.cache.reader import read_audio_list
 
-    heard = [read_audio_list(meta) for meta in metas]
-    for meta, other in zip(metas[1:], heard[1:]):
-        apart = [utt for utt in other if other[utt] != heard[0].get(utt)]
+    audio = [read_audio_list(meta) for meta in metas]
+    for meta, other in zip(metas[1:], audio[1:]):
+        apart = [utt for utt in other if other[utt] != audio[0].get(utt)]
         if apart:
             raise InputError(
-                f"the teachers of {metas[0].folder} and {meta.folder} have heard other "
-                f"audio in {len(apart)} utterances: {shorten(apart)}. Dump all "
-                "teachers for the same data"
+                f"the audio of {metas[0].folder} and {meta.folder} differs in "
+                f"{len(apart)} utterances: {shorten(apart)}. Dump all teachers for the "
+                "same data"
             )
-    return heard[0]
+    return audio[0]
 
 
 def _weights(given: Optional[Sequence[float]], number: int) -> List[float]:
@@ -144,8 +145,8 @@ def _check_alike(metas: Sequence[CacheMeta], scps: Sequence[Dict[str, str]]) -> 
     for meta in metas:
         if meta.codec.selector is not None:
             raise InputError(
-                f"the cache {meta.folder} keeps some frames alone (--selector "
-                f"{meta.codec.selector}): dump the teacher without that to search it"
+                f"the cache {meta.folder} has only selected frames (--selector "
+                f"{meta.codec.selector}): dump the teacher without --selector"
             )
     for meta, scp in zip(metas[1:], scps[1:]):
         apart = sorted(set(scp) ^ set(scps[0]))
@@ -169,12 +170,12 @@ def _read(meta: CacheMeta, utt: str, place: str) -> FramePosteriors:
 
     from espnet_ctckd.posteriors import FramePosteriors
 
-    said = meta.read(utt, place)
+    record = meta.read(utt, place)
     return FramePosteriors(
-        torch.from_numpy(said.log_probs).unsqueeze(0),
-        torch.tensor([len(said.log_probs)]),
+        torch.from_numpy(record.log_probs).unsqueeze(0),
+        torch.tensor([len(record.log_probs)]),
         meta.blank,
-        None if said.ids is None else torch.from_numpy(said.ids).unsqueeze(0),
+        None if record.ids is None else torch.from_numpy(record.ids).unsqueeze(0),
     )
 
 

@@ -1,10 +1,10 @@
 """Dump the frame posteriors of a teacher into a cache.
 
-Give the same command again to go on after it was stopped. To share the work, start
-it N times with --job 1 to N and --num_jobs N, on as many machines as see the folder;
-the last to end finishes the cache. The result is the same, bit for bit.
+Rerun the same command to resume. To share the work, start N jobs with --job 1 to N and
+--num_jobs N, on any machines with access to the folder; the last job to end finishes
+the cache. The result is bit-identical.
 
-Audio that cannot be used, or is too short or too long for the teacher, is refused; with
+Audio that is unusable, or too short or too long for the teacher, is refused; with
 --max_bad_share it is left out and listed in <output_dir>/unheard.
 """
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from espnet_ctckd.cache.codec import Codec
     from espnet_ctckd.teachers import Teacher
 
-# Utterances that the size of a cache is forecast from.
+# Utterances from which the size of a cache is estimated.
 _FORECAST = 8
 
 
@@ -46,40 +46,46 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--output_dir", required=True, help="folder of the cache")
     p.add_argument(
         "--token_list",
-        help="of the student: say how the teacher's tokens match it before anything is "
-        "dumped, and refuse those that do not",
+        help="token list of the student: before the dump, print how the teacher's "
+        "tokens match it, and refuse tokens without a match",
     )
     p.add_argument(
-        "--top_k", type=int, default=0, help="keep at most K tokens a frame; 0: all"
+        "--top_k", type=int, default=0, help="store at most K tokens per frame; 0: all"
     )
     p.add_argument(
-        "--step", type=float, default=0.25, help="of --top_k: nats of a level"
+        "--step",
+        type=float,
+        default=0.25,
+        help="of --top_k: quantization step of the log-probabilities in nats",
     )
     p.add_argument(
         "--worth",
         type=float,
         default=2e-4,
-        help="of --top_k: nats that a token must be worth to be kept",
+        help="of --top_k: minimum KL gain of a stored token in nats; tokens whose "
+        "removal costs less are dropped",
     )
     p.add_argument(
         "--selector",
-        help="of --top_k: keep only frames that this selector takes, for students that "
-        "learn from these (kd.selector)",
+        help="of --top_k: store only the frames that this selector takes, for students "
+        "with the same kd.selector",
     )
     p.add_argument(
-        "--selector_conf", default="{}", help="options of it (YAML), as {n: 1}"
+        "--selector_conf",
+        default="{}",
+        help="options of the selector (YAML), e.g. {n: 1}",
     )
     p.add_argument(
-        "--states", action="store_true", help="keep the hidden states, for kd.feature"
+        "--states", action="store_true", help="store the hidden states, for kd.feature"
     )
     p.add_argument(
         "--dtype",
         default="float32",
         choices=DTYPES,
-        help="the teacher computes in it",
+        help="number type of the teacher",
     )
-    p.add_argument("--job", type=positive, default=1, help="which job this is")
-    p.add_argument("--num_jobs", type=positive, default=1, help="of how many")
+    p.add_argument("--job", type=positive, default=1, help="number of this job, from 1")
+    p.add_argument("--num_jobs", type=positive, default=1, help="number of jobs")
     add_compute(p)
     add_max_bad_share(p, 0.0)
     args = p.parse_args(cmd)
@@ -134,7 +140,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 
 def _list_unheard(unheard: Unheard, folder: Path) -> None:
-    """List what is left out, or refuse the data where it is too much."""
+    """List the utterances that are left out; refuse the data if they are too many."""
     from espnet_ctckd.cache.reader import UNHEARD
 
     left_out = {**unheard.short, **unheard.bad}
@@ -148,7 +154,7 @@ def _list_unheard(unheard: Unheard, folder: Path) -> None:
 
 
 def _say_match(teacher: Teacher, where: str, token_list: str) -> None:
-    """Show how a teacher's tokens are found among the student's."""
+    """Print how a teacher's tokens match the student's."""
     from espnet_ctckd.tokens import describe_match, map_tokens
 
     tokens = read_token_list(token_list)
@@ -160,7 +166,7 @@ def _say_match(teacher: Teacher, where: str, token_list: str) -> None:
 
 
 def _say_size(teacher: Teacher, plan: Plan, codec: Codec, folder: Path) -> None:
-    """Forecast the size from some utterances, and hold it against the free disk."""
+    """Estimate the cache's size from some utterances; compare it with the free disk."""
     from espnet_ctckd.cache.writer import forecast
 
     utterances = plan.utterances

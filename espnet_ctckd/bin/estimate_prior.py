@@ -1,7 +1,7 @@
 """Estimate the prior of each token: the mean of a teacher's posteriors over a cache.
 
-For model_conf.kd.prior_file: what counts as blank is then decided with the prior
-taken out. Of top-K posteriors, the rest is spread evenly over the other tokens.
+The output is for model_conf.kd.prior_file: blank frames are then found after the prior
+is removed. The tail mass of top-K posteriors is spread evenly over the other tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from espnet_ctckd.cache.reader import CacheMeta
     from espnet_ctckd.cache.record import DecodedRecord
 
-# A token that the teacher never says still has a logarithm.
+# Floor of the prior, so that the logarithm is finite.
 _LEAST = 1e-30
 
 
@@ -47,10 +47,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 
 def estimate(meta: CacheMeta) -> np.ndarray:
-    """The mean of the posteriors.
+    """Compute the mean of the posteriors over all frames.
 
     Args:
-        meta: what the cache says of itself.
+        meta: metadata of the cache.
 
     Returns:
         Probabilities (V,), float64.
@@ -61,10 +61,10 @@ def estimate(meta: CacheMeta) -> np.ndarray:
     done = 0
     with Progress(meta.frames, "frames") as bar:
         for utt, place in read_scp(meta.folder / SCP).items():
-            said = meta.read(utt, place)
-            total += _sum_of(said, len(meta.token_list))
-            done += len(said.log_probs)
-            bar.update(len(said.log_probs))
+            record = meta.read(utt, place)
+            total += _sum_of(record, len(meta.token_list))
+            done += len(record.log_probs)
+            bar.update(len(record.log_probs))
     if done != meta.frames:
         raise InputError(
             f"{meta.folder} has {done} frames; {meta.frames} were written. Delete it "
@@ -73,13 +73,13 @@ def estimate(meta: CacheMeta) -> np.ndarray:
     return total / meta.frames  # type: ignore[no-any-return]
 
 
-def _sum_of(said: DecodedRecord, tokens: int) -> np.ndarray:
-    """The posteriors of an utterance, added up over its frames (V,)."""
-    probs, ids = np.exp(said.log_probs, dtype=np.float64), said.ids  # (U, K)
+def _sum_of(record: DecodedRecord, tokens: int) -> np.ndarray:
+    """Sum the posteriors of an utterance over its frames (V,)."""
+    probs, ids = np.exp(record.log_probs, dtype=np.float64), record.ids  # (U, K)
     if ids is None:
         return probs.sum(0)  # type: ignore[no-any-return]
-    rest = (1.0 - probs.sum(1, keepdims=True)).clip(min=0.0)  # (U, 1)
-    share = rest / (tokens - ids.shape[1])
+    tail = (1.0 - probs.sum(1, keepdims=True)).clip(min=0.0)  # (U, 1)
+    share = tail / (tokens - ids.shape[1])
     total = np.full(tokens, share.sum())
     np.add.at(total, ids, probs - share)
     return total

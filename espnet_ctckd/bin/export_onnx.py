@@ -1,14 +1,14 @@
-"""Write a student as ONNX, from waveform to log-probabilities, front-end included.
+"""Export a student to ONNX, from waveform to log-probabilities.
 
 <output_dir>/model.onnx maps `speech` (B, S), in [-1, 1], and `speech_lengths` (B,) to
 `log_probs` (B, T, V) and `log_probs_lengths` (B,). Its metadata: `sample_rate`,
-`frame_shift_seconds`, `shortest_samples` (the fewest that it takes), `blank` (its id),
-`vocab_size`, `token_type`. tokens.txt names the tokens, `<token> <id>` a line.
---quantize adds model.int8.onnx, whose weights have 8 bits. --sherpa adds
-model.sherpa.onnx for sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc, and
-tokens.sherpa.txt; that program takes the mean out of all audio and scales it to one
-level, of which a student trained with --normalize utterance_mvn hears little. --wav_scp
-holds all that is written against the model.
+`frame_shift_seconds`, `shortest_samples` (minimum length of the input), `blank` (its
+id), `vocab_size`, `token_type`. tokens.txt lists the tokens, `<token> <id>` per line.
+--quantize adds model.int8.onnx with weights of 8 bits. --sherpa adds model.sherpa.onnx
+for sherpa-onnx's OfflineRecognizer.from_omnilingual_asr_ctc, and tokens.sherpa.txt;
+sherpa-onnx normalizes mean and level of the audio, which hardly affects a student
+trained with --normalize utterance_mvn. --wav_scp compares all written models with the
+student.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Export, and compare."""
+    """Export a student."""
     p = parser(__doc__)
     p.add_argument("--asr_train_config", required=True, help="config.yaml of the model")
     p.add_argument("--asr_model_file", required=True, help="weights of the model")
     p.add_argument("--output_dir", required=True, help="folder to write")
-    p.add_argument("--quantize", action="store_true", help="write 8 bits, too")
-    p.add_argument("--sherpa", action="store_true", help="write for sherpa-onnx, too")
-    p.add_argument("--wav_scp", help="audio on which the results are compared")
-    p.add_argument("--text", help="its transcripts, for word error rates")
+    p.add_argument("--quantize", action="store_true", help="add a model of 8 bits")
+    p.add_argument("--sherpa", action="store_true", help="add a model for sherpa-onnx")
+    p.add_argument("--wav_scp", help="audio to compare the models on")
+    p.add_argument("--text", help="transcripts of the audio, for word error rates")
     args = p.parse_args(cmd)
     if args.text and not args.wav_scp:
         p.error("--text is read with --wav_scp only")
@@ -71,7 +71,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 def _compare(
     model: Recogniser, paths: Sequence[Path], wav_scp: str, text: Optional[str]
 ) -> None:
-    """Print how each file does against the model, utterance by utterance."""
+    """Print the differences of each exported model from the student."""
     import torch
 
     wavs = read_wav_scp(wav_scp)
@@ -87,8 +87,10 @@ def _compare(
         for batch, read in model.read(wav_scp, 0.0)
         for utterance, samples in zip(batch, read)
     }
-    said = {u: model.say([torch.from_numpy(a)])[0].numpy() for u, a in audio.items()}
-    texts = {"model.pth": {u: _text(model, x) for u, x in said.items()}}
+    expected = {
+        u: model.say([torch.from_numpy(a)])[0].numpy() for u, a in audio.items()
+    }
+    texts = {"model.pth": {u: _text(model, x) for u, x in expected.items()}}
     print(f"\n{'':20}{'same text':>14}{'largest difference':>20}{'WER %':>9}")
     for name in ("model.pth", *(path.name for path in paths)):
         distance = ""
@@ -97,7 +99,7 @@ def _compare(
         elif name != "model.pth":
             found = _in_onnxruntime(paths[0].with_name(name), audio)
             texts[name] = {u: _text(model, x) for u, x in found.items()}
-            most = max(float(np.abs(found[u] - said[u]).max()) for u in audio)
+            most = max(float(np.abs(found[u] - expected[u]).max()) for u in audio)
             distance = f"{most:.1e}"
         same = sum(texts[name][u] == texts["model.pth"][u] for u in audio)
         wer = "" if references is None else f"{error_rate(references, texts[name]):.2f}"
@@ -105,7 +107,7 @@ def _compare(
 
 
 def _text(model: Recogniser, log_probs: np.ndarray) -> str:
-    """What is read of log-probabilities (1, T, V)."""
+    """Decode log-probabilities (1, T, V) greedily to text."""
     import torch
 
     from espnet_ctckd.decode.greedy import greedy
@@ -117,7 +119,7 @@ def _text(model: Recogniser, log_probs: np.ndarray) -> str:
 
 
 def _in_onnxruntime(path: Path, audio: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
-    """Log-probabilities (1, T, V) by ONNX Runtime."""
+    """Compute log-probabilities (1, T, V) with ONNX Runtime."""
     ort = _library("onnxruntime")
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     return {
@@ -132,7 +134,7 @@ def _in_onnxruntime(path: Path, audio: Dict[str, np.ndarray]) -> Dict[str, np.nd
 def _in_sherpa(
     model: Recogniser, path: Path, audio: Dict[str, np.ndarray]
 ) -> Dict[str, str]:
-    """Texts by sherpa-onnx."""
+    """Decode audio with sherpa-onnx."""
     recognizer = _library("sherpa_onnx").OfflineRecognizer.from_omnilingual_asr_ctc(
         model=str(path), tokens=str(path.with_name("tokens.sherpa.txt"))
     )

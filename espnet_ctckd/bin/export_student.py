@@ -1,4 +1,4 @@
-"""Export a trained student as a plain ESPnet model, which needs no plug-in.
+"""Export a trained student as a plain ESPnet model.
 
 Writes <output_dir>/config.yaml and model.pth, for espnet2.bin.asr_inference and the
 Python class Speech2Text of any ESPnet.

@@ -1,7 +1,7 @@
-"""Take an ESPnet model: a folder, a packed archive, or a tag of a model zoo.
+"""Fetch an ESPnet model from a folder, a packed archive, or a model zoo.
 
-Writes <output_dir>/config.yaml and model.pth, with the files that the configuration
-names made absolute.
+Writes <output_dir>/config.yaml and model.pth; file names in the configuration become
+absolute.
 """
 
 from typing import Optional, Sequence

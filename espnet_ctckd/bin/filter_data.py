@@ -1,11 +1,11 @@
-"""Leave out utterances that cannot be trained on: by length, audio, or transcript.
+"""Remove utterances that are unusable for training, by length, audio or transcript.
 
-Prints how many, and writes which and why to <output_dir>/removed. What has no words
-counts as bad, and more of it than --max_bad_share is refused. With
---asr_config, transcripts are left out, too, that need more frames than that student
-has, or that its tokens do not spell; flags of asr_train may follow, as they will for
-the training. With --cache, utterances that the teacher has left out are, too. Give
-several --input_dir to join them; text is written if all of them have it.
+Prints their number, and writes their names and the reasons to <output_dir>/removed.
+Utterances without words count as bad; more of them than --max_bad_share are refused.
+With --asr_config, also removes transcripts that need more frames than the student has,
+or that its tokens cannot spell; flags of asr_train may follow, the same as for the
+training. With --cache, also removes utterances that were left out of the cache.
+Several --input_dir are joined; text is written if all of them have it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--min_wav_duration", type=amount, default=0.1, help="seconds")
     p.add_argument("--max_wav_duration", type=seconds, default=20.0, help="seconds")
     add_max_bad_share(p)
-    p.add_argument("--cache", help="of the teacher's posteriors of these utterances")
+    p.add_argument("--cache", help="cache of the teacher for these utterances")
     add_student(p)
     args, theirs = p.parse_known_args(cmd)
     folders = [Path(folder) for folder in args.input_dir]
@@ -71,7 +71,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     bad = _wordless(files)
     flags = student_flags(p, args, theirs)
     if flags:
-        # Here, because it takes seconds to import, and most filtering does without.
+        # Imported here, because the import takes seconds and is rarely needed.
         from espnet_ctckd.plugin.student import build_student
 
         student, _, _ = build_student(flags)
@@ -89,14 +89,14 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         )
     write_scp(target / "removed", removed.items())
     where = ", ".join(args.input_dir)
-    # Copies of another speed are of one utterance.
+    # Speed-perturbed copies count as one utterance.
     sources = _sources(files)
     few = {sources.get(utt, utt): why for utt, why in bad.items()}
     spoken = len({sources.get(utt, utt) for utt in files["wav.scp"]})
     limit_bad(few, spoken, args.max_bad_share, where, target / "removed")
     for name, entries in files.items():
-        kept = [(utt, rest) for utt, rest in entries.items() if utt not in removed]
-        write_scp(target / name, kept)
+        usable = [(utt, rest) for utt, rest in entries.items() if utt not in removed]
+        write_scp(target / name, usable)
     print(f"{target}: {total - len(removed)} of {total} utterances kept")
     for utt, why in list(removed.items())[:5]:
         print(f"  removed {utt}: {why}")
@@ -105,7 +105,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 
 def _read(folders: Sequence[Path]) -> Files:
-    """Join the files that all folders have, or must have; and the speeds of any."""
+    """Join the files that all folders have or must have, and the speeds of any."""
     having = {name: [f for f in folders if (f / name).exists()] for name in FILES}
     names = [n for n in FILES if n in REQUIRED or len(having[n]) == len(folders)]
     files: Files = {name: {} for name in names}
@@ -127,7 +127,7 @@ def _read(folders: Sequence[Path]) -> Files:
 
 
 def _beyond(files: Files, rate: int, shortest: float, longest: float) -> Dict[str, str]:
-    """Utterances of another length than was asked for, and why they are left out."""
+    """Return utterances whose length is out of range, with the reason."""
     removed: Dict[str, str] = {}
     for utt, samples in files["utt2num_samples"].items():
         length = int(samples) / rate
@@ -137,7 +137,7 @@ def _beyond(files: Files, rate: int, shortest: float, longest: float) -> Dict[st
 
 
 def _unusable(folders: Sequence[Path]) -> Dict[str, str]:
-    """Utterances whose audio format_audio has found to be unusable, and why."""
+    """Return utterances that format_audio found unusable, with the reason."""
     found: Dict[str, str] = {}
     for folder in folders:
         path = folder / UNUSABLE
@@ -147,7 +147,7 @@ def _unusable(folders: Sequence[Path]) -> Dict[str, str]:
 
 
 def _wordless(files: Files) -> Dict[str, str]:
-    """Utterances without a transcript, where there are transcripts, and why."""
+    """Return utterances without a transcript, with the reason, if there is text."""
     text = files.get("text")
     if text is None:
         return {}
@@ -159,7 +159,7 @@ def _wordless(files: Files) -> Dict[str, str]:
 
 
 def _unfit(files: Files, student: Student) -> Dict[str, str]:
-    """Utterances that a student cannot be trained on, and why."""
+    """Return utterances that a student cannot be trained on, with the reason."""
     text = files.get("text", {})
     found = {
         utt: student.misfit(int(samples), text.get(utt))
@@ -169,7 +169,7 @@ def _unfit(files: Files, student: Student) -> Dict[str, str]:
 
 
 def _unheard(files: Files, cache: Path) -> Dict[str, str]:
-    """Utterances that a teacher has left out, and why."""
+    """Return utterances that were left out of a cache, with the reason."""
     from espnet_ctckd.cache.reader import SCP, read_meta, read_unheard
 
     found = {utt: f"the teacher: {why}" for utt, why in read_unheard(cache).items()}
@@ -184,7 +184,7 @@ def _unheard(files: Files, cache: Path) -> Dict[str, str]:
 
 
 def _sources(files: Files) -> Dict[str, str]:
-    """Copies of another speed, and the utterance that each is a copy of."""
+    """Map speed-perturbed copies to their source utterances."""
     return {
         utt: re.sub("^sp[^-]+-", "", utt)
         for utt, speed in files.get(SPEEDS, {}).items()

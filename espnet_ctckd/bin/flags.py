@@ -1,8 +1,7 @@
-"""Groups of flags that several commands share, and what they stand for.
+"""Groups of flags that several commands share.
 
-Nothing here imports torch or ESPnet before a command line is parsed: names and defaults
-that belong to registries and configurations of the library are repeated, and a test
-compares them.
+This module does not import torch or ESPnet before a command line is parsed. It repeats
+names and defaults of the library's registries and configurations; a test compares them.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ TEACHER_TYPES = ("espnet", "huggingface", "torchaudio", "python", "ensemble")
 DTYPES = ("float32", "bfloat16", "float16")
 # Fields of espnet_ctckd.decode.search.SearchConfig but `method`: type, default, help.
 SEARCH: Dict[str, Tuple[type, Any, str]] = {
-    "nbest": (int, 1, "hypotheses an utterance"),
-    "blank_collapse": (float, 1.0, "threshold of Blank Collapse, as 0.999; 1: off"),
-    "beam": (int, 20, "hypotheses that are followed"),
-    "tokens_per_frame": (int, 20, "most probable tokens of a frame that are tried"),
+    "nbest": (int, 1, "hypotheses per utterance"),
+    "blank_collapse": (float, 1.0, "threshold of Blank Collapse, e.g. 0.999; 1: off"),
+    "beam": (int, 20, "beam size in hypotheses"),
+    "tokens_per_frame": (int, 20, "most probable tokens of a frame that are expanded"),
     "beam_threshold": (
         float,
         25.0,
-        "of lexicon: nats behind the best that are still followed",
+        "of lexicon: maximum distance from the best hypothesis in nats",
     ),
     "lexicon": (str, None, "of lexicon: file of words and their tokens"),
     "lm": (str, None, "of lexicon: n-gram model of KenLM, ARPA or binary"),
-    "lm_scale": (float, 1.0, "of lexicon: factor of its log-probability"),
-    "word_score": (float, 0.0, "of lexicon: added for each word"),
-    "silence_score": (float, 0.0, "of lexicon: added for each space"),
+    "lm_scale": (float, 1.0, "of lexicon: scale of the language model"),
+    "word_score": (float, 0.0, "of lexicon: score added per word"),
+    "silence_score": (float, 0.0, "of lexicon: score added per space"),
     "prior_file": (
         str,
         None,
-        "of prefix_beam and lexicon: as estimate_prior writes it",
+        "of prefix_beam and lexicon: prior written by estimate_prior",
     ),
-    "prior_scale": (float, 0.0, "how much of the prior is taken out"),
+    "prior_scale": (float, 0.0, "scale of the prior"),
 }
 
 
@@ -56,7 +55,7 @@ def add_teacher(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--teacher",
-        help="folder or tag of an ESPnet model; id or folder of one of Hugging Face; "
+        help="folder or tag of an ESPnet model; id or folder of a Hugging Face model; "
         "bundle of torchaudio; package.module:factory; YAML of an ensemble",
     )
     p.add_argument(
@@ -64,7 +63,7 @@ def add_teacher(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="option of the kind of teacher",
+        help="option of the teacher type",
     )
     p.add_argument("--teacher_config", help="config.yaml of an ESPnet model")
     p.add_argument("--teacher_model", help="weights of an ESPnet model")
@@ -84,7 +83,7 @@ def teacher_of(
         The teacher.
 
     Raises:
-        InputError: the flags contradict each other, or it cannot be opened.
+        InputError: the flags are contradictory, or the teacher cannot be opened.
     """
     options = _read_options(args.teacher_conf)
     files = [f for f in (args.teacher_config, args.teacher_model) if f]
@@ -112,16 +111,16 @@ def teacher_of(
 
 
 def _read_options(given: Sequence[str]) -> Dict[str, Any]:
-    """Options as ``key=value``, the value in YAML.
+    """Parse options ``key=value`` with values in YAML.
 
     Args:
-        given: on the command line.
+        given: options of the command line.
 
     Returns:
         Key -> value.
 
     Raises:
-        InputError: one is not of that form.
+        InputError: an option is not of this form.
     """
     options = {}
     for option in given:
@@ -133,8 +132,10 @@ def _read_options(given: Sequence[str]) -> Dict[str, Any]:
 
 
 def add_search(p: argparse.ArgumentParser) -> None:
-    """Add the flags of the search, and --config, a YAML file that may hold them."""
-    p.add_argument("--config", help="YAML of these flags; the command line wins")
+    """Add the flags of the search, and --config for a YAML file with flags."""
+    p.add_argument(
+        "--config", help="YAML of these flags; the command line overrides it"
+    )
     g = p.add_argument_group("search")
     g.add_argument(
         "--method",
@@ -146,28 +147,31 @@ def add_search(p: argparse.ArgumentParser) -> None:
 
 
 def search_of(args: argparse.Namespace) -> SearchConfig:
-    """The search that the flags of `add_search` ask for."""
+    """Return the search configuration of the flags of `add_search`."""
     from espnet_ctckd.decode.search import SearchConfig
 
     return SearchConfig(**{name: getattr(args, name) for name in ("method", *SEARCH)})
 
 
 def add_normalization(p: argparse.ArgumentParser) -> None:
-    """Add the flags that say what of a text counts."""
+    """Add the flags of the text normalization before scoring."""
     p.add_argument(
-        "--case", choices=("keep", "upper", "lower"), default="keep", help="of letters"
+        "--case",
+        choices=("keep", "upper", "lower"),
+        default="keep",
+        help="letter case for scoring",
     )
-    p.add_argument("--remove", default="", help='characters that do not count: ".,?!"')
+    p.add_argument("--remove", default="", help='characters to remove, e.g. ".,?!"')
     p.add_argument(
         "--unicode",
         choices=("keep", "nfc", "nfkc"),
         default="nfc",
-        help="form of accents; nfkc also makes full-width letters plain ones",
+        help="Unicode normal form; nfkc also converts full-width letters",
     )
 
 
 def normalization_of(args: argparse.Namespace) -> Normalization:
-    """The normalization that the flags of `add_normalization` ask for."""
+    """Return the normalization of the flags of `add_normalization`."""
     from espnet_ctckd.evaluation.score import Normalization
 
     return Normalization(args.case, args.remove, args.unicode)

@@ -1,9 +1,9 @@
-"""Check the audio of a data folder, and write anew what is not as training needs it.
+"""Check the audio of a data folder, and convert files that training cannot read.
 
-All of it is read. Files that are mono, of the wanted rate and whole are named as they
-are; copies are written of perturbed speed, and of files whose headers do not know their
-length. What cannot be used is listed in <output_dir>/unusable, an utterance a line, and
-stays in wav.scp. Start it N times with --job 1 to N to share the work; give it again
+All files are read completely. Intact mono files of the wanted sample rate are listed
+unchanged; copies are written for speed perturbation, and of files whose headers lack
+the length. Unusable utterances are listed in <output_dir>/unusable, one per line, and
+remain in wav.scp. To share the work, start N jobs with --job 1 to N; then run once more
 without --job to join the parts.
 """
 
@@ -37,7 +37,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--input_dir", required=True, help="Kaldi data folder")
     p.add_argument("--output_dir", required=True, help="folder to write")
     p.add_argument("--fs", type=positive, default=16000, help="samples per second")
-    p.add_argument("--audio_format", default="flac", help="of files that are written")
+    p.add_argument("--audio_format", default="flac", help="format of written files")
     p.add_argument("--job", type=count, default=0, help="which part; 0: join the parts")
     p.add_argument(
         "--num_jobs", type=positive, default=1, help="how many parts there are"
@@ -64,8 +64,8 @@ def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
     for utt in list(wavs)[args.job - 1 :: args.num_jobs]:
         speed, name, samples = float(speeds.get(utt, 1.0)), wavs[utt], 0
         try:
-            # To its end: a header does not know what is damaged behind it; and without
-            # a known length, ESPnet reads a part of the file.
+            # Read the whole file: damage is not visible in the header, and ESPnet
+            # reads only a part of a file of unknown length.
             known = True
             try:
                 audio = read_audio(utt, name, args.fs)
@@ -85,11 +85,11 @@ def _format_part(source: Path, target: Path, args) -> None:  # type: ignore
 
 
 def write_copy(samples: np.ndarray, name: str, speed: float, fs: int) -> int:
-    """Write audio (S,), played faster or slower, and return its samples."""
+    """Write audio (S,) at another speed, and return the number of samples."""
     import soundfile
 
     if speed != 1.0:
-        # Here, because they take seconds to import, and most folders do without.
+        # Imported here, because the imports take seconds and are rarely needed.
         import torch
         import torchaudio
 
@@ -118,8 +118,8 @@ def _join(source: Path, target: Path, num_jobs: int, max_bad_share: float) -> No
         ):
             path = target / part
             parts.append(path)
-            # Of more jobs than utterances, the last have nothing to do; most find
-            # nothing that is unusable.
+            # With more jobs than utterances, the last parts are empty; most lists of
+            # unusable files are empty, too.
             if not path.exists() or path.stat().st_size > 0:
                 joined[name].update(read_scp(path))
     wanted = read_wav_scp(source / "wav.scp")
@@ -132,7 +132,7 @@ def _join(source: Path, target: Path, num_jobs: int, max_bad_share: float) -> No
     write_scp(target / UNUSABLE, bad.items())
     for why in bad.values():
         print(f"  unusable: {why}")
-    # Copies of another speed are of one file.
+    # Speed-perturbed copies count as one file.
     files = {wanted[utt]: utt for utt in bad}
     few = {utt: bad[utt] for utt in files.values()}
     total = len(set(wanted.values()))

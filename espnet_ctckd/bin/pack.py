@@ -1,10 +1,10 @@
-"""Pack an exported student as ESPnet's model zoo wants it, with a model card.
+"""Pack an exported student for ESPnet's model zoo, with a model card.
 
-The zip holds the plain student with its statistics and BPE model, tokens.txt, README.md
-(the card, for Hugging Face, too), and with --results and --report these. The
-ModelDownloader of espnet_model_zoo unpacks it, and it is decoded without this package.
---resumable packs the training beside it (model: ctckd, with the state of the optimizer
-and the epochs that are to be averaged), for going on where it stopped.
+The zip contains the plain student with its statistics and BPE model, tokens.txt,
+README.md (the model card, also for Hugging Face), and the files of --results and
+--report. The ModelDownloader of espnet_model_zoo unpacks it; decoding needs only
+ESPnet. --resumable adds the state of the training (model: ctckd, the optimizer, and
+the epochs to be averaged), so that the training can be resumed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from espnet_ctckd.evaluation.experiments import Result, System
 
 GOING_ON = """
-To go on with its training, with espnet_ctckd and the ESPnet that it was trained with
-({version}), unpack it and, there:
+To resume its training, install espnet_ctckd and the ESPnet that it was trained with
+({version}), unpack the zip, and run in its folder:
 
 ```sh
 python -m espnet_ctckd.bin.asr_train --config exp/{name}/training/train.yaml \\
@@ -35,28 +35,30 @@ python -m espnet_ctckd.bin.asr_train --config exp/{name}/training/train.yaml \\
     <--train_data_path_and_name_and_type, --train_shape_file and the like, of your data>
 ```
 
-For a new training that begins with these weights: another --output_dir, and
+To start a new training from these weights, give another --output_dir and
 `--init_param exp/{name}/model.pth`.
 """
-# What a training was told that holds where it ran; of data, by how its name ends.
+# Training arguments that hold only on the machine of the training; for data, suffixes.
 HERE = {"config", "output_dir", "init_param", "ngpu"}
 DATA = ("_data_path_and_name_and_type", "_shape_file")
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Pack it."""
+    """Pack a student."""
     p = parser(__doc__)
     p.add_argument("--experiment", required=True, help="folder that holds export/")
     p.add_argument("--output", required=True, help="zip to write")
     p.add_argument(
-        "--resumable", action="store_true", help="pack the training beside it"
+        "--resumable", action="store_true", help="add the state of the training"
     )
     p.add_argument("--results", help="RESULTS.md")
     p.add_argument("--report", help="report.html")
-    p.add_argument("--data", default="not stated", help="what it was trained on")
-    p.add_argument("--data_license", default="not stated", help="its licence")
-    p.add_argument("--teacher_license", default="not stated", help="of the weights")
-    p.add_argument("--license", default="not stated", help="of this model")
+    p.add_argument("--data", default="not stated", help="training data")
+    p.add_argument("--data_license", default="not stated", help="licence of the data")
+    p.add_argument(
+        "--teacher_license", default="not stated", help="licence of the teacher"
+    )
+    p.add_argument("--license", default="not stated", help="licence of this model")
     args = p.parse_args(cmd)
     experiment, output = Path(args.experiment), Path(args.output).resolve()
     export = experiment / "export"
@@ -99,7 +101,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 def _gather(
     conf: Dict[str, Any], root: Path, folder: Path, name: str = "config.yaml"
 ) -> List[Any]:
-    """Copy what a configuration names, and write it with the names inside the zip."""
+    """Copy the files of a configuration, and write it with their paths in the zip."""
     (root / folder).mkdir(parents=True, exist_ok=True)
     option: List[Any] = []
     kd = (conf.get("model_conf") or {}).get("kd") or {}
@@ -124,7 +126,7 @@ def _gather(
 
 
 def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
-    """Copy the state of a training, and what it was told but for files of here."""
+    """Copy the state of a training, and its arguments except local paths."""
     import torch
 
     from espnet_ctckd.models.checkpoint import load_config, load_weights
@@ -138,7 +140,7 @@ def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
         for key, value in load_config(experiment / "config.yaml").items()
         if key in known - HERE and not key.endswith(DATA)
     }
-    # Not config.yaml, which a training writes with keys that none takes.
+    # Not named config.yaml, whose keys asr_train does not all accept.
     option = _gather({**conf, "resume": True}, root, folder, "train.yaml")
     epochs = _averaged(conf, state["reporter"])
     for epoch in epochs:
@@ -146,7 +148,7 @@ def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
         shutil.copyfile(
             experiment / f"{epoch}epoch.pth", root / folder / f"{epoch}epoch.pth"
         )
-    # Some ESPnets do not read numbers of numpy in it.
+    # Some versions of ESPnet do not read NumPy numbers in a checkpoint.
     state["reporter"] = _plain(state["reporter"])
     torch.save(state, root / folder / "checkpoint.pth")
     names = ["train.yaml", "checkpoint.pth", *(f"{e}epoch.pth" for e in epochs)]
@@ -154,13 +156,13 @@ def _resumable(experiment: Path, root: Path, folder: Path) -> List[Any]:
 
 
 def _averaged(conf: Dict[str, Any], reported: Dict[str, Any]) -> List[int]:
-    """The epochs whose weights the end of a training may average."""
+    """Return the epochs that ESPnet may average at the end of the training."""
     from espnet2.train.reporter import Reporter
 
     reporter = Reporter()
     reporter.load_state_dict(reported)
-    kept = conf["keep_nbest_models"]
-    most = max(kept) if isinstance(kept, list) else kept
+    nbest = conf["keep_nbest_models"]
+    most = max(nbest) if isinstance(nbest, list) else nbest
     found = {int(reported["epoch"])}
     for phase, name, mode in conf["best_model_criterion"]:
         if reporter.has(phase, name):
@@ -169,14 +171,14 @@ def _averaged(conf: Dict[str, Any], reported: Dict[str, Any]) -> List[int]:
 
 
 def _plain(values: Any) -> Any:
-    """The same mapping with Python's own numbers."""
+    """Convert NumPy numbers in a nested mapping to Python numbers."""
     if isinstance(values, dict):
         return {key: _plain(value) for key, value in values.items()}
     return values.item() if isinstance(values, np.generic) else values
 
 
 def _pack(root: Path, inside: Path, option: Sequence[Any], output: Path) -> None:
-    """ESPnet names what is packed by its path from the working directory."""
+    """Pack the files with ESPnet, by paths relative to the working directory."""
     from espnet2.main_funcs.pack_funcs import pack
 
     before = Path.cwd()
@@ -194,29 +196,29 @@ def _pack(root: Path, inside: Path, option: Sequence[Any], output: Path) -> None
 
 
 def _search(result: Result) -> str:
-    """How it was searched, where that is told and not greedy."""
-    told = read_told(result.folder / "decode.json").get("search", {})
-    method = told.get("method", "greedy")
+    """Return the search method for the model card, if it is known and not greedy."""
+    search = read_told(result.folder / "decode.json").get("search", {})
+    method = search.get("method", "greedy")
     return "" if method == "greedy" else f", {method}"
 
 
-def card(system: System, told: Dict[str, Any]) -> str:
-    """The model card.
+def card(system: System, info: Dict[str, Any]) -> str:
+    """Return the model card.
 
     Args:
         system: the student.
-        told: ``data``, ``data_license``, ``teacher_license``, ``license``, and
-            whether it is ``resumable``.
+        info: ``data``, ``data_license``, ``teacher_license``, ``license`` and
+            ``resumable``.
 
     Returns:
-        Markdown, with what Hugging Face reads above.
+        Markdown with Hugging Face's metadata at the top.
     """
     head = {
         "tags": ["espnet", "audio", "automatic-speech-recognition", "ctc"],
         "library_name": "espnet",
     }
-    if told["license"] != "not stated":
-        head["license"] = told["license"]
+    if info["license"] != "not stated":
+        head["license"] = info["license"]
     rows = [
         f"| {subset} ({decoding}{_search(result)}) | {result.totals['wer'].rate:.1f} | "
         f"{result.interval[0]:.1f} - {result.interval[1]:.1f} | "
@@ -229,16 +231,16 @@ def card(system: System, told: Dict[str, Any]) -> str:
         "lambda": system.settings.get("lambda", ""),
         "transcripts": system.settings.get("labels", ""),
         "parameters": f"{system.parameters}" if system.parameters else "",
-        "training data": told["data"],
-        "licence of the data": told["data_license"],
-        "licence of the teacher": told["teacher_license"],
-        "licence of this model": told["license"],
+        "training data": info["data"],
+        "licence of the data": info["data_license"],
+        "licence of the teacher": info["teacher_license"],
+        "licence of this model": info["license"],
     }
     listed = "\n".join(f"- {key}: {value}" for key, value in facts.items() if value)
     table = "\n".join(rows) or "| not measured | | | |"
     version = system.provenance.get("espnet", "unknown")
     going_on = GOING_ON.format(name=system.name, version=version)
-    going_on = going_on if told["resumable"] else ""
+    going_on = going_on if info["resumable"] else ""
     return f"""---
 {yaml.safe_dump(head, sort_keys=False).strip()}
 ---
@@ -259,10 +261,10 @@ text, *_ = model(speech)[0]
 |---|---|---|---|
 {table}
 
-The interval is of the choice of test utterances; the search is that of
-espnet_ctckd.bin.decode, greedy where nothing else is said. ESPnet's own has a beam,
-which is slower: `Speech2Text(..., beam_size=1)` is the nearest to greedy. RESULTS.md
-and report.html, where they are packed, say more.
+The interval is a bootstrap over the test utterances. The search is that of
+espnet_ctckd.bin.decode, greedy unless stated otherwise. ESPnet's own beam search is
+slower; `Speech2Text(..., beam_size=1)` is closest to greedy search. RESULTS.md and
+report.html, if included, have more details.
 {going_on}"""
 
 

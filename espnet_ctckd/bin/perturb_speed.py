@@ -1,7 +1,7 @@
-"""Add speed-perturbed copies to a data folder, as utterances of their own.
+"""Add speed-perturbed copies to a data folder, as separate utterances.
 
-Writes <output_dir>/{wav.scp,text,utt2spk} with the ids `sp<factor>-<id>` and
-utt2speed, by which format_audio changes the audio; the factor 1.0 keeps the id.
+Writes <output_dir>/{wav.scp,text,utt2spk} with the ids `sp<factor>-<id>`, and
+utt2speed, from which format_audio changes the audio. Factor 1.0 does not change the id.
 """
 
 import math
@@ -20,7 +20,7 @@ from espnet_ctckd.data.kaldi import (
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Perturb a folder."""
+    """Perturb the speed of a data folder."""
     p = parser(__doc__)
     p.add_argument("--input_dir", required=True, help="Kaldi data folder")
     p.add_argument("--output_dir", required=True, help="folder to write")

@@ -1,7 +1,7 @@
-"""Prove a teacher by what it says in its cache: is it good for this data?
+"""Evaluate a teacher from its cached posteriors.
 
-Decodes the cached posteriors greedily and holds them against the transcripts; a teacher
-that is worse than --max_wer is refused, with the table.
+Decodes the cached posteriors greedily and scores them against the transcripts. A
+teacher whose word error rate is above --max_wer is refused, after the table is printed.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class TeacherStats:
-    """What a teacher does on a set, added up.
+    """Statistics of a teacher's posteriors, summed over a set.
 
     Attributes:
-        frames: in all.
-        seconds: of audio.
-        blank: frames that stand for the blank.
-        spikes: runs of frames that stand for another token.
-        entropy: of the posteriors, in nats, over all frames.
+        frames: number of frames.
+        seconds: duration of the audio in seconds.
+        blank: number of frames whose best token is blank.
+        spikes: number of spikes.
+        entropy: sum of the frame entropies in nats.
     """
 
     frames: int = 0
@@ -52,16 +52,19 @@ class TeacherStats:
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Prove a teacher."""
+    """Evaluate a teacher."""
     p = parser(__doc__)
     p.add_argument("--cache", required=True, help="cache of the set")
-    p.add_argument("--text", required=True, help="its transcripts")
+    p.add_argument("--text", required=True, help="transcripts of the set")
     p.add_argument("--token_list", required=True, help="token list of the student")
-    p.add_argument("--token_type", default="char", help="of the student")
+    p.add_argument("--token_type", default="char", help="token type of the student")
     p.add_argument("--bpemodel", help="sentencepiece model of the student")
     p.add_argument("--output_dir", required=True, help="folder of the results")
     p.add_argument(
-        "--max_wer", type=amount, default=math.inf, help="percent that it may have"
+        "--max_wer",
+        type=amount,
+        default=math.inf,
+        help="maximum word error rate in percent",
     )
     add_normalization(p)
     args = p.parse_args(cmd)
@@ -77,12 +80,12 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     if args.token_type == "bpe" and not args.bpemodel:
         raise InputError("--token_type is bpe: give --bpemodel")
     make_text = text_maker(args.token_type, args.bpemodel, tokens)
-    sayings, said = listen(meta)
+    stats, hypotheses = decode_cache(meta)
     text: Dict[str, str] = {}
     named: Dict[str, List[str]] = {}
-    for utt, ids in said.items():
-        kept = [index[i] for i in ids if index[i] != DROPPED]
-        named[utt] = [tokens[i] for i in kept]
+    for utt, ids in hypotheses.items():
+        matched = [index[i] for i in ids if index[i] != DROPPED]
+        named[utt] = [tokens[i] for i in matched]
         text[utt] = " ".join(make_text(named[utt]).split())
     for utt in read_unheard(meta.folder):
         text.setdefault(utt, "")  # an empty hypothesis
@@ -100,9 +103,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     texts = (args.text, folder / "text")
     totals = write_scores(folder, counted, normalization, texts=texts)
     with atomic_write(folder / "teacher.json") as f:
-        json.dump(asdict(sayings), f, indent=1)
+        json.dump(asdict(stats), f, indent=1)
     wer, cer = totals["wer"].rate, totals["cer"].rate
-    print(_table(sayings, wer, cer, totals["cer"].units))
+    print(_table(stats, wer, cer, totals["cer"].units))
     if wer > args.max_wer:
         raise InputError(
             f"the teacher has a word error rate of {wer:.1f} % on {args.text}, and at "
@@ -111,63 +114,63 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         )
 
 
-def listen(meta: CacheMeta) -> Tuple[TeacherStats, Dict[str, List[int]]]:
-    """Read a cache.
+def decode_cache(meta: CacheMeta) -> Tuple[TeacherStats, Dict[str, List[int]]]:
+    """Decode a cache greedily.
 
     Args:
-        meta: what it says of itself.
+        meta: metadata of the cache.
 
     Returns:
-        What the teacher does, and the token ids that it says of each utterance.
+        Statistics of the posteriors, and the token ids of each utterance.
     """
     from espnet_ctckd.cache.reader import SCP
     from espnet_ctckd.paths import find_spikes
 
-    sayings, said = TeacherStats(), {}
+    stats, hypotheses = TeacherStats(), {}
     for utt, place in read_scp(meta.folder / SCP).items():
-        opened = meta.read(utt, place)
-        best = opened.log_probs.argmax(1)
-        if opened.ids is not None:
-            best = opened.ids[np.arange(len(best)), best]
+        record = meta.read(utt, place)
+        best = record.log_probs.argmax(1)
+        if record.ids is not None:
+            best = record.ids[np.arange(len(best)), best]
         spikes = find_spikes(best.tolist(), meta.blank)
-        said[utt] = [spike.token for spike in spikes]
-        sayings.frames += len(best)
-        sayings.seconds += opened.audio.samples / meta.rate
-        sayings.blank += int((best == meta.blank).sum())
-        sayings.spikes += len(spikes)
-        sayings.entropy += _entropy(opened, len(meta.token_list))
-    return sayings, said
+        hypotheses[utt] = [spike.token for spike in spikes]
+        stats.frames += len(best)
+        stats.seconds += record.audio.samples / meta.rate
+        stats.blank += int((best == meta.blank).sum())
+        stats.spikes += len(spikes)
+        stats.entropy += _entropy(record, len(meta.token_list))
+    return stats, hypotheses
 
 
-def _entropy(said: DecodedRecord, tokens: int) -> float:
-    """Sum over the frames, in nats; what is not kept is taken as even."""
-    log_p = said.log_probs.astype(np.float64)
+def _entropy(record: DecodedRecord, tokens: int) -> float:
+    """Sum the frame entropies in nats; the tail mass is assumed to be uniform."""
+    log_p = record.log_probs.astype(np.float64)
     p = np.exp(log_p)
     entropy = -(p * log_p).sum()
-    if said.ids is not None:
-        rest = (1 - p.sum(1)).clip(min=1e-30)
-        entropy -= (rest * np.log(rest / (tokens - p.shape[1]))).sum()
+    if record.ids is not None:
+        tail = (1 - p.sum(1)).clip(min=1e-30)
+        entropy -= (tail * np.log(tail / (tokens - p.shape[1]))).sum()
     return float(entropy)
 
 
-def _table(sayings: TeacherStats, wer: float, cer: float, characters: int) -> str:
+def _table(stats: TeacherStats, wer: float, cer: float, characters: int) -> str:
     rows = [
-        ("word error rate", f"{wer:.1f} %", "what a label-free student is drawn to"),
+        ("word error rate", f"{wer:.1f} %", "target of a label-free student"),
         ("character error rate", f"{cer:.1f} %", ""),
         (
             "blank frames",
-            f"{100 * sayings.blank / max(sayings.frames, 1):.1f} %",
-            "what the selection is about",
+            f"{100 * stats.blank / max(stats.frames, 1):.1f} %",
+            "best token is blank; selectors leave out some of these frames",
         ),
         (
             "entropy",
-            f"{sayings.entropy / max(sayings.frames, 1):.3f} nats a frame",
-            "0: it says no more than its transcript",
+            f"{stats.entropy / max(stats.frames, 1):.3f} nats per frame",
+            "0: the posteriors add nothing to the hypothesis",
         ),
         (
             "spikes",
-            f"{sayings.spikes / sayings.seconds:.1f} a second",
-            f"the transcripts have {characters / sayings.seconds:.1f} characters",
+            f"{stats.spikes / stats.seconds:.1f} per second",
+            f"transcripts: {characters / stats.seconds:.1f} characters per second",
         ),
     ]
     return "\n".join(

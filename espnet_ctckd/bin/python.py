@@ -1,7 +1,7 @@
 """``ctckd-python``: Python, with ``model: ctckd`` known to ESPnet.
 
-It takes what ``python`` takes: ``ctckd-python -m espnet2.bin.asr_train --config …``
-trains a student, so a stock recipe runs unchanged with ``--python ctckd-python``.
+It takes the arguments of ``python``. ``ctckd-python -m espnet2.bin.asr_train`` trains a
+student, so a stock recipe runs unchanged with ``--python ctckd-python``.
 """
 
 import importlib.abc
@@ -16,8 +16,8 @@ from typing import List, Optional, Sequence, Tuple
 
 _TASK = "espnet2.tasks.asr"
 
-# The stock entry point names the stock task, which knows neither the data key
-# `teacher` nor training without text. For other models ours is the same.
+# The stock entry point uses the stock task, which supports neither the data key
+# `teacher` nor training without text. For other models both are equivalent.
 _INSTEAD = {"espnet2.bin.asr_train": "espnet_ctckd.bin.asr_train"}
 
 _HELP = ("-h", "--help")
@@ -26,7 +26,7 @@ _WITH_VALUE = ("-W", "-X", "--check-hash-based-pycs")
 
 
 class _Registrar(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Registers when ESPnet's ASR task is imported, and costs nothing before."""
+    """Import hook that registers the plug-in when ESPnet's ASR task is imported."""
 
     def __init__(self) -> None:
         self._loader: Optional[importlib.abc.Loader] = None
@@ -57,13 +57,14 @@ class _Registrar(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def split_arguments(argv: Sequence[str]) -> Tuple[List[str], List[str]]:
-    """Divide a command line of Python.
+    """Split a command line of Python.
 
     Args:
-        argv: what follows the interpreter.
+        argv: arguments of the interpreter.
 
     Returns:
-        Options of the interpreter, and the rest from ``-m``, ``-c`` or a script on.
+        Options of the interpreter, and the rest, starting with ``-m``, ``-c`` or a
+        script.
     """
     position = 0
     while position < len(argv):
@@ -78,7 +79,7 @@ def split_arguments(argv: Sequence[str]) -> Tuple[List[str], List[str]]:
 
 
 def main() -> None:
-    """Behave as ``python``, whose command line this is."""
+    """Run the command line as ``python`` does."""
     options, rest = split_arguments(sys.argv[1:])
     if not rest or rest[0] == "-":
         os.execv(sys.executable, [sys.executable, *options, *rest])

@@ -1,9 +1,10 @@
-"""Write one page, report.html, on which a person sees what distillation did.
+"""Write report.html, one page with the results of all experiments.
 
-Takes folders of experiments, or one that holds them. The page needs no network: results
-with intervals, learning curves, what the blank does, utterances to look at and listen
-to, costs, and where everything comes from. The parts about blanks and utterances need
---data, exported students, and a teacher: an exported ESPnet model, or --teacher_cache.
+Takes folders of experiments, or a folder that contains them. The page needs no network.
+It has results with intervals, learning curves, blank statistics, utterances with audio
+and posteriors, speed and memory, and provenance. The parts about blanks and utterances
+need --data, exported students, and a teacher: an exported ESPnet model, or
+--teacher_cache.
 """
 
 from __future__ import annotations
@@ -47,23 +48,24 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     )
     p.add_argument(
         "--teacher_cache",
-        help="folder that holds <set>/teacher.scp, what the teacher says of each set, "
-        "where its own folder has no exported ESPnet model that can be run",
+        help="folder with the teacher's cache <set>/teacher.scp of each set, if its "
+        "experiment has no exported ESPnet model",
     )
-    p.add_argument("--data", help="folder that holds <set>/wav.scp and <set>/text")
+    p.add_argument("--data", help="folder with <set>/wav.scp and <set>/text")
     p.add_argument(
         "--utterances",
         type=positive,
         default=40,
-        help="of each set that can be heard and seen, the worst; of others the texts",
+        help="utterances with audio and plots per set, the worst first; of the others "
+        "only the texts are listed",
     )
     p.add_argument(
         "--spike_utterances",
         type=positive,
         default=300,
-        help="of each set, evenly spread, in which spikes are compared",
+        help="utterances per set in which spikes are compared, evenly spread",
     )
-    p.add_argument("--title", default="Distillation", help="of the page")
+    p.add_argument("--title", default="Distillation", help="title of the page")
     p.add_argument("--output", help="file (default: report.html in the first folder)")
     args = p.parse_args(cmd)
     from espnet_ctckd.evaluation.experiments import (
@@ -115,7 +117,7 @@ def _teacher(folders: Sequence[Path], given: Optional[str]) -> Optional[Path]:
 
 
 def _check_places(teacher: Optional[Path], args: Any) -> None:
-    """Refuse folders that are given and are not what they should be."""
+    """Refuse --data and --teacher_cache folders without the expected contents."""
     from espnet_ctckd.cache.reader import META
 
     if not Path(args.data).is_dir():
@@ -136,7 +138,7 @@ def _check_places(teacher: Optional[Path], args: Any) -> None:
 def _look_at_data(
     content: Content, systems: Sequence[System], teacher: Optional[Path], args: Any
 ) -> None:
-    """What needs the data, and models that hear it: utterances, and spikes."""
+    """Fill in the parts that need data and models: utterances and spikes."""
     from espnet_ctckd.report.page import spread
     from espnet_ctckd.report.spikes import KnownSpikes
     from espnet_ctckd.report.utterances import list_utterances, look_at
@@ -175,8 +177,8 @@ def _look_at_data(
                 path = folders.get(voice.name, teacher) / f"spikes.{subset}.json"
                 content.add_spikes(voice.name, known.of(voice.source, path))
                 _advance(bar, f"spikes of {voice.name}")
-        heard = [u for u in utterances if u["name"] in wavs] if voices else []
-        for each in heard[: args.utterances]:
+        playable = [u for u in utterances if u["name"] in wavs] if voices else []
+        for each in playable[: args.utterances]:
             utt = each["name"]
             looked = look_at(utt, wavs[utt], voices, learned)
             for selector, share in looked.pop("shares").items():
@@ -186,7 +188,7 @@ def _look_at_data(
     bar.close()
     if not content.spikes:
         content.without_data = (
-            "No teacher was found that says something of these sets: neither an "
+            "No posteriors of a teacher were found for these sets: neither an "
             "exported ESPnet model in its folder (--teacher), nor a --teacher_cache."
         )
 
@@ -197,11 +199,11 @@ def _advance(bar: Progress, done: str) -> None:
 
 
 def _usable(wav_scp: Path, content: Content) -> Tuple[Dict[str, str], Dict[str, int]]:
-    """The files of a set that can be heard, and their samples; the others are noted."""
+    """Return the usable files of a set and their samples; note the other files."""
     wavs, samples, missing = read_wav_scp(wav_scp), {}, []
     for utt, path in wavs.items():
         try:
-            # To its end: a header does not know what is damaged behind it.
+            # Read the whole file: damage is not visible in the header.
             samples[utt] = len(read_audio(utt, path, rate=None))
         except UnusableAudioError as error:
             missing.append(utt)
@@ -217,7 +219,7 @@ def _usable(wav_scp: Path, content: Content) -> Tuple[Dict[str, str], Dict[str, 
 def _drop_other_rates(
     wavs: Dict[str, str], voices: Sequence[PlottedSystem], subset: str, content: Content
 ) -> None:
-    """Take out of a set the files of another rate than a model's, and note them."""
+    """Remove files whose sample rate is not a model's from a set, and note them."""
     others = []
     for utt, path in list(wavs.items()):
         try:
@@ -241,7 +243,7 @@ def _drop_short(
     subset: str,
     content: Content,
 ) -> None:
-    """Take out of a set the files that some model has no frame of, and note them."""
+    """Remove files that are too short for a model from a set, and note them."""
     least = max((voice.source.shortest for voice in voices), default=0)
     short = [utt for utt in wavs if samples[utt] < least]
     for utt in short:
@@ -256,12 +258,12 @@ def _drop_short(
 def _compare_transcripts(
     folder: Path, text: Mapping[str, str], systems: Sequence[System], content: Content
 ) -> None:
-    """Note which systems were scored against other transcripts than those of a set."""
+    """Note the systems that were scored against other transcripts than a set's."""
     for system in systems:
         for (_, subset), result in system.results.items():
             if subset != folder.name or not result.score.reference:
                 continue
-            # A set may have been scored without what was left out of it.
+            # Utterances may have been left out of the set before scoring.
             scored = read_errors(result.folder / "wer.tsv")
             same = {utt: text[utt] for utt in text if utt in scored}
             if hash_transcripts(same) != result.score.reference:
@@ -280,7 +282,7 @@ def _compare_transcripts(
 def _compare_teachers(
     cache: Optional[str], subset: str, systems: Sequence[System], content: Content
 ) -> None:
-    """Note which systems learned from another teacher than that of --teacher_cache."""
+    """Note the systems whose teacher is not the teacher of --teacher_cache."""
     from espnet_ctckd.cache.reader import META, hashes_of, read_meta
 
     if cache is None or not Path(cache, subset, META).exists():
@@ -301,7 +303,7 @@ def _compare_teachers(
 def _teacher_of(
     teacher: Path, cache: Optional[str], subset: str, wavs: Mapping[str, str]
 ) -> Optional[PlottedSystem]:
-    """What the teacher says of a set: its exported model, or else a cache."""
+    """Return the teacher's posteriors of a set, from its exported model or a cache."""
     from espnet_ctckd.cache.reader import META
     from espnet_ctckd.report.spikes import open_source
     from espnet_ctckd.report.utterances import PlottedSystem
@@ -319,7 +321,7 @@ def _students(
     teacher: Optional[PlottedSystem],
     wavs: Mapping[str, str],
 ) -> Iterator[PlottedSystem]:
-    """Those whose posteriors are drawn, in the tokens of the first."""
+    """Iterate over the students to plot, in the tokens of the first system."""
     from espnet_ctckd.report.spikes import open_source, places
     from espnet_ctckd.report.utterances import PlottedSystem
 

@@ -1,7 +1,7 @@
-"""Lay out the scores below an experiments folder.
+"""Summarize the scores of all experiments in a folder.
 
-Writes RESULTS.md in the form of ESPnet's recipes, or prints with --table what a
-person wants to know: error rates, parameters and speed of each system.
+Writes RESULTS.md in the format of ESPnet's recipes, or prints with --table error rates,
+parameters and speed of each system.
 """
 
 import datetime
@@ -65,14 +65,14 @@ def _environment(command: str) -> List[str]:
 
 
 def systems_table(expdir: Path) -> str:
-    """Systems and what they reach, one a line.
+    """Format a table of systems and their scores.
 
     Args:
-        expdir: holds ``<experiment>/<decoding>/<set>/score.json``.
+        expdir: folder with ``<experiment>/<decoding>/<set>/score.json``.
 
     Returns:
-        A table for people; the interval is of the choice of test utterances, not of
-        the training's seed.
+        The table; the interval is a bootstrap over the test utterances and does not
+        include the variance of the training.
     """
     rows: List[Tuple[str, ...]] = [
         (

@@ -1,9 +1,9 @@
 """Count the errors of a decoded set: WER, CER, and TER where a BPE model is given.
 
 Writes <output_dir>/score.json (totals), wer.tsv, cer.tsv, ter.tsv (utterances), and
-with --utt2spk wer.speakers.tsv and so on. What --case and --remove do is done to
-references and hypotheses alike, and noted with the scores. References without words and
-empty hypotheses count as sclite counts them: insertions, and deletions.
+with --utt2spk wer.speakers.tsv and so on. --case and --remove apply to references and
+hypotheses, and are written with the scores. References without words and empty
+hypotheses count as in sclite: as insertions and deletions.
 """
 
 from pathlib import Path
@@ -45,9 +45,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     normalization = normalization_of(args)
     references = read_references(args.ref, normalization)
     hypotheses = read_scp(args.hyp)
-    told = read_told(Path(args.hyp).parent / "decode.json")
-    if "characters" in told:
-        warn_unspelled(references, str(told["characters"]), normalization)
+    info = read_told(Path(args.hyp).parent / "decode.json")
+    if "characters" in info:
+        warn_unspelled(references, str(info["characters"]), normalization)
     else:
         found = "".join(sorted(set().union(*hypotheses.values())))
         missing = "that are in no hypothesis"

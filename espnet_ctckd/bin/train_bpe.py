@@ -1,4 +1,4 @@
-"""Train a sentencepiece model, and write its token list as ESPnet orders it.
+"""Train a sentencepiece model, and write its token list in ESPnet's order.
 
 Writes <output_dir>/bpe.model and tokens.txt: <blank> first, <unk> second, <sos/eos>
 last.
@@ -46,9 +46,9 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         partial.write_bytes(trained.getvalue())
     model = sentencepiece.SentencePieceProcessor(model_proto=trained.getvalue())
     pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
-    kept = [piece for piece in pieces if piece not in _SPECIAL]
+    own = [piece for piece in pieces if piece not in _SPECIAL]
     with atomic_write(folder / "tokens.txt") as f:
-        f.writelines(f"{t}\n" for t in ["<blank>", "<unk>", *kept, "<sos/eos>"])
+        f.writelines(f"{t}\n" for t in ["<blank>", "<unk>", *own, "<sos/eos>"])
 
 
 if __name__ == "__main__":

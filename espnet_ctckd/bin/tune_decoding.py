@@ -1,8 +1,8 @@
-"""Choose the scales of a search on a dev set, for decode --config.
+"""Tune the scales of a search on a dev set, for decode --config.
 
-The model runs once; then every combination of the given scales is searched. Prints the
-word error rates, and writes the flags of the best as a YAML file. The test sets are
-then decoded once, with that.
+The model runs once; the search runs with every combination of the given scales. Prints
+the word error rates, and writes the flags of the best combination to a YAML file, with
+which the test sets are decoded.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     p.add_argument("--text", required=True, help="transcripts of the dev set")
     p.add_argument("--output", required=True, help="YAML to write")
     p.add_argument(
-        "--search_processes", type=count, default=0, help="beside this one; 0: none"
+        "--search_processes", type=count, default=0, help="additional processes"
     )
     for name in TUNED:
-        p.add_argument(f"--{name}s", type=float, nargs="+", help="to be tried")
+        p.add_argument(f"--{name}s", type=float, nargs="+", help="values to try")
     add_max_bad_share(p)
     add_normalization(p)
     add_search(p)
@@ -93,12 +93,12 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     characters = output_characters(model, base)
     warn_unspelled(references, characters, normalization)
     unheard = Unheard(args.max_bad_share, args.wav_scp)
-    heard = list(model.hear(args.wav_scp, args.batch_seconds, unheard))
+    batches = list(model.hear(args.wav_scp, args.batch_seconds, unheard))
     wers = []
     with Progress(len(configs), "searches") as bar:
         for config in configs:
-            searching = SearchPool(search.at(config), args.search_processes)
-            texts = search_all(model, heard, searching)
+            pool = SearchPool(search.at(config), args.search_processes)
+            texts = search_all(model, batches, pool)
             wers.append(_error_rate(references, texts, normalization))
             bar.update()
     best = min(range(len(configs)), key=lambda i: wers[i])
@@ -124,38 +124,38 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 def _error_rate(
     references: Mapping[str, str], texts: Mapping[str, str], normalize: Normalization
 ) -> float:
-    """Word error rate in percent; the hypothesis of unusable audio is empty."""
+    """Return the WER in percent; the hypothesis of unusable audio is empty."""
     hypotheses = {utt: normalize(texts.get(utt, "")) for utt in references}
     return error_rate(references, hypotheses)
 
 
 def at(base: SearchConfig, point: Dict[str, float]) -> SearchConfig:
-    """A search at a point of the grid; without a prior where its scale is 0."""
+    """Return the search at a point of the grid; without a prior if its scale is 0."""
     if point["prior_scale"] == 0:
         return replace(base, **point, prior_file=None)  # type: ignore[arg-type]
     return replace(base, **point)  # type: ignore[arg-type]
 
 
 def search_all(
-    model: Recogniser, heard: Sequence[BatchPosteriors], searching: SearchPool
+    model: Recogniser, batches: Sequence[BatchPosteriors], pool: SearchPool
 ) -> Dict[str, str]:
-    """The texts of a set.
+    """Search the posteriors of a set, and return the texts.
 
     Args:
-        model: that was heard.
-        heard: its posteriors, batch by batch.
-        searching: of them, and closed then.
+        model: model that computed the posteriors.
+        batches: posteriors of the set.
+        pool: search processes, which are closed at the end.
     """
     asked: Dict[str, Asked] = {}
-    for batch in heard:
-        answers = searching.ask(batch.log_probs, batch.lengths)
+    for batch in batches:
+        answers = pool.ask(batch.log_probs, batch.lengths)
         asked.update(zip((u.name for u in batch.batch), answers))
-    by_words = searching.search.config.lexicon is not None
+    by_words = pool.search.config.lexicon is not None
     texts = {}
     for utt, answer in asked.items():
-        (best, *_), _ = searching.answer(answer)
+        (best, *_), _ = pool.answer(answer)
         texts[utt] = model.text(best, by_words)
-    searching.close()
+    pool.close()
     return texts
 
 

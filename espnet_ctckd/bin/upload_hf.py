@@ -1,6 +1,6 @@
-"""Upload what `pack` wrote to Hugging Face, as espnet_model_zoo downloads it.
+"""Upload a zip of `pack` to Hugging Face, in the layout of espnet_model_zoo.
 
-The token is that of `hf auth login`, or HF_TOKEN. HF_ENDPOINT names another server.
+The token is from `hf auth login` or HF_TOKEN. HF_ENDPOINT sets another server.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ from espnet_ctckd.choices import InputError
 
 
 def main(cmd: Optional[Sequence[str]] = None) -> None:
-    """Upload it."""
+    """Upload a packed model."""
     p = parser(__doc__)
     p.add_argument("--packed", required=True, help="zip of `pack`")
-    p.add_argument("--repo", required=True, help="where to, e.g. me/student")
-    p.add_argument("--private", action="store_true", help="if it is a new one")
+    p.add_argument("--repo", required=True, help="repository, e.g. me/student")
+    p.add_argument("--private", action="store_true", help="make a new one private")
     args = p.parse_args(cmd)
     try:
         from huggingface_hub import HfApi
@@ -61,7 +61,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
 
 
 def _network_errors() -> Tuple[Type[BaseException], ...]:
-    """What the hub's client raises where there is no server, by its version."""
+    """Return the network errors of the installed version of the hub's client."""
     found: List[Type[BaseException]] = [OSError]
     for name in ("httpx", "httpx2"):
         with contextlib.suppress(ImportError):

@@ -84,10 +84,8 @@ def load_espnet_model(
     given = Namespace(**conf)
     try:
         # Without weights: ESPnet would load them with pickle, and not strictly.
-        with _for_inference(config_file) as (inference_config, unused):
-            with named_errors(given):
-                built = task.build_model_from_file(inference_config, None, device)
-        model, args = built
+        with _for_inference(config_file) as (path, unused), named_errors(given):
+            model, args = task.build_model_from_file(path, None, device)
     except InputError as error:
         raise InputError(f"cannot build the model of {config_file}: {error}") from error
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""A batch of the student, and its encoder output."""
+"""A training batch of the student and its encoder output."""
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, List, Mapping, Optional, Tuple
@@ -19,9 +19,9 @@ class Batch:
         speech_lengths: (B,).
         text: labels (B, N).
         text_lengths: (B,).
-        teacher: its posteriors.
-        hypotheses: those of the teacher.
-        more: what else ESPnet's trainer hands on, by name.
+        teacher: posteriors of the teacher.
+        hypotheses: hypotheses of the teacher.
+        more: other data from ESPnet's trainer, by name.
     """
 
     speech: Tensor
@@ -33,12 +33,12 @@ class Batch:
     more: Mapping[str, Any]
 
     def twice(self) -> "Batch":
-        """All utterances, and then all again."""
+        """Return the batch concatenated with itself."""
         return Batch(*(_twice(getattr(self, f.name)) for f in fields(self)))
 
 
 def _twice(value: Any) -> Any:
-    """A tensor, or all tensors of a dataclass, doubled along the batch."""
+    """Repeat a tensor, or all tensors of a dataclass, along the batch dimension."""
     if isinstance(value, Tensor):
         return torch.cat([value] * 2)
     if isinstance(value, Mapping):
@@ -54,11 +54,11 @@ class EncoderOutput:
     """The student's encoder output of a batch.
 
     Attributes:
-        states: of the last layer (B, T, dim).
+        states: hidden states of the last layer (B, T, dim).
         lengths: (B,).
-        layers: number and states of intermediate layers (B, T, dim).
-        logits: of the last layer (B, T, V), where all of them are needed; otherwise
-            the losses compute those of the frames that they read.
+        layers: number and hidden states (B, T, dim) of each intermediate layer.
+        logits: logits of the last layer (B, T, V), if all frames are needed; otherwise
+            None, and the losses compute the logits of the frames that they read.
     """
 
     states: Tensor
@@ -68,6 +68,6 @@ class EncoderOutput:
 
     @property
     def all_logits(self) -> Tensor:
-        """The logits of the last layer (B, T, V), where they are computed."""
+        """The logits of the last layer (B, T, V); they must have been computed."""
         assert self.logits is not None
         return self.logits

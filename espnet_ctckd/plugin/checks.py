@@ -1,4 +1,4 @@
-"""The data of a training, held against its configuration before it starts."""
+"""Checks of the training data against the configuration, before training starts."""
 
 import argparse
 import inspect
@@ -40,28 +40,29 @@ from espnet_ctckd.plugin.preprocessor import TEACHER, PosteriorReader
 from espnet_ctckd.posteriors import FramePosteriors
 from espnet_ctckd.tokens import map_tokens
 
-# Utterances that are read to find which share of the frames a selector takes.
+# Utterances from which the share of selected frames is estimated.
 _SELECTED_SAMPLE = 200
-# Utterances of which an online teacher is asked, where it does not output blank alone.
+# The same for an online teacher, unless its output is all blank.
 _ONLINE_SAMPLE = 8
-# Transcripts of a set that are made into labels before a training, twice.
+# Transcripts of a set that are tokenized before training: once the longest for their
+# audio, and once evenly spread.
 _CHECKED_TEXTS = 5000
 
 
 def path_of(data: List[Tuple[str, str, str]], wanted: str) -> Optional[str]:
-    """The path of the data of a name, if any."""
+    """Return the path of the data with a name, or None."""
     return next((path for path, name, _ in data if name == wanted), None)
 
 
 def check_data(args: argparse.Namespace, config: KDConfig) -> None:
-    """Hold the data of a training against its configuration, before it starts.
+    """Check the data of a training against its configuration, before it starts.
 
     Args:
         args: the training arguments.
         config: ``model_conf.kd``.
 
     Raises:
-        InputError: labels or posteriors are missing, or the cache is not of these
+        InputError: labels or posteriors are missing, or the cache does not match the
             utterances or tokens.
     """
     _check_epochs(args.max_epoch, config)
@@ -107,13 +108,13 @@ def student_of(
     shift: Fraction,
     shortest: int,
 ) -> Student:
-    """What a model expects of its data.
+    """Return the requirements of a model on its data.
 
     Args:
-        model: distilled or not.
-        preprocess: of its data, without chance: makes labels of a transcript.
-        shift: samples from one frame of it to the next.
-        shortest: samples of its first frame.
+        model: a model of ESPnet, distilled or not.
+        preprocess: deterministic preprocessor, which converts a transcript to labels.
+        shift: frame shift of the model in samples.
+        shortest: samples of the model's first frame.
     """
 
     def labels(text: str) -> List[int]:
@@ -136,17 +137,17 @@ def student_of(
 
 
 def check_texts(args: argparse.Namespace, student: Student) -> None:
-    """Refuse transcripts that CTC cannot align to the audio, or that are not spelled.
+    """Refuse transcripts that CTC cannot align, or that the tokens cannot spell.
 
-    Of a large set, those with the most characters to their audio are checked, and as
-    many others, evenly spread.
+    In a large set, the transcripts with the most characters per sample of audio are
+    checked, and as many others, evenly spread.
 
     Args:
         args: the training arguments, whose shape files have the lengths.
-        student: as of `student_of`.
+        student: the student's requirements, from `student_of`.
 
     Raises:
-        InputError: as `check_cache` refuses them.
+        InputError: a transcript is unusable, as in `check_cache`.
     """
     if not student.needs_labels or not args.use_preprocessor:
         return
@@ -164,15 +165,15 @@ def check_texts(args: argparse.Namespace, student: Student) -> None:
 
 
 def check_labels(args: argparse.Namespace, config: KDConfig) -> None:
-    """Refuse transcripts that would not become the teacher's word pieces.
+    """Refuse transcripts that cannot be split into the teacher's word pieces.
 
     Args:
         args: the training arguments.
         config: ``model_conf.kd``.
 
     Raises:
-        InputError: labels are read, and there is no model that splits words into the
-            pieces that the tokens are.
+        InputError: labels are read, the tokens are word pieces, and there is no model
+            that splits words into these pieces.
     """
     if config.needs_labels:
         check_splits(
@@ -241,7 +242,7 @@ def _check_alike(train: CacheMeta, valid: CacheMeta) -> None:
         )
     if train.codec != valid.codec:
         raise InputError(
-            f"the caches of train and valid are packed differently: {train.codec} "
+            f"the caches of train and valid are compressed differently: {train.codec} "
             f"and {valid.codec}. Dump both with the same --top_k"
         )
     if train.batching != valid.batching:
@@ -261,11 +262,11 @@ def check_states(meta: CacheMeta, config: KDConfig) -> None:
     """Refuse a cache without the hidden states that a student learns.
 
     Args:
-        meta: what the cache says of itself.
+        meta: metadata of the cache.
         config: ``model_conf.kd``.
 
     Raises:
-        InputError: it has none, or of another size.
+        InputError: the cache has no states, or states of another size.
     """
     if config.feature is None or meta.codec.states == config.feature.size:
         return
@@ -282,16 +283,16 @@ def check_states(meta: CacheMeta, config: KDConfig) -> None:
 
 
 def check_frames(meta: CacheMeta, config: KDConfig) -> None:
-    """Refuse a cache without frames that a student learns from.
+    """Refuse a cache that lacks frames that the student learns from.
 
     Args:
-        meta: what the cache says of itself.
+        meta: metadata of the cache.
         config: ``model_conf.kd``.
 
     Raises:
-        InputError: it holds those of another selector.
+        InputError: the cache holds only the frames of another selector.
     """
-    kept = (meta.codec.selector, dict(meta.codec.selector_conf))
+    cached = (meta.codec.selector, dict(meta.codec.selector_conf))
     if meta.codec.selector is None:
         return
     readers = [config]
@@ -300,10 +301,10 @@ def check_frames(meta: CacheMeta, config: KDConfig) -> None:
     for reader in readers:
         wanted = dict(reader.selector_conf)
         changes = reader.from_epoch > 1 or reader.until_epoch or reader.prior_file
-        if (reader.selector, wanted) != kept or changes or reader.ratio != 1:
+        if (reader.selector, wanted) != cached or changes or reader.ratio != 1:
             raise InputError(
-                f"the cache {meta.folder} keeps the frames of the selector {kept[0]} "
-                f"{kept[1]} alone, and {reader.place} takes others (selector "
+                f"the cache {meta.folder} keeps the frames of the selector {cached[0]} "
+                f"{cached[1]} only, and {reader.place} takes others (selector "
                 f"{reader.selector} {wanted}, or a schedule, prior or frame_ratio): "
                 "train with what it keeps, or dump the teacher without --selector"
             )
@@ -316,21 +317,21 @@ def check_selected(
     last_epoch: int,
     sample: int = _SELECTED_SAMPLE,
 ) -> str:
-    """Refuse a cache of which a student would learn nothing.
+    """Refuse a cache without a frame that the selector takes.
 
     Args:
-        meta: what the cache says of itself.
-        reader: reads its records in the student's tokens.
-        objective: that selects the frames.
-        last_epoch: of the training.
-        sample: utterances that are read, evenly spread.
+        meta: metadata of the cache.
+        reader: reads the cache's records in the student's tokens.
+        objective: objective that selects the frames.
+        last_epoch: last epoch of the training.
+        sample: number of utterances that are read, evenly spread.
 
     Returns:
-        One line: the share of the frames that the selector takes in its last epoch,
-        and of the utterances without any.
+        One line with the share of frames that the selector takes in its last epoch,
+        and the share of utterances without a selected frame.
 
     Raises:
-        InputError: it takes no frame of the sample.
+        InputError: the selector takes no frame of the sample.
     """
     places = read_scp(meta.folder / SCP)
 
@@ -357,22 +358,22 @@ def check_selected_online(
     objective: KDObjective,
     last_epoch: int,
 ) -> str:
-    """Refuse an online teacher of which a student would learn nothing.
+    """Refuse an online teacher without a frame that the selector takes.
 
-    A few utterances suffice where any of their frames is taken; else as many are tried
-    as of a cache.
+    A few utterances suffice if one of their frames is selected; otherwise as many are
+    tried as in `check_selected`.
 
     Args:
-        utterances: of the training.
-        ask: what the teacher outputs for one of them, in the student's tokens.
-        objective: that selects the frames.
-        last_epoch: of the training.
+        utterances: names of the training utterances.
+        ask: returns the teacher's posteriors of an utterance in the student's tokens.
+        objective: objective that selects the frames.
+        last_epoch: last epoch of the training.
 
     Returns:
-        As `check_selected`.
+        One line, see `check_selected`.
 
     Raises:
-        InputError: it takes no frame of the sample.
+        InputError: the selector takes no frame of the sample.
     """
     for most in (_ONLINE_SAMPLE, _SELECTED_SAMPLE):
         some = list(utterances)[:: max(1, len(utterances) // most)]
@@ -383,7 +384,14 @@ def check_selected_online(
 
 
 class _Selected(NamedTuple):
-    """Frames of some utterances, the weight of those taken, and who has none."""
+    """Counts of selected frames.
+
+    Attributes:
+        utterances: number of utterances.
+        frames: number of their frames.
+        selected: total weight of the selected frames.
+        empty: utterances without a selected frame.
+    """
 
     utterances: int
     frames: int
@@ -477,14 +485,14 @@ def _check_text(
 
 
 def check_layers(args: argparse.Namespace, config: KDConfig) -> None:
-    """Refuse intermediate layers that the encoder has not.
+    """Refuse intermediate layers that the encoder does not have.
 
     Args:
         args: the training arguments.
         config: ``model_conf.kd``.
 
     Raises:
-        InputError: a layer is the last one or beyond.
+        InputError: a layer is the last layer or above it.
     """
     conf = args.encoder_conf or {}
     layers = conf.get("interctc_layer_idx") or []
@@ -513,17 +521,17 @@ def check_layers(args: argparse.Namespace, config: KDConfig) -> None:
 
 
 def check_lengths(args: argparse.Namespace, shift: Fraction, shortest: int) -> None:
-    """Refuse utterances that are too short to train on, by the shape files.
+    """Refuse utterances whose length in the shape files is too short for training.
 
-    One of a single frame, alone in a batch, has no variance to be normalised by.
+    A batch of one utterance with one frame has no variance to normalise by.
 
     Args:
         args: the training arguments.
-        shift: samples from one frame of the student to the next.
-        shortest: samples of its first frame.
+        shift: frame shift of the student in samples.
+        shortest: samples of the student's first frame.
 
     Raises:
-        InputError: there are such.
+        InputError: an utterance is too short.
     """
     for part, least in (("train", LEAST_FRAMES), ("valid", 1)):
         for path in getattr(args, f"{part}_shape_file")[:1]:
@@ -544,15 +552,15 @@ def check_lengths(args: argparse.Namespace, shift: Fraction, shortest: int) -> N
 
 
 def check_rate(path: str, config: KDConfig, shift: Fraction) -> None:
-    """Refuse a cache of another frame rate than the student's, before it trains.
+    """Refuse a cache whose frame rate does not match the student's.
 
     Args:
-        path: of the cache.
+        path: path of the cache.
         config: ``model_conf.kd``.
-        shift: samples from one frame of the student to the next.
+        shift: frame shift of the student in samples.
 
     Raises:
-        InputError: the rates are not as ``frame_ratio`` says.
+        InputError: the ratio of the frame rates is not ``frame_ratio``.
     """
     meta = read_meta(path)
     check_frame_ratio(meta, shift, config.ratio)
@@ -563,17 +571,17 @@ def check_rate(path: str, config: KDConfig, shift: Fraction) -> None:
 def match_tokens(
     meta: CacheMeta, args: argparse.Namespace
 ) -> Tuple[Optional[List[int]], int, int]:
-    """Hold the tokens of a cache against those of the student.
+    """Map the tokens of a cache to the tokens of the student.
 
     Args:
-        meta: what the cache says of itself.
+        meta: metadata of the cache.
         args: the training arguments.
 
     Returns:
-        As of `map_tokens`, V of the student, and the index of its blank.
+        The index from `map_tokens`, V of the student, and the index of its blank.
 
     Raises:
-        InputError: tokens have no counterpart.
+        InputError: a token has no counterpart.
     """
     tokens = token_list_of(args)
     symbol = (args.model_conf or {}).get("sym_blank", "<blank>")
@@ -590,7 +598,7 @@ def match_tokens(
 
 
 def token_list_of(args: argparse.Namespace) -> List[str]:
-    """The student's tokens, given as a list or as a file."""
+    """Return the student's tokens, which are given as a list or as a file."""
     tokens = args.token_list
     if isinstance(tokens, str):
         tokens = read_lines(tokens, "token list")

@@ -20,23 +20,23 @@ from espnet_ctckd.plugin.terms import build_terms
 from espnet_ctckd.plugin.terms.base import Term
 from espnet_ctckd.posteriors import FramePosteriors
 
-# From audio (B, S) and lengths (B,) to what a teacher says, and statistics of it.
+# Maps audio (B, S) and lengths (B,) to a teacher's posteriors and statistics.
 Online = Callable[[Tensor, Tensor], Tuple[FramePosteriors, Dict[str, float]]]
 
 
 class ESPnetCTCKDModel(ESPnetASRModel):
     """loss = (1 - lambda) CTC + lambda distillation, on an encoder with a CTC head.
 
-    Parameters and their names are those of the plain model, but for `own_parameters`;
-    without these, its checkpoints are loaded by ``model: espnet`` and the other way
-    round. Everything but ``kd`` is an argument of `ESPnetASRModel`;
+    The parameters and their names are those of the plain model, except
+    `own_parameters`; without these, checkpoints are interchangeable with
+    ``model: espnet``. All arguments except ``kd`` are those of `ESPnetASRModel`;
     ``ctc_weight`` is 1.
 
     Args:
         kd: `KDConfig`, or the mapping ``model_conf.kd`` of the configuration.
 
     Raises:
-        InputError: the configuration cannot be distilled.
+        InputError: the configuration does not allow distillation.
 
     References:
         Hilmes, Rossenbach, Schlüter, Analyzing the Importance of Blank for CTC-Based
@@ -59,16 +59,18 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             for name, module in term.modules().items():
                 self.add_module(name, module)
                 self.added[name] = term.name
-        # Of ``kd`` and its parts, from `build_objectives`.
+        # One for each term with a frame-wise distance; see `build_objectives`.
         self.objectives = torch.nn.ModuleDict()
-        # The trainer opens it where the configuration asks for one.
+        # The trainer opens the online teacher if the configuration asks for one.
         self.online: Optional[Online] = None
 
     def build_objectives(self) -> None:
-        """Build what only a training needs, once: inference reads no priors.
+        """Build the objectives of the terms, which only training needs.
+
+        Later calls do nothing. Inference reads no priors.
 
         Raises:
-            InputError: the priors are missing or of other tokens.
+            InputError: the priors are missing, or their tokens are not the student's.
         """
         if self.objectives:
             return
@@ -92,11 +94,11 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         return [term.objective for term in self.terms if term.selects]
 
     def set_epoch(self, epoch: int, last: int) -> None:
-        """Say how far the training is, for what is scheduled by epochs.
+        """Set the epoch, for everything that is scheduled by epochs.
 
         Args:
-            epoch: the current one, from 1.
-            last: the last one.
+            epoch: number of the current epoch, from 1.
+            last: number of the last epoch.
         """
         self.epoch = epoch
         self.progress = (epoch - 1) / max(last - 1, 1)
@@ -124,17 +126,18 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         Args:
             speech: (B, S) or features (B, frames, dim).
             speech_lengths: (B,).
-            text: labels (B, N); where lambda is 1 it is read in evaluation only, for
+            text: labels (B, N); if lambda is 1, they are read in evaluation only, for
                 the error rate.
             text_lengths: (B,).
-            teacher: the teacher's log-probabilities (B, U, K).
+            teacher: log-probabilities of the teacher (B, U, K).
             teacher_lengths: (B,).
-            teacher_ids: the tokens that they belong to (B, U, K); None when dense.
+            teacher_ids: token ids of the log-probabilities (B, U, K); None when dense.
             teacher_states: hidden states of the teacher (B, U, D).
-            nbest: tokens of its hypotheses of each utterance, end to end (B, L).
-            nbest_sizes: tokens of each hypothesis (B, N), negative where there is none.
-            nbest_weights: (B, N), 0 where there is none.
-            **kwargs: ``utt_id`` and what else ESPnet's trainer hands on.
+            nbest: concatenated tokens of the teacher's hypotheses (B, L).
+            nbest_sizes: number of tokens of each hypothesis (B, N), negative in
+                padding.
+            nbest_weights: (B, N), 0 in padding.
+            **kwargs: ``utt_id`` and other data from ESPnet's trainer.
 
         Returns:
             The loss (1,), statistics and the number of utterances (1,).
@@ -170,10 +173,10 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             speech, speech_lengths, text, text_lengths, posteriors, hypotheses, kwargs
         )
         self._check_batch(batch)
-        alone = [t for t in self.terms if self.training and t.alone(self.epoch)]
+        single = [t for t in self.terms if self.training and t.alone(self.epoch)]
         try:
-            if alone:
-                loss = self._single_loss(alone[0], batch, stats)
+            if single:
+                loss = self._single_loss(single[0], batch, stats)
             else:
                 loss = self._sum_losses(batch, stats)
         except FrameMismatchError as error:
@@ -189,7 +192,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         return gathered
 
     def _sum_losses(self, batch: Batch, stats: Dict[str, Any]) -> Tensor:
-        """All terms, combined in their order."""
+        """Compute all terms and combine them in order."""
         views = self.training and any(term.doubles for term in self.terms)
         if views:
             batch = batch.twice()
@@ -205,12 +208,12 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         return loss
 
     def _single_loss(self, term: Term, batch: Batch, stats: Dict[str, Any]) -> Tensor:
-        """The loss of the epochs in which one term is the only one."""
+        """Compute the loss of an epoch with a single term."""
         encoded = self._encode(batch, term.reads_logits, views=False)
         loss = term.forward(batch, encoded, stats)
         assert loss is not None
-        # The parameters of the other terms have a gradient of 0 and not none, for
-        # processes that wait for each other's.
+        # The parameters of the other terms get a zero gradient instead of None, because
+        # distributed training waits for the gradients of all parameters.
         others = ["ctc", *(name for name, of in self.added.items() if of != term.name)]
         idle = [p for name in others for p in getattr(self, name).parameters()]
         return loss + 0.0 * torch.stack([p.sum() for p in idle]).sum()
@@ -237,7 +240,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
             term.check(batch)
 
     def _encode(self, batch: Batch, all_frames: bool, views: bool) -> EncoderOutput:
-        """Run the encoder, and the output layer, once, where all frames are read."""
+        """Run the encoder and, if all frames are needed, the output layer."""
         if isinstance(self.specaug, TwoViews):
             self.specaug.pairs = views
         states, lengths = self.encode(batch.speech, batch.speech_lengths)
@@ -271,7 +274,7 @@ class ESPnetCTCKDModel(ESPnetASRModel):
         return {"feats": feats, "feats_lengths": lengths}
 
     def error_rate(self, logits: Tensor, text: Tensor) -> Optional[float]:
-        """The character error rate of logits, in evaluation.
+        """Compute the character error rate of logits; None in training.
 
         Args:
             logits: (B, T, V).

@@ -1,4 +1,4 @@
-"""The parts of a student, held against its configuration when it is built."""
+"""Checks of a student's parts against its configuration, when it is built."""
 
 import logging
 from typing import Any, Dict
@@ -8,7 +8,7 @@ from espnet_ctckd.config import InterConfig, KDConfig
 
 
 def check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
-    """Refuse what cannot be distilled, by the key of the YAML that says it."""
+    """Refuse a model that cannot be distilled; the error names the YAML key."""
     tokens, symbol = list(kwargs["token_list"]), kwargs.get("sym_blank", "<blank>")
     if symbol not in tokens:
         raise InputError(
@@ -63,7 +63,7 @@ def check_model(config: KDConfig, kwargs: Dict[str, Any]) -> None:
 
 
 def _check_inter(config: InterConfig, kwargs: Dict[str, Any]) -> None:
-    """Refuse an encoder or a head that has no intermediate losses of ours."""
+    """Refuse an encoder or a head that does not support ``kd.inter``."""
     if not getattr(kwargs.get("encoder"), "interctc_layer_idx", None):
         raise InputError(
             "kd.inter is given, but the encoder gives no intermediate outputs: set "

@@ -1,4 +1,4 @@
-"""N-best lists as a training reads them."""
+"""Reading of n-best lists in training."""
 
 import math
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from espnet_ctckd.evaluation.score import count_errors
 
 @dataclass(frozen=True)
 class NBestReader:
-    """From a line to what the training reads, in the data workers.
+    """Converts lines of an n-best list to training targets, in the data workers.
 
     Args:
-        config: which hypotheses, and their weights.
-        index: the student's index of each token.
+        config: number of hypotheses and kind of weights.
+        index: index of each token in the student's token list.
     """
 
     config: NBestConfig
@@ -32,26 +32,26 @@ class NBestReader:
         text: Optional[np.ndarray],
         speech: Optional[np.ndarray] = None,
     ) -> Dict[str, np.ndarray]:
-        """Tokens (L,), sizes (N,) and weights (N,) of an utterance.
+        """Read the tokens (L,), sizes (N,) and weights (N,) of an utterance.
 
         Args:
-            utterance: its name.
-            line: of the file.
-            text: its labels, where the weights need them.
-            speech: its audio (S,), to be held against what the teacher heard.
+            utterance: name of the utterance.
+            line: its line of the n-best list.
+            text: its labels, if the weights need them.
+            speech: its audio (S,), compared with the audio that was fed to the teacher.
 
         Raises:
-            InputError: the list is damaged or not of this utterance and audio, or a
-                token is not the student's.
+            InputError: the list is damaged or belongs to another utterance or audio, or
+                the student's token list lacks a token.
         """
         audio, hypotheses = from_line(line, utterance)
         if speech is not None and speech.ndim == 1:
-            heard = fingerprint(speech)
-            if heard != audio:
+            new_audio = fingerprint(speech)
+            if new_audio != audio:
                 raise InputError(
-                    f"utterance {utterance}: its audio ({heard}) is not what the "
-                    f"teacher of the n-best list heard ({audio}): dump teacher and "
-                    "lists for this data"
+                    f"utterance {utterance}: its audio ({new_audio}) is not what "
+                    f"the n-best list was computed from ({audio}): dump teacher "
+                    "and lists for this data"
                 )
         hypotheses = hypotheses[: self.config.hypotheses]
         lacks = sorted({t for ids, _ in hypotheses for t in ids} - self.index.keys())

@@ -1,4 +1,4 @@
-"""From what a cache or a list holds to what the training reads, in its data workers."""
+"""Preprocessing of cached posteriors and n-best lists, in the data workers."""
 
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, List, Optional
@@ -11,19 +11,19 @@ from espnet_ctckd.cache.record import Records, fingerprint
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.plugin.nbest import NBestReader
 
-# Names of the data, beside ESPnet's own and `NBEST`.
+# Data names in addition to ESPnet's and `NBEST`.
 TEACHER = "teacher"
 STATES = "teacher_states"
 
 
 @dataclass(frozen=True)
 class PosteriorReader:
-    """From a record of a cache to what the training reads, in the data workers.
+    """Converts records of a cache to training targets, in the data workers.
 
     Args:
-        records: of the cache.
-        index: where the teacher's tokens stand in the student's list, as
-            `map_tokens` gives it.
+        records: decoder of the cache's records.
+        index: the student's index of each of the teacher's tokens, from `map_tokens`;
+            None if the token lists are the same.
         tokens: V of the student.
         blank: index of the blank among the student's tokens.
     """
@@ -36,40 +36,40 @@ class PosteriorReader:
     def read(
         self, utt: str, record: np.ndarray, speech: Optional[np.ndarray]
     ) -> Dict[str, np.ndarray]:
-        """Log-probabilities (U, K), and where there are some, ids and states.
+        """Read log-probabilities (U, K) and, if the record has them, ids and states.
 
         Args:
-            utt: the utterance.
-            record: from the cache.
-            speech: its audio (S,), to be held against what the teacher heard.
+            utt: name of the utterance.
+            record: its record in the cache.
+            speech: its audio (S,), compared with the audio that was fed to the teacher.
 
         Raises:
-            InputError: the record is damaged, or not of this utterance and audio.
+            InputError: the record is damaged, or belongs to another utterance or audio.
         """
-        said = self.records.open(utt, record)
+        decoded = self.records.open(utt, record)
         if speech is not None and speech.ndim == 1:
-            heard = fingerprint(speech)
-            if heard != said.audio:
+            audio = fingerprint(speech)
+            if audio != decoded.audio:
                 raise InputError(
-                    f"utterance {utt}: its audio ({heard}) is not what the teacher of "
-                    f"{self.records.where} heard ({said.audio}): dump the teacher for "
-                    "this data"
+                    f"utterance {utt}: its audio ({audio}) is not what "
+                    f"{self.records.where} was computed from ({decoded.audio}): dump "
+                    "the teacher for this data"
                 )
-        log_probs, ids = said.log_probs, said.ids
+        log_probs, ids = decoded.log_probs, decoded.ids
         if self.index is not None:
             log_probs, ids = rename_tokens(log_probs, ids, self.index, self.tokens)
-        found = {TEACHER: log_probs, f"{TEACHER}_ids": ids, STATES: said.states}
+        found = {TEACHER: log_probs, f"{TEACHER}_ids": ids, STATES: decoded.states}
         return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class TeacherDecoder:
-    """Preprocessor of what the teacher said of an utterance, in the data workers.
+    """Preprocessor that adds the teacher's targets, in the data workers.
 
     Args:
-        stock: what else is to be done, or None.
-        posteriors: reads the cache; None where there is none.
-        nbest: reads the n-best lists; None where nothing learns from them.
+        stock: ESPnet's preprocessor, or None.
+        posteriors: reader of the cache, or None without a cache.
+        nbest: reader of the n-best lists, or None if no term learns from them.
     """
 
     stock: Optional[Callable[..., Any]]

@@ -13,7 +13,7 @@ from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.audio import audio_info
 from espnet_ctckd.data.kaldi import read_scp
 
-# What to do about each type of data.
+# Advice in error messages, by data type.
 _ADVICE = {
     "sound": "give audio of one channel and of the rate of the others",
     "kaldi_ark": "find all such with `python -m espnet_ctckd.bin.check_cache`, or dump "
@@ -22,7 +22,7 @@ _ADVICE = {
 
 
 class _Named(Mapping):  # type: ignore[type-arg]
-    """What a reader gives; where it fails, the error says of what."""
+    """A reader whose errors name the utterance and the file."""
 
     def __init__(self, reader: Any, path: str, kind: str) -> None:
         self._reader, self._path, self._kind = reader, path, kind
@@ -30,7 +30,7 @@ class _Named(Mapping):  # type: ignore[type-arg]
     def __getitem__(self, utt: str) -> Any:
         try:
             value = self._reader[utt]
-        # Whatever libraries raise at damaged files; it is told, and not caught.
+        # Re-raise any library error with the utterance id.
         except Exception as error:
             raise InputError(
                 f"utterance {utt}: what {self._path} names cannot be read "
@@ -42,7 +42,7 @@ class _Named(Mapping):  # type: ignore[type-arg]
                 f"{value.shape[1]} channels: {_ADVICE[self._kind]}"
             )
         if self._kind == "sound":
-            # ESPnet takes what there is of a file for all of it.
+            # ESPnet does not detect truncated files.
             path = self._reader.loader.data[utt]
             samples = audio_info(utt, path, None)
             if len(value) != samples:
@@ -60,15 +60,15 @@ class _Named(Mapping):  # type: ignore[type-arg]
 
 
 def name_what_fails(dataset: ESPnetDataset) -> None:
-    """Let the readers of a dataset report the utterance that they fail at.
+    """Make the readers of a dataset name the failing utterance in errors.
 
-    Records of a cache are read as data, so that no pipe in their list is run.
+    Records of a cache are read as data, so that pipes in their list are not run.
 
     Args:
-        dataset: whose readers are replaced.
+        dataset: the dataset whose readers are replaced.
     """
     for name, (path, given) in dataset.debug_info.items():
-        # ESPnet takes the first type that the given one begins with.
+        # As in ESPnet: the first type that is a prefix of the given type.
         kind = next((kind for kind in DATA_TYPES if re.match(kind, given)), None)
         reader = dataset.loader_dict[name]
         if kind not in _ADVICE or isinstance(reader, _Named):
@@ -80,7 +80,7 @@ def name_what_fails(dataset: ESPnetDataset) -> None:
 
 
 def datasets_of(factory: AbsIterFactory) -> Iterator[ESPnetDataset]:
-    """The datasets that an iterator factory of ESPnet reads."""
+    """Iterate over the datasets of an iterator factory of ESPnet."""
     for value in vars(factory).values():
         if isinstance(value, AbsIterFactory):
             yield from datasets_of(value)
@@ -91,27 +91,27 @@ def datasets_of(factory: AbsIterFactory) -> Iterator[ESPnetDataset]:
 
 
 def cache_of(path: str) -> Optional[Path]:
-    """The folder of the cache that a list lies in, or None."""
+    """Return the folder of the cache that contains a list, or None."""
     folders = (Path(path).parent, Path(path).resolve().parent)
     return next((f for f in folders if (f / META).exists()), None)
 
 
 def check_caches(data: List[Tuple[str, str, str]], flag: str) -> List[str]:
-    """Refuse lists of caches that name anything but records of their cache.
+    """Refuse lists of caches with entries that are not records of their cache.
 
     kaldiio runs commands and unpickles objects that a list of arks names, and a cache
-    may come from elsewhere.
+    may come from an untrusted source.
 
     Args:
-        data: path, name and type of each data of a training.
-        flag: that gave them, for the error.
+        data: path, name and type of each training data.
+        flag: command-line flag of the data, for the error.
 
     Returns:
         The names of the data that are records of a cache.
 
     Raises:
-        InputError: an entry lies outside of its cache, or the list of a cache is given
-            as data of another type.
+        InputError: an entry points outside its cache, or the list of a cache is given
+            with another data type.
     """
     names = []
     for path, name, kind in data:

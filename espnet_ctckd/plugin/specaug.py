@@ -7,16 +7,16 @@ from torch import Tensor
 
 
 class TwoViews(torch.nn.Module):
-    """SpecAugment of batches that may hold each utterance twice.
+    """SpecAugment of batches that may contain each utterance twice.
 
-    Both views are warped alike, so that their frames are of the same time; their masks
+    Both views get the same time warp, so that their frames are aligned; their masks
     differ (Yao et al. 2024, CR-CTC, https://arxiv.org/abs/2410.05101).
 
     Args:
-        specaug: ESPnet's.
+        specaug: SpecAugment module of ESPnet.
 
     Attributes:
-        pairs: whether a batch holds all utterances, and then all again.
+        pairs: True if a batch is concatenated with itself.
     """
 
     def __init__(self, specaug: Any) -> None:

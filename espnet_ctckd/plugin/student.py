@@ -1,4 +1,4 @@
-"""The student of a training configuration, as commands hold data against it."""
+"""Builds the student of a training configuration, for commands that check data."""
 
 from typing import Optional, Sequence, Tuple
 
@@ -16,14 +16,14 @@ def build_student(
     """Build the student of a training configuration.
 
     Args:
-        flags: of asr_train.
+        flags: flags of asr_train.
 
     Returns:
-        What it expects of its data, the student where it is distilled, and the last
-        epoch of its training.
+        The student's requirements on its data; the model, or None if it is not
+        distilled; and the last epoch of the training.
 
     Raises:
-        InputError: it cannot be built.
+        InputError: the student cannot be built.
     """
     args = CTCKDTask.get_parser().parse_args(flags)
     read_token_list(args.token_list)

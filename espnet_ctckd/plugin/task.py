@@ -1,6 +1,6 @@
 """ESPnet's ASR task, for training configurations with ``model: ctckd``.
 
-Any other configuration is handed to the stock task unchanged.
+The stock task handles any other configuration, unchanged.
 """
 
 import argparse
@@ -53,10 +53,10 @@ from espnet_ctckd.tokens import espnet_names
 class CTCKDTask(ASRTask):
     """ASR training with a cached teacher, with or without transcripts.
 
-    Beside the data of the stock task, ``teacher`` names the posteriors:
-    ``<cache>/teacher.scp,teacher,kaldi_ark``, and ``nbest`` the teacher's hypotheses:
-    ``<folder>/nbest,nbest,text``. ``text`` is required as in the stock
-    task, except where ``model_conf.kd.weight`` is 1.
+    In addition to the data of the stock task, ``teacher`` names the posteriors
+    (``<cache>/teacher.scp,teacher,kaldi_ark``) and ``nbest`` the teacher's hypotheses
+    (``<folder>/nbest,nbest,text``). ``text`` is required as in the stock task, unless
+    ``model_conf.kd.weight`` is 1.
     """
 
     trainer = CTCKDTrainer
@@ -65,21 +65,21 @@ class CTCKDTask(ASRTask):
     def required_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> Tuple[str, ...]:
-        """Names without which nothing runs; `check_data` looks for the others."""
+        """Return the names of the required data; `check_data` checks the others."""
         return ("speech",)
 
     @classmethod
     def optional_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> Tuple[str, ...]:
-        """Names that are understood where they are given."""
+        """Return the names of the optional data."""
         stock = super().optional_data_names(train, inference)
         own = {name for term in TERM_CHOICES.values() for name in term.data}
         return (*stock, "text", TEACHER, *sorted(own))
 
     @classmethod
     def get_parser(cls) -> argparse.ArgumentParser:
-        """The parser of the stock task, which takes ``--model ctckd``, too."""
+        """Return the parser of the stock task, extended by ``--model ctckd``."""
         register()
         parser: argparse.ArgumentParser = super().get_parser()
         stock = next(a for a in parser._actions if a.dest == "model_conf")
@@ -90,14 +90,14 @@ class CTCKDTask(ASRTask):
             action=_ModelConf,
             default={},
             help="options of the model; kd=<file> is the base of kd, and "
-            "kd.<key>=<value> wins over it, in whatever order they are given",
+            "kd.<key>=<value> overrides it, in any order",
         )
         group.conflict_handler = "error"
         return parser
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        """Train in this process; spawned workers start here and register first."""
+        """Train in this process; it may be a spawned worker, so register first."""
         register()
         cached = _check_caches(args)
         if args.model != MODEL_NAME:
@@ -127,7 +127,7 @@ class CTCKDTask(ASRTask):
             return model
         config = read_kd_config(args)
         check_layers(args, config)
-        # The model gets what was read, and config.yaml the mapping.
+        # The model gets the parsed configuration, and config.yaml the mapping.
         conf = args.model_conf
         args.model_conf = {**conf, "kd": config}
         try:
@@ -141,9 +141,10 @@ class CTCKDTask(ASRTask):
     def build_optimizers(
         cls, args: argparse.Namespace, model: torch.nn.Module
     ) -> List[torch.optim.Optimizer]:
-        """Build them as the stock task does, once rank 0 has checked the data.
+        """Check the data on rank 0, then build the optimizers of the stock task.
 
-        ESPnet calls this first when a training has its log and its model.
+        This is the first hook that ESPnet calls after opening the log and building
+        the model.
         """
         if not args.collect_stats and _is_rank0():
             assert isinstance(model, ESPnetCTCKDModel)
@@ -153,9 +154,9 @@ class CTCKDTask(ASRTask):
 
     @classmethod
     def build_iter_factory(cls, *args: Any, **kwargs: Any) -> AbsIterFactory:
-        """Build the batches of a training as the stock task does.
+        """Build the iterator factory of the stock task.
 
-        Errors of the readers name utterance and file.
+        Errors of its readers name utterance and file.
         """
         factory = super().build_iter_factory(*args, **kwargs)
         for dataset in datasets_of(factory):
@@ -169,10 +170,10 @@ class CTCKDTask(ASRTask):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Build the iterator that collects statistics, which posteriors have none of.
+        """Build the iterator of the statistics collection, without posteriors.
 
-        ESPnet's reads an entry without its list, by kaldiio, which unpickles what it
-        finds: the records of a cache are left out.
+        No statistics of posteriors are needed, and ESPnet's iterator would read the
+        records of a cache with kaldiio, which unpickles objects.
         """
         flag = "--train_data_path_and_name_and_type"
         cached = check_caches(data_path_and_name_and_type, flag)
@@ -183,7 +184,7 @@ class CTCKDTask(ASRTask):
     def build_preprocess_fn(
         cls, args: argparse.Namespace, train: bool
     ) -> Optional[Callable[[str, Dict[str, Any]], Dict[str, np.ndarray]]]:
-        """Preprocess as the stock task does, and decode what the teacher said."""
+        """Extend the stock preprocessor by decoding of the teacher's targets."""
         stock = super().build_preprocess_fn(args, train)
         given = args.train_data_path_and_name_and_type
         path, lists = path_of(given, TEACHER), path_of(given, NBEST)
@@ -196,7 +197,7 @@ class CTCKDTask(ASRTask):
         kd = args.model_conf["kd"] if args.model == MODEL_NAME else {}
         if lists is not None and kd.get("nbest") is not None:
             tokens = token_list_of(args)
-            # As dump_nbest names them, or as the student's own list does.
+            # Tokens are named as dump_nbest or as the student's list names them.
             index = {name: i for i, name in enumerate(espnet_names(tokens))}
             index |= {token: i for i, token in enumerate(tokens)}
             nbest = NBestReader(NBestConfig.from_dict(kd["nbest"]), index)
@@ -204,9 +205,9 @@ class CTCKDTask(ASRTask):
 
 
 class _ModelConf(NestedDictAction):  # type: ignore[misc]
-    """ESPnet's action, with which single keys of ``kd`` win over the file it names."""
+    """ESPnet's action, extended so that keys of ``kd`` override its base file."""
 
-    _seen: Optional[argparse.Namespace] = None
+    _namespace: Optional[argparse.Namespace] = None
     _single: List[str]
 
     def __call__(
@@ -216,9 +217,9 @@ class _ModelConf(NestedDictAction):  # type: ignore[misc]
         values: str,
         option_strings: Optional[str] = None,
     ) -> None:
-        """Take one flag."""
-        if namespace is not self._seen:  # ESPnet parses twice, for --config
-            self._seen, self._single = namespace, []
+        """Parse one flag."""
+        if namespace is not self._namespace:  # ESPnet parses twice, for --config
+            self._namespace, self._single = namespace, []
         key = values.partition("=")[0].strip()
         if "=" in values and key.startswith("kd."):
             self._single.append(values)
@@ -234,9 +235,9 @@ class _ModelConf(NestedDictAction):  # type: ignore[misc]
 
 
 def _check_caches(args: argparse.Namespace) -> List[str]:
-    """The names of the data that are records of a cache, whose lists are checked.
+    """Check the lists of caches, and return the names of their data.
 
-    `check_data` checks the student's own, of the utterances that it is trained on.
+    `check_data` checks the cache of the student itself, for its training utterances.
     """
     later = args.model == MODEL_NAME and not args.collect_stats
     names = []
@@ -252,7 +253,7 @@ def _is_rank0() -> bool:
 
 
 def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
-    """Refuse data that does not fit the student that was built for it."""
+    """Refuse data that does not match the student."""
     model.build_objectives()
     check_data(args, model.kd_config)
     cache = path_of(args.train_data_path_and_name_and_type, TEACHER)
@@ -282,9 +283,9 @@ def _check_training(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
 
 
 def _check_online(args: argparse.Namespace, model: ESPnetCTCKDModel) -> None:
-    """Refuse an online teacher of whose frames the selectors take none.
+    """Refuse an online teacher without a frame that the selectors take.
 
-    The teacher stays with the student, so that the trainer need not open it again.
+    The student holds the opened teacher, so that the trainer does not open it again.
     """
     objectives = model.selecting()
     if not objectives:
@@ -335,18 +336,19 @@ def read_kd_config(args: argparse.Namespace) -> KDConfig:
 
 
 def read_kd_file(conf: object) -> object:
-    """Replace the name of a file by what stands in it.
+    """Replace the name of a file by the mapping in the file.
 
     Args:
-        conf: ``model_conf.kd``: a mapping; or a YAML file that holds one; or a mapping
-            whose key ``base`` names such a file, and whose other keys win over it,
-            key by key; another selector, loss or reduction brings its own options.
+        conf: ``model_conf.kd``: a mapping; or the path of a YAML file with a mapping;
+            or a mapping whose key ``base`` names such a file, and whose other keys
+            override the file key by key. Another selector, loss or reduction replaces
+            its options, too.
 
     Returns:
-        The mapping, or what else was given.
+        The mapping; any other value is returned unchanged.
 
     Raises:
-        InputError: the file is missing or holds no mapping.
+        InputError: the file is missing or is not a mapping.
     """
     if isinstance(conf, str):
         conf = {"base": conf}
@@ -375,7 +377,7 @@ def read_kd_file(conf: object) -> object:
 
 
 def _merge(base: Dict[str, Any], own: Mapping[str, Any]) -> Dict[str, Any]:
-    """What is its own wins, key by key, in mappings inside of it, too."""
+    """Recursively override `base` with `own`."""
     merged = dict(base)
     for family in ("selector", "loss", "reduction"):
         if own.get(family, base.get(family)) != base.get(family):

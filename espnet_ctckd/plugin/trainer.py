@@ -1,4 +1,4 @@
-"""ESPnet's trainer, for students: they are told epochs, and given online teachers."""
+"""ESPnet's trainer with online teachers, epoch schedules and safe checkpoints."""
 
 import datetime
 import logging
@@ -20,7 +20,7 @@ from espnet_ctckd.models.espnet import measure_frame_shift, sample_rate
 from espnet_ctckd.plugin.model import ESPnetCTCKDModel
 from espnet_ctckd.teachers.online import OnlineTeacher, open_online
 
-# What ESPnet's reporter leaves in a checkpoint beside tensors: numbers and durations.
+# Types other than tensors that ESPnet's reporter stores in a checkpoint.
 REPORTED: List[Any] = [
     datetime.timedelta,
     np.dtype,
@@ -31,7 +31,7 @@ REPORTED: List[Any] = [
 
 @dataclass
 class CTCKDTrainerOptions(TrainerOptions):
-    """ESPnet's, and the sample rate of the student's audio."""
+    """ESPnet's trainer options with the sample rate of the student's audio in Hz."""
 
     rate: int = 16000
 
@@ -39,19 +39,19 @@ class CTCKDTrainerOptions(TrainerOptions):
 class CTCKDTrainer(Trainer):
     """ESPnet's trainer, whose checkpoints survive a kill at any moment.
 
-    The stock trainer writes ``checkpoint.pth`` in place. Here a copy of the one of the
-    epoch before is kept until the new one is whole.
+    The stock trainer writes ``checkpoint.pth`` in place. This trainer retains a copy of
+    the previous epoch's checkpoint until the new checkpoint is complete.
     """
 
     @classmethod
     def build_options(cls, args: Namespace) -> CTCKDTrainerOptions:
-        """What `run` is given of the training arguments."""
+        """Build the trainer options from the training arguments."""
         options = super().build_options(args)
         return CTCKDTrainerOptions(**vars(options), rate=sample_rate(args))
 
     @classmethod
     def run(cls, *args: Any, **kwargs: Any) -> None:
-        """Mend what a killed run left, open an online teacher, then train."""
+        """Restore the checkpoint of a killed run, open an online teacher, and train."""
         student = kwargs["model"]
         if isinstance(student, ESPnetCTCKDModel) and student.kd_config.online:
             _open_teacher(
@@ -65,7 +65,7 @@ class CTCKDTrainer(Trainer):
 
     @classmethod
     def train_one_epoch(cls, model: Any, *args: Any, **kwargs: Any) -> bool:
-        """Train, having told a student which epoch it is."""
+        """Set the student's epoch, and train for one epoch."""
         student = getattr(model, "module", model)
         if isinstance(student, ESPnetCTCKDModel):
             last = kwargs["options"].max_epoch
@@ -74,9 +74,9 @@ class CTCKDTrainer(Trainer):
 
     @classmethod
     def validate_one_epoch(cls, *args: Any, **kwargs: Any) -> None:
-        """Validate, and copy the checkpoint that is about to be overwritten.
+        """Validate, and copy the checkpoint before the trainer overwrites it.
 
-        The stock trainer may resume at any moment, so its file stays where it is.
+        The original stays in place, because the stock trainer resumes from it.
         """
         super().validate_one_epoch(*args, **kwargs)
         checkpoint = Path(kwargs["options"].output_dir) / "checkpoint.pth"
@@ -88,7 +88,7 @@ class CTCKDTrainer(Trainer):
 def _open_teacher(
     student: ESPnetCTCKDModel, options: CTCKDTrainerOptions, distributed: Any
 ) -> None:
-    """Give a student the teacher that its configuration names."""
+    """Open the online teacher that a student's configuration names."""
     if distributed.ngpu > 1 and not distributed.distributed:
         raise InputError(
             f"kd.teacher.mode is online with --ngpu {distributed.ngpu} in one process: "
@@ -96,12 +96,12 @@ def _open_teacher(
         )
     config = student.kd_config
     device = "cuda" if options.ngpu > 0 else "cpu"
-    teacher = student.online  # of the process that has tried it before
+    teacher = student.online  # opened before by the checks of the data, on rank 0
     if not isinstance(teacher, OnlineTeacher):
         teacher = open_online(
             config.teacher, student.token_list, student.blank_id, device
         )
-    student.eval()  # trying it must not move its statistics; the trainer sets it back
+    student.eval()  # freeze batch statistics; the trainer sets the mode again
     teacher.check_rate(options.rate, measure_frame_shift(student), config.ratio)
     student.online = teacher
     logging.info(f"the teacher {config.teacher.teacher} runs in each step ({device})")
@@ -112,10 +112,10 @@ def _is_rank0(option: Any) -> bool:
 
 
 def restore_checkpoint(output_dir: Path) -> None:
-    """Make a killed training resumable from its last whole epoch.
+    """Make a killed training resumable from its last complete epoch.
 
     Args:
-        output_dir: the experiment's folder.
+        output_dir: folder of the experiment.
     """
     checkpoint = output_dir / "checkpoint.pth"
     previous = checkpoint.with_suffix(".previous.pth")
@@ -124,8 +124,8 @@ def restore_checkpoint(output_dir: Path) -> None:
         os.replace(previous, checkpoint)
     if not _is_whole(checkpoint):
         return
-    # The kill may have come between the checkpoint and the epoch's model, which the
-    # averaging at the end needs.
+    # The run may have been killed between writing the checkpoint and writing the
+    # epoch's model, which is needed for averaging.
     states = read_checkpoint(checkpoint)
     model = output_dir / f"{states['reporter']['epoch']}epoch.pth"
     if not _is_whole(model):
@@ -136,13 +136,13 @@ def restore_checkpoint(output_dir: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> Dict[str, Any]:
-    """Read the state of a training, as ESPnet writes it after each epoch.
+    """Read a training checkpoint of ESPnet.
 
     Args:
         path: ``checkpoint.pth``.
 
     Raises:
-        InputError: it is missing, or cut short.
+        InputError: the file is missing or truncated.
     """
     if not _is_whole(path):
         raise InputError(f"{path} is missing or cut short: is the training finished?")

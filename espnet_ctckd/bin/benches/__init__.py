@@ -1,4 +1,4 @@
-"""The benchmarks of `espnet_ctckd.bin.bench`, one a file; here their flags."""
+"""The benchmarks of `espnet_ctckd.bin.bench`, one per file, and their flags."""
 
 import argparse
 import importlib
@@ -21,9 +21,9 @@ class Bench(NamedTuple):
     """A benchmark.
 
     Attributes:
-        module: in this package; its ``bench(args)`` measures and prints.
-        text: what is measured.
-        add_flags: adds its flags to a parser.
+        module: module in this package, whose ``bench(args)`` measures and prints.
+        text: description of the measurement.
+        add_flags: adds the flags of the benchmark to a parser.
     """
 
     module: str
@@ -33,21 +33,27 @@ class Bench(NamedTuple):
 
 def _add_train(p: argparse.ArgumentParser) -> None:
     _add_rounds(p, 7)
-    p.add_argument("--utterances", type=positive, default=4, help="in a batch")
+    p.add_argument(
+        "--utterances", type=positive, default=4, help="utterances per batch"
+    )
     p.add_argument(
         "--online",
         nargs="*",
         default=["float32"],
         choices=DTYPES,
-        help="of train: types in which a teacher runs in the step (half precision "
-        "takes minutes on a CPU without such arithmetic)",
+        help="of train: number types of the online teacher (half precision takes "
+        "minutes on a CPU without such arithmetic)",
     )
     p.add_argument(
-        "--num_threads", type=positive, help="threads of the CPU; PyTorch's choice"
+        "--num_threads", type=positive, help="CPU threads (default: PyTorch's)"
     )
     p.add_argument("--seed", type=count, default=0)
     p.add_argument(
-        "--ngpu", type=int, default=0, choices=(0, 1), help="1: on a GPU (not tried)"
+        "--ngpu",
+        type=int,
+        default=0,
+        choices=(0, 1),
+        help="number of GPUs, 0 or 1 (GPU untested)",
     )
 
 
@@ -67,7 +73,7 @@ def _add_search(p: argparse.ArgumentParser) -> None:
         "--espnet_utterances",
         type=count,
         default=10,
-        help="that ESPnet's own search decodes, evenly spread; 0: none",
+        help="utterances that ESPnet's own search decodes, evenly spread; 0: none",
     )
     add_max_bad_share(p)
     add_search(p)
@@ -81,7 +87,7 @@ def _add_skip(p: argparse.ArgumentParser) -> None:
         "--other",
         required=True,
         action="append",
-        help="folder of an exported model, once for each; ratios are to the first",
+        help="folder of an exported model; may be repeated; ratios are to the first",
     )
     p.add_argument(
         "--thresholds", type=float, nargs="+", default=[1.1, 0.999, 0.99, 0.95, 0.9]
@@ -103,35 +109,35 @@ def _add_rounds(p: argparse.ArgumentParser, default: int) -> None:
 BENCHES: Dict[str, Bench] = {
     "train": Bench(
         "train",
-        "a training step of an 18 M Conformer on utterances of 20 s, distilled from "
-        "cached posteriors, or from a teacher of its own size that runs in the step, "
+        "a training step of a Conformer of 18 M parameters on utterances of 20 s, "
+        "distilled from cached posteriors or from an online teacher of the same size, "
         "against the step of the same student with plain CTC",
         _add_train,
     ),
     "objective": Bench(
         "train",
-        "the distance alone, forward and backward, at 5000 tokens and a fifth of the "
-        "frames selected, against the obvious PyTorch, with the peak of the memory "
-        "allocated",
+        "the distance only, forward and backward, with 5000 tokens and a fifth of the "
+        "frames selected, against straightforward PyTorch code, with the peak of the "
+        "allocated memory",
         _add_train,
     ),
     "dump": Bench(
         "dump",
-        "a dump, files and all, against the teacher alone on the same batches, and on "
-        "one utterance at a time",
+        "a dump, including the files, against the teacher's forward pass on the same "
+        "batches and on single utterances",
         _add_dump,
     ),
     "search": Bench(
         "search",
-        "decoding: searches of the same posteriors, ours, each with Blank Collapse at "
-        "several thresholds, and torchaudio's search with a lexicon where there is "
-        "one; then from audio to text, ours and ESPnet's own search with CTC alone",
+        "decoding: searches of the same posteriors, each with Blank Collapse at "
+        "several thresholds, and torchaudio's search if a lexicon is given; then from "
+        "audio to text, against ESPnet's own search with CTC only",
         _add_search,
     ),
     "skip": Bench(
         "skip",
         "layer skipping: a student with encoder: ctckd_skip_conformer at several "
-        "thresholds, which need no other training, against other models, as a "
+        "thresholds, which need no further training, against other models, such as a "
         "Conformer without skipping",
         _add_skip,
     ),
@@ -175,12 +181,12 @@ def _describe(what: Optional[str]) -> str:
 
 
 def main_deprecated(name: str, what: str, cmd: Optional[Sequence[str]]) -> None:
-    """Run a benchmark under the name of its former command, and say so.
+    """Run a benchmark under its former command name, with a warning.
 
     Args:
-        name: of the command.
-        what: the benchmark.
-        cmd: the flags, or None for those of the command line.
+        name: former name of the command.
+        what: name of the benchmark.
+        cmd: the flags, or None for the flags of the command line.
     """
     _warn(f"{name} is deprecated until 0.4: call `bench --what {what}`")
     main(["--what", what, *(sys.argv[1:] if cmd is None else cmd)])

@@ -1,7 +1,8 @@
-"""Measure on this machine how fast a teacher is dumped.
+"""Measure the speed of a dump on this machine.
 
-A dump, files and all, against the teacher alone on the same batches, and on one
-utterance at a time. All take turns in every round; ratios are medians over the rounds.
+A dump, including the files, is compared with the teacher's forward pass on the same
+batches and on single utterances. The contenders take turns in every round; ratios are
+medians over the rounds.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from espnet_ctckd.evaluation.timing import Contenders, quartiles, take_turns
 def bench(args: argparse.Namespace) -> None:
     """Measure, and print tables."""
     teacher = teacher_of(args, device(args))
-    logging.getLogger().setLevel(logging.ERROR)  # a dump tells how far it is
+    logging.getLogger().setLevel(logging.ERROR)  # no progress messages of the dump
     plan = make_plan(
         args.wav_scp,
         teacher.rate,
@@ -44,7 +45,7 @@ def bench(args: argparse.Namespace) -> None:
         (pad_sequence(b, True), torch.tensor([len(a) for a in b])) for b in audio
     ]
 
-    def alone() -> None:
+    def in_batches() -> None:
         for speech, lengths in batches:
             teacher.posteriors(speech, lengths)
 
@@ -58,7 +59,7 @@ def bench(args: argparse.Namespace) -> None:
             dump(teacher, plan, codec, Path(folder), args.batch_seconds)
 
     contenders: Contenders = {
-        "teacher alone, in batches": alone,
+        "teacher alone, in batches": in_batches,
         "dump": dumped,
         "teacher alone, one by one": one_by_one,
     }

@@ -1,9 +1,10 @@
-"""Measure on this machine how fast a set is decoded, and how well.
+"""Measure speed and word error rate of decoding on this machine.
 
-All searches see the same posteriors: ours, each with Blank Collapse at several
-thresholds, and torchaudio's search with a lexicon where there is one. Then all of the
-way, from audio to text: ours, and ESPnet's own search with CTC alone. Contenders take
-turns in every round; ratios are medians over the rounds, word error rates beside them.
+The first table compares searches of the same posteriors: the searches of this package,
+each with Blank Collapse at several thresholds, and torchaudio's search if a lexicon is
+given. The second table compares decoding from audio to text with ESPnet's own search
+with CTC only. The contenders take turns in every round; ratios are medians over the
+rounds.
 """
 
 import argparse
@@ -37,7 +38,7 @@ from espnet_ctckd.evaluation.score import (
 )
 from espnet_ctckd.evaluation.timing import quartiles, take_turns
 
-# Utterances that are searched side by side, as in a batch of decode.
+# Utterances that are searched in parallel, as in a batch of decode.
 _AT_ONCE = 20
 THRESHOLDS = (1.0, 0.999, 0.99, 0.9)
 Decoder = Callable[[], Dict[str, str]]
@@ -53,54 +54,56 @@ def bench(args: argparse.Namespace) -> None:
     if lacks:
         raise InputError(f"{args.text} has no transcript of {shorten(lacks)}")
     unheard = Unheard(args.max_bad_share, args.wav_scp)
-    said, audio_seconds = _posteriors(model, args.wav_scp, args.batch_seconds, unheard)
+    posteriors, audio_seconds = _posteriors(
+        model, args.wav_scp, args.batch_seconds, unheard
+    )
     logging.getLogger().setLevel(logging.ERROR)
     print(
-        f"{len(said)} utterances, {audio_seconds:.0f} s of audio, "
+        f"{len(posteriors)} utterances, {audio_seconds:.0f} s of audio, "
         f"{torch.get_num_threads()} threads, beam {given.beam}"
     )
-    bench_searches(model, said, audio_seconds, given, references, args.rounds)
+    bench_searches(model, posteriors, audio_seconds, given, references, args.rounds)
     if args.espnet_utterances:
-        # ESPnet's own stops at what cannot be heard, and at what has no words to count.
-        heard = [utt for utt in wavs if len(said[utt]) and references[utt]]
-        step = max(1, len(heard) // args.espnet_utterances)
-        few = {utt: wavs[utt] for utt in heard[::step]}
+        # ESPnet's search fails at unusable audio and at references without words.
+        usable = [utt for utt in wavs if len(posteriors[utt]) and references[utt]]
+        step = max(1, len(usable) // args.espnet_utterances)
+        few = {utt: wavs[utt] for utt in usable[::step]}
         bench_espnet(model, few, given, references, args)
 
 
 def _posteriors(
     model: Recogniser, wav_scp: str, batch_seconds: float, unheard: Unheard
 ) -> Tuple[Dict[str, np.ndarray], float]:
-    """Log-probabilities (U, V) of each utterance, and the seconds of all."""
-    said, samples = {}, 0
+    """Compute log-probabilities (U, V) of each utterance and the total seconds."""
+    posteriors, samples = {}, 0
     for batch, log_probs, lengths, _ in model.hear(wav_scp, batch_seconds, unheard):
         for i, utterance in enumerate(batch):
-            said[utterance.name] = log_probs[i, : int(lengths[i])].cpu().numpy()
+            posteriors[utterance.name] = log_probs[i, : int(lengths[i])].cpu().numpy()
             samples += utterance.samples
     if not samples:
         raise InputError(f"{wav_scp} has no audio to decode")
     for utt in unheard.names:
-        said[utt] = np.zeros((0, len(model.tokens)), np.float32)
-    return said, samples / model.rate
+        posteriors[utt] = np.zeros((0, len(model.tokens)), np.float32)
+    return posteriors, samples / model.rate
 
 
 def bench_searches(
     model: Recogniser,
-    said: Dict[str, np.ndarray],
+    posteriors: Dict[str, np.ndarray],
     audio_seconds: float,
     given: SearchConfig,
     references: Dict[str, str],
     rounds: int,
 ) -> None:
-    """Searches of the same posteriors.
+    """Compare searches of the same posteriors.
 
     Args:
-        model: that has said them.
-        said: log-probabilities (U, V) of each utterance.
-        audio_seconds: of all.
-        given: what the command line asks for, of which beams and scales are taken.
+        model: model that computed the posteriors.
+        posteriors: log-probabilities (U, V) of each utterance.
+        audio_seconds: total duration of the audio in seconds.
+        given: search of the command line, whose beams and scales are used.
         references: transcript of each utterance.
-        rounds: of which the median is.
+        rounds: number of rounds; the median is reported.
     """
     plain = SearchConfig(beam=given.beam, tokens_per_frame=given.tokens_per_frame)
     bases = {"greedy": plain, "prefix_beam": replace(plain, method="prefix_beam")}
@@ -114,12 +117,14 @@ def bench_searches(
             config = replace(base, blank_collapse=theta)
             search = model.search(config)
             label = name if theta == 1.0 else f"{name}, collapse {theta:g}"
-            decoders[label] = _ours(model, search, said, config.lexicon is not None)
-            frames = sum(count for _, count in search(list(said.values())))
-            shares[label] = 100 * frames / sum(map(len, said.values()))
+            decoders[label] = _ours(
+                model, search, posteriors, config.lexicon is not None
+            )
+            frames = sum(count for _, count in search(list(posteriors.values())))
+            shares[label] = 100 * frames / sum(map(len, posteriors.values()))
             first[label] = name
     if given.lexicon is not None:
-        decoders["lexicon, torchaudio"] = _torchaudio(model, said, given)
+        decoders["lexicon, torchaudio"] = _torchaudio(model, posteriors, given)
         shares["lexicon, torchaudio"], first["lexicon, torchaudio"] = 100.0, "lexicon"
     times, texts = decode_in_turns(decoders, rounds)
     print(
@@ -137,12 +142,12 @@ def bench_searches(
 
 
 def _ours(
-    model: Recogniser, search: Search, said: Dict[str, np.ndarray], by_words: bool
+    model: Recogniser, search: Search, posteriors: Dict[str, np.ndarray], by_words: bool
 ) -> Decoder:
     def decode() -> Dict[str, str]:
         texts = {}
-        for first in range(0, len(said), _AT_ONCE):
-            some = dict(itertools.islice(said.items(), first, first + _AT_ONCE))
+        for first in range(0, len(posteriors), _AT_ONCE):
+            some = dict(itertools.islice(posteriors.items(), first, first + _AT_ONCE))
             for utt, (found, _) in zip(some, search(list(some.values()))):
                 texts[utt] = model.text(found[0], by_words)
         return texts
@@ -151,9 +156,9 @@ def _ours(
 
 
 def _torchaudio(
-    model: Recogniser, said: Dict[str, np.ndarray], given: SearchConfig
+    model: Recogniser, posteriors: Dict[str, np.ndarray], given: SearchConfig
 ) -> Decoder:
-    """Torchaudio's search, with the words ended as ours are."""
+    """Return torchaudio's search, with word ends as in the searches of this package."""
     from torchaudio.models.decoder import ctc_decoder
 
     assert given.lexicon is not None
@@ -186,7 +191,7 @@ def _torchaudio(
 
     def decode() -> Dict[str, str]:
         texts = {}
-        for utt, log_probs in said.items():
+        for utt, log_probs in posteriors.items():
             if not len(log_probs):
                 texts[utt] = ""
                 continue
@@ -207,12 +212,12 @@ def bench_espnet(
     references: Dict[str, str],
     args: Any,
 ) -> None:
-    """From audio to text: ESPnet an utterance after the other, ours in batches.
+    """Compare decoding from audio to text with ESPnet, which decodes single utterances.
 
     Args:
-        model: to decode with.
+        model: model to decode with.
         wavs: audio file of each utterance.
-        given: what the command line asks for, of which the beam is taken.
+        given: search of the command line, whose beam is used.
         references: transcript of each utterance.
         args: the command line.
     """
@@ -238,10 +243,10 @@ def bench_espnet(
         def decode() -> Dict[str, str]:
             texts = {}
             for batch in batches:
-                heard = [torch.from_numpy(audio[utt]) for utt in batch]
-                log_probs, lengths = model.say(heard)
-                said = log_probs.cpu().numpy()
-                parts = [row[:n] for row, n in zip(said, lengths.tolist())]
+                waveforms = [torch.from_numpy(audio[utt]) for utt in batch]
+                log_probs, lengths = model.say(waveforms)
+                rows = zip(log_probs.cpu().numpy(), lengths.tolist())
+                parts = [row[:n] for row, n in rows]
                 for utt, (found, _) in zip(batch, search(parts)):
                     texts[utt] = model.text(found[0], by_words=False)
             return texts
@@ -271,7 +276,7 @@ def bench_espnet(
 def decode_in_turns(
     decoders: Dict[str, Decoder], rounds: int
 ) -> Tuple[Dict[str, List[float]], Dict[str, Dict[str, str]]]:
-    """Seconds of each in each round, and what it has decoded."""
+    """Return the seconds of each decoder in each round, and its texts."""
     texts: Dict[str, Dict[str, str]] = {}
 
     def noting(label: str) -> Callable[[], object]:

@@ -1,9 +1,10 @@
-"""Measure on this machine what layer skipping saves, and what it costs.
+"""Measure time and word error rate of layer skipping on this machine.
 
-A student with encoder: ctckd_skip_conformer hears a set at several thresholds, which
-need no other training; others, as a Conformer without skipping and a shallow one, hear
-the same. All take turns in every round; ratios of the time of front-end, encoder and
-output layer are medians over the rounds, to the first --other.
+A student with encoder: ctckd_skip_conformer decodes a set at several thresholds, which
+need no further training; other models, such as a Conformer without skipping and a
+shallow Conformer, decode the same set. The models take turns in every round. The time
+of front-end, encoder and output layer is relative to the first --other; ratios are
+medians over the rounds.
 """
 
 import argparse
@@ -37,12 +38,14 @@ def bench(args: argparse.Namespace) -> None:
             "thresholds on"
         )
     batches = list(model.read(args.wav_scp, args.batch_seconds))
-    contenders: Dict[str, _Hearing] = {}
+    contenders: Dict[str, _Decoding] = {}
     for folder in args.other:
         files = (Path(folder, "config.yaml"), Path(folder, "model.pth"))
-        contenders[folder] = _Hearing(Recogniser(*files, where), batches)
+        contenders[folder] = _Decoding(Recogniser(*files, where), batches)
         if contenders[folder].model.rate != model.rate:
-            raise InputError(f"{folder} does not hear {model.rate} Hz, as the student")
+            raise InputError(
+                f"the sample rate of {folder} is not {model.rate} Hz, the student's"
+            )
     for threshold, k in itertools.product(args.thresholds, args.neighbours):
         label = f"skipping, {threshold:g}, {k} neighbours"
         contenders[label] = _Skipping(model, batches, threshold, k)
@@ -68,8 +71,8 @@ def bench(args: argparse.Namespace) -> None:
         )
 
 
-class _Hearing:
-    """A model that hears a set, and what it has understood."""
+class _Decoding:
+    """Greedy decoding of a set by a model, and the decoded texts."""
 
     def __init__(self, model: Recogniser, batches: Sequence[Read]) -> None:
         self.model, self.batches = model, batches
@@ -85,8 +88,8 @@ class _Hearing:
                 self.texts[utterance.name] = self.model.text(hypothesis, False)
 
 
-class _Skipping(_Hearing):
-    """Likewise, at a threshold."""
+class _Skipping(_Decoding):
+    """Greedy decoding with layer skipping at a threshold."""
 
     def __init__(
         self, model: Recogniser, batches: Sequence[Read], threshold: float, k: int

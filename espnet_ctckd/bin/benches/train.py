@@ -1,11 +1,11 @@
-"""Measure on this machine what distillation costs.
+"""Measure time and memory of distillation on this machine.
 
-train: a training step of an 18 M Conformer on utterances of 20 s, distilled from
-cached posteriors, or from a teacher of its own size that runs in the step, against the
-step of the same student with plain CTC. objective: the distance alone, forward and
-backward, at 5000 tokens and a fifth of the frames selected,
-against the obvious PyTorch, with the peak of the memory allocated. All contenders take
-turns in every round; ratios are medians over the rounds.
+train: a training step of a Conformer of 18 M parameters on utterances of 20 s,
+distilled from cached posteriors or from an online teacher of the same size, is compared
+with the step of the same student with plain CTC. objective: the distance only, forward
+and backward, with 5000 tokens and a fifth of the frames selected, is compared with
+straightforward PyTorch code, including the peak of the allocated memory. All contenders
+take turns in every round; ratios are medians over the rounds.
 """
 
 import argparse
@@ -53,7 +53,7 @@ STUDENT = {
 def bench(args: argparse.Namespace) -> None:
     """Measure, and print tables."""
     args.num_threads = args.num_threads or torch.get_num_threads()
-    logging.getLogger().setLevel(logging.ERROR)  # ESPnet tells of every model
+    logging.getLogger().setLevel(logging.ERROR)  # ESPnet logs every model
     torch.manual_seed(args.seed)
     place = device(args)
     print(
@@ -69,15 +69,15 @@ def bench(args: argparse.Namespace) -> None:
 
 
 def bench_objective(args: argparse.Namespace) -> None:
-    """The objective alone against `F.kl_div`."""
+    """Compare the objective with `F.kl_div`."""
     tokens, tau = 5000, 2.0
     teacher = make_teacher(args.utterances, tokens, spikes=FRAMES // 5)
     logits = torch.randn(args.utterances, FRAMES, tokens, requires_grad=True)
     objective = make_objective("blank_elimination", tau)
     top = keep_top(teacher)
 
-    def ours(said: FramePosteriors) -> Callable[[], object]:
-        return lambda: backward(objective(logits, said.lengths, said)[0], logits)
+    def ours(given: FramePosteriors) -> Callable[[], object]:
+        return lambda: backward(objective(logits, given.lengths, given)[0], logits)
 
     def every_frame() -> None:
         mask = teacher.log_probs.argmax(-1) != teacher.blank  # (B, T)
@@ -121,7 +121,7 @@ def bench_objective(args: argparse.Namespace) -> None:
 
 
 def bench_step(args: argparse.Namespace, tokens: int) -> None:
-    """A training step against that of plain CTC."""
+    """Compare a training step with a step of plain CTC."""
     labels = 80 if tokens < 1000 else 60
     teacher = make_teacher(args.utterances, tokens, spikes=labels)
     if tokens >= 1000:
@@ -167,7 +167,7 @@ def bench_step(args: argparse.Namespace, tokens: int) -> None:
 
 
 def make_teacher(utterances: int, tokens: int, spikes: int) -> FramePosteriors:
-    """A dense teacher with evenly spread spikes."""
+    """Make posteriors of a dense teacher with evenly spread spikes."""
     scores = torch.randn(utterances, FRAMES, tokens)
     place = torch.linspace(2, FRAMES - 3, spikes).long()  # (spikes,)
     scores[..., 0] += 14.0
@@ -178,16 +178,16 @@ def make_teacher(utterances: int, tokens: int, spikes: int) -> FramePosteriors:
 
 
 def keep_top(teacher: FramePosteriors) -> FramePosteriors:
-    """The best tokens of a dense teacher, the blank among them."""
+    """Reduce dense posteriors to the top K tokens, including the blank."""
     wanted = teacher.log_probs.clone()
     wanted[..., teacher.blank] = 1.0
     ids = wanted.topk(TOP_K).indices  # (B, T, K)
-    kept = teacher.log_probs.gather(-1, ids)
-    return FramePosteriors(kept, teacher.lengths, teacher.blank, ids)
+    top = teacher.log_probs.gather(-1, ids)
+    return FramePosteriors(top, teacher.lengths, teacher.blank, ids)
 
 
 def make_objective(selector: str, temperature: float) -> KDObjective:
-    """KL on some frames, as in the paper."""
+    """Make the paper's objective: KL divergence on selected frames."""
     return KDObjective(
         FrameConfig(
             selector=selector,
@@ -205,10 +205,10 @@ def make_step(
     teacher: Optional[FramePosteriors],
     kd: Optional[Dict[str, Any]],
 ) -> Callable[[], object]:
-    """Forward, backward and update of a student."""
+    """Return a training step of a student: forward, backward and update."""
     model, _ = make_model(args, tokens, kd)
     if kd is not None and teacher is None:
-        model.online = open_beside(args, tokens, kd["teacher"]["dtype"])
+        model.online = open_same_size(args, tokens, kd["teacher"]["dtype"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     batch: Dict[str, Tensor] = {
         "speech": 0.1 * torch.randn(args.utterances, RATE * SECONDS),
@@ -235,7 +235,7 @@ def make_step(
 def make_model(
     args: argparse.Namespace, tokens: int, kd: Optional[Dict[str, Any]]
 ) -> Tuple[Any, argparse.Namespace]:
-    """A student with random weights, and the arguments that it is built by."""
+    """Build a student with random weights; return it with its arguments."""
     conf = CTCKDTask.get_parser().parse_args(["--token_type", "char"])
     conf.token_list = ["<blank>", *(f"t{i}" for i in range(tokens - 2)), "<sos/eos>"]
     for key, value in STUDENT.items():
@@ -246,8 +246,8 @@ def make_model(
     return CTCKDTask.build_model(conf), conf
 
 
-def open_beside(args: argparse.Namespace, tokens: int, dtype: str) -> OnlineTeacher:
-    """A teacher of the student's size, written and opened as any."""
+def open_same_size(args: argparse.Namespace, tokens: int, dtype: str) -> OnlineTeacher:
+    """Write a teacher of the student's size, and open it as an online teacher."""
     model, conf = make_model(args, tokens, None)
     with tempfile.TemporaryDirectory() as folder:
         text = yaml_no_alias_safe_dump(vars(conf), indent=4, sort_keys=False)
@@ -259,12 +259,12 @@ def open_beside(args: argparse.Namespace, tokens: int, dtype: str) -> OnlineTeac
 
 
 def backward(loss: Tensor, x: Tensor) -> None:
-    """Compute the gradient, and forget it."""
+    """Compute the gradient, and discard it."""
     torch.autograd.grad(loss, x)
 
 
 def peak_memory(contender: Callable[[], object]) -> int:
-    """Most bytes that a contender has allocated at a time, as PyTorch counts them."""
+    """Return the peak of a contender's allocated memory in bytes, from PyTorch."""
     if torch.get_default_device().type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -1,7 +1,7 @@
 """Loss terms of the student, by name.
 
-Another term is a class in a file of its own and a line in `TERM_CHOICES`. Its
-configuration then stands under ``model_conf.kd.terms.<name>``.
+To add a term, write a class in a new file and add a line to `TERM_CHOICES`. Its
+configuration is ``model_conf.kd.terms.<name>``.
 """
 
 from typing import Any, Dict, List, Type
@@ -35,7 +35,7 @@ def build_terms(config: KDConfig, model: Any) -> List[Term]:
 
     Args:
         config: ``model_conf.kd``.
-        model: the student that they belong to.
+        model: the student.
 
     Returns:
         The terms, in the order in which they are combined.

@@ -1,4 +1,4 @@
-"""A term of the student's loss."""
+"""Base class of the terms of the student's loss."""
 
 from typing import Any, ClassVar, Dict, Optional, Tuple, Type
 
@@ -13,21 +13,21 @@ from espnet_ctckd.plugin.batch import Batch, EncoderOutput
 class Term:
     """A term of the student's loss.
 
-    What a training needs follows from the configuration of its terms (`Checked`):
-    transcripts from ``labels_for``, a teacher from ``needs_teacher``, and the prefixes
-    of parameters that are dropped at export from ``parameters``.
+    The configuration of a term (`Checked`) defines the term's requirements:
+    transcripts by ``labels_for``, a teacher by ``needs_teacher``, and the prefixes of
+    parameters that are dropped at export by ``parameters``.
 
     Args:
-        name: of the term in `TERM_CHOICES`.
+        name: name of the term in `TERM_CHOICES`.
         config: ``model_conf.kd``.
         model: the student, an `ESPnetCTCKDModel`.
 
     Attributes:
-        config_class: of its part of ``model_conf.kd``; None where it has the keys of
-            ``kd`` itself.
-        data: names of the data that only this term reads, beside ``text`` and
+        config_class: class of the term's part of ``model_conf.kd``; None if the term is
+            configured by the keys of ``kd`` itself.
+        data: names of the data that only this term reads, other than ``text`` and
             ``teacher``.
-        doubles: whether each utterance of a training batch is seen twice.
+        doubles: True if a training batch contains each utterance twice.
     """
 
     config_class: ClassVar[Optional[Type[Checked]]] = None
@@ -42,30 +42,30 @@ class Term:
 
     @property
     def asked(self) -> bool:
-        """Whether the configuration asks for the term."""
+        """True if the configuration asks for the term."""
         return self.config is not None
 
     @property
     def frame_config(self) -> Optional[FrameConfig]:
-        """The configuration of its distance between frames, if it has one."""
+        """The configuration of the term's distance between frames, or None."""
         return self.config if isinstance(self.config, FrameConfig) else None
 
     @property
     def selects(self) -> bool:
-        """Whether it learns from selected frames of the teacher's posteriors."""
+        """True if the term learns from selected frames of the teacher's posteriors."""
         return False
 
     @property
     def reads_logits(self) -> bool:
-        """Whether it reads the last layer's logits of all frames."""
+        """True if the term reads the last layer's logits of all frames."""
         return False
 
     def modules(self) -> Dict[str, torch.nn.Module]:
-        """The modules that the student gets for it, by attribute."""
+        """Return the modules that the term adds to the student, by attribute."""
         return {}
 
     def alone(self, epoch: int) -> bool:
-        """Whether it is the only term, with weight 1, in an epoch of the training."""
+        """Return True if the term is the only one, with weight 1, in an epoch."""
         return False
 
     def check(self, batch: Batch) -> None:
@@ -76,7 +76,7 @@ class Term:
         """
 
     def weigh(self, loss: Tensor) -> Tensor:
-        """The weighted loss of the term."""
+        """Return the weighted loss of the term."""
         weighted: Tensor = self.config.weight * loss
         return weighted
 
@@ -84,11 +84,11 @@ class Term:
         """Add the term.
 
         Args:
-            total: of the terms before it.
-            loss: of the term, as `forward` returns it.
+            total: loss of the preceding terms.
+            loss: loss of the term, from `forward`.
 
         Returns:
-            The total with the term.
+            The total including the term.
         """
         return total + self.weigh(loss)
 
@@ -98,12 +98,12 @@ class Term:
         """Compute the loss of a batch.
 
         Args:
-            batch: what the student's ``forward`` is given.
-            encoded: the encoder's output.
+            batch: input of the student's ``forward``.
+            encoded: output of the encoder.
             stats: statistics, to which the term adds its own.
 
         Returns:
-            The loss without its weight; None where the batch has nothing for it.
+            The unweighted loss, or None if the term does not apply to the batch.
         """
         raise NotImplementedError
 

@@ -12,32 +12,33 @@ from espnet_ctckd.reduce import sum_over_processes
 
 
 class CTCTerm(Term):
-    """ESPnet's CTC loss, with that of intermediate layers where it is asked for."""
+    """ESPnet's CTC loss, with optional CTC losses of intermediate layers."""
 
     frame_config = None
 
     @property
     def asked(self) -> bool:
-        """Whether the configuration asks for the term."""
+        """True if the configuration asks for the term."""
         return self.kd.uses_ctc
 
     @property
     def reads_logits(self) -> bool:
-        """Whether it reads the last layer's logits of all frames."""
+        """True if the term reads the last layer's logits of all frames."""
         return self._of_logits
 
     @property
     def _of_logits(self) -> bool:
-        """Whether ESPnet's CTC is a function of the plain logits.
+        """True if ESPnet's CTC loss can be computed from the plain logits.
 
-        It drops out the output layer's input, even in evaluation.
+        With a dropout rate, ESPnet's CTC applies dropout to the output layer's input,
+        even in evaluation.
         """
         ctc = self.model.ctc
         plain = ctc.ctc_type in ("builtin", "builtin2")
         return plain and bool(ctc.dropout_rate == 0.0)
 
     def weigh(self, loss: Tensor) -> Tensor:
-        """The weighted loss of the term."""
+        """Return the weighted loss of the term."""
         weighted: Tensor = self.kd.ctc_weight * loss
         return weighted
 
@@ -73,7 +74,7 @@ class CTCTerm(Term):
         return ctc
 
     def _aux_labels(self, layer: int, batch: Batch) -> Optional[Tuple[Tensor, Tensor]]:
-        """The labels (B, N) and lengths (B,) of ``aux_ctc`` for a layer, if any."""
+        """Return the labels (B, N) and lengths (B,) of ``aux_ctc`` for a layer."""
         name = (self.model.aux_ctc or {}).get(str(layer))
         if name is None:
             return None
@@ -87,13 +88,13 @@ class CTCTerm(Term):
 
 
 def ctc_of(model: Any, logits: Tensor, batch: Batch, lengths: Tensor) -> Tensor:
-    """ESPnet's CTC loss of logits.
+    """Compute ESPnet's CTC loss from logits.
 
     Args:
         model: the student.
         logits: (B, T, V).
-        batch: with labels.
-        lengths: frames (B,).
+        batch: a batch with labels.
+        lengths: number of frames (B,).
     """
     assert batch.text is not None
     assert batch.text_lengths is not None
@@ -105,12 +106,12 @@ def ctc_of(model: Any, logits: Tensor, batch: Batch, lengths: Tensor) -> Tensor:
 
 
 def norm_ctc(norm: Optional[str], ctc: Tensor, batch: Batch) -> Tensor:
-    """Turn the mean over utterances into what ``ctc_norm`` asks for.
+    """Normalise the CTC loss according to ``ctc_norm``.
 
     Args:
         norm: ``ctc_norm``.
-        ctc: mean over the utterances.
-        batch: with labels.
+        ctc: CTC loss, the mean over the utterances.
+        batch: a batch with labels.
     """
     if norm != "token":
         return ctc

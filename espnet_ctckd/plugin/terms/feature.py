@@ -1,4 +1,4 @@
-"""The distance of the last layer's states to the teacher's."""
+"""Distance between the last layer's states and the teacher's."""
 
 from typing import Any, Dict, Optional
 
@@ -12,26 +12,26 @@ from espnet_ctckd.plugin.terms.base import Term
 
 
 class FeatureTerm(Term):
-    """The distance of the last layer's states, projected, to the teacher's."""
+    """Distance between the projected states of the last layer and the teacher's."""
 
     config_class = FeatureConfig
 
     @property
     def selects(self) -> bool:
-        """Whether it learns from selected frames of the teacher's posteriors."""
+        """True if the term learns from selected frames of the teacher's posteriors."""
         return True
 
     def modules(self) -> Dict[str, torch.nn.Module]:
-        """The projection to the teacher's size."""
+        """Return the projection to the size of the teacher's states."""
         size = self.model.encoder.output_size()
         return {"feature_projection": torch.nn.Linear(size, self.config.size)}
 
     def alone(self, epoch: int) -> bool:
-        """Whether it is the only term, with weight 1, in an epoch of the training."""
+        """Return True if the term is the only one, with weight 1, in an epoch."""
         return epoch <= int(self.config.alone_epochs)
 
     def check(self, batch: Batch) -> None:
-        """Refuse a batch whose teacher has no states of the size."""
+        """Refuse a batch without teacher states of the configured size."""
         states = batch.teacher.states if batch.teacher is not None else None
         size = 0 if states is None else states.size(-1)
         if size != self.config.size:

@@ -1,4 +1,4 @@
-"""The distance of the last layer to the teacher's posteriors."""
+"""Distance between the last layer's posteriors and the teacher's."""
 
 from typing import Any, Dict, Optional
 
@@ -12,7 +12,7 @@ from espnet_ctckd.posteriors import FramePosteriors, blank_padding
 
 
 class FramesTerm(Term):
-    """The distance of the last layer to the teacher, frame by frame.
+    """Frame-wise distance between the last layer and the teacher.
 
     References:
         Hilmes, Rossenbach, Schlüter, Analyzing the Importance of Blank for CTC-Based
@@ -21,8 +21,8 @@ class FramesTerm(Term):
 
     @property
     def selects(self) -> bool:
-        """Whether it learns from selected frames of the teacher's posteriors."""
-        # The occupancies of a transcript are other posteriors.
+        """True if the term learns from selected frames of the teacher's posteriors."""
+        # Occupation probabilities are not the teacher's plain posteriors.
         return self.kd.weight > 0 and self.kd.target == "posteriors"
 
     def forward(
@@ -52,7 +52,7 @@ class FramesTerm(Term):
     def _spikes(
         self, encoded: EncoderOutput, teacher: Optional[FramePosteriors]
     ) -> Dict[str, Tensor]:
-        """Rates of the student's spikes that differ from the teacher's."""
+        """Compute the rates of spikes that differ from the teacher's."""
         assert teacher is not None
         theirs = blank_padding(teacher).argmax().tolist()  # (B, U)
         ours = encoded.all_logits.argmax(-1).tolist()  # (B, T)

@@ -14,22 +14,22 @@ from espnet_ctckd.posteriors import FramePosteriors
 
 
 class InterTerm(Term):
-    """CTC and distance at heads of intermediate layers."""
+    """CTC loss and distance to the teacher at heads of intermediate layers."""
 
     config_class = InterConfig
 
     @property
     def selects(self) -> bool:
-        """Whether it learns from selected frames of the teacher's posteriors."""
+        """True if the term learns from selected frames of the teacher's posteriors."""
         return self.config.target == "teacher" and bool(self.config.kd_weight > 0)
 
     @property
     def reads_logits(self) -> bool:
-        """Whether it reads the last layer's logits of all frames."""
+        """True if the term reads the last layer's logits of all frames."""
         return bool(self.config.target == "self")
 
     def modules(self) -> Dict[str, torch.nn.Module]:
-        """The heads, where they are not the student's own output layer."""
+        """Return the heads, unless they share the student's output layer."""
         if self.config.head != "separate":
             return {}
         encoder, tokens = self.model.encoder, self.model.vocab_size
@@ -40,7 +40,7 @@ class InterTerm(Term):
         return {"inter_heads": torch.nn.ModuleDict(heads)}
 
     def combine(self, total: Tensor, loss: Tensor) -> Tensor:
-        """Add the term, of which the others are the rest where it is convex."""
+        """Add the term; if ``convex``, the other terms get one minus its weight."""
         weight = self.config.weight_at(self.model.progress)
         rest = 1.0 - weight if self.config.convex else 1.0
         combined: Tensor = rest * total + weight * loss
@@ -73,11 +73,11 @@ class InterTerm(Term):
                 stats[f"loss_kd_layer{layer}"] = distance.detach()
                 loss = loss + config.kd_weight * distance
             losses.append(loss)
-        joined = torch.stack(losses)
-        return joined.mean() if config.combine == "mean" else joined.sum()
+        stacked = torch.stack(losses)
+        return stacked.mean() if config.combine == "mean" else stacked.sum()
 
     def _head(self, layer: int) -> Callable[[Tensor], Tensor]:
-        """The layer that computes the logits of an intermediate layer's states."""
+        """Return the function from an intermediate layer's states to logits."""
         model = self.model
         if hasattr(model.encoder, "lower_logits"):
             return functools.partial(

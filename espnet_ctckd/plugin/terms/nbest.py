@@ -13,14 +13,14 @@ from espnet_ctckd.plugin.terms.base import Term
 
 
 class NBestTerm(Term):
-    """The weighted CTC losses of the teacher's hypotheses."""
+    """Weighted sum of the CTC losses of the teacher's hypotheses."""
 
     config_class = NBestConfig
     data = ("nbest",)
 
     @property
     def reads_logits(self) -> bool:
-        """Whether it reads the last layer's logits of all frames."""
+        """True if the term reads the last layer's logits of all frames."""
         return True
 
     def check(self, batch: Batch) -> None:

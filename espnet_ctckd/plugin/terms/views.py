@@ -11,7 +11,7 @@ from espnet_ctckd.posteriors import FramePosteriors
 
 
 class ViewsTerm(Term):
-    """The mean of the distances of each view to the other (CR-CTC).
+    """Mean of the distances of each view from the other (CR-CTC).
 
     References:
         Yao et al., CR-CTC: Consistency Regularization on CTC for Improved Speech
@@ -23,7 +23,7 @@ class ViewsTerm(Term):
 
     @property
     def reads_logits(self) -> bool:
-        """Whether it reads the last layer's logits of all frames."""
+        """True if the term reads the last layer's logits of all frames."""
         return True
 
     def forward(
