@@ -260,11 +260,16 @@ class _ModelConf(NestedDictAction):  # type: ignore[misc]
 
 
 def _check_caches(args: argparse.Namespace) -> List[str]:
-    """The names of the data that are records of a cache, whose lists are checked."""
+    """The names of the data that are records of a cache, whose lists are checked.
+
+    `check_data` checks the student's own, of the utterances that it is trained on.
+    """
+    later = args.model == MODEL_NAME and not args.collect_stats
     names = []
     for part in ("train", "valid"):
         flag = f"{part}_data_path_and_name_and_type"
-        names += check_caches(getattr(args, flag), f"--{flag}")
+        data = [d for d in getattr(args, flag) if not (later and d[1] == TEACHER)]
+        names += check_caches(data, f"--{flag}")
     return names
 
 
