@@ -196,7 +196,9 @@ def test_what_a_teacher_cannot_use_is_named_in_one_go(
     tmp_path, tiny_model, partly_usable
 ):
     flags = tiny.dump_args(tiny_model, partly_usable, tmp_path / "cache")
-    with pytest.raises(InputError, match=r"So it is with 3 of 5 utterances of .*utt02, utt04"):
+    with pytest.raises(
+        InputError, match=r"So it is with 3 of 5 utterances of .*utt02, utt04"
+    ):
         dump_teacher.main(flags)
     with pytest.raises(InputError, match=r"3 of 5 utterances .* --max_bad_share 40 %"):
         dump_teacher.main([*flags, "--max_bad_share", "40"])

@@ -217,7 +217,7 @@ def test_a_teacher_that_outputs_blank_alone_is_refused_before_the_training(
     if selector == "all":  # which takes blank frames, too
         CTCKDTask.main(cmd=command)
         return
-    with pytest.raises(InputError, match="takes none of .* from the online teacher"):
+    with pytest.raises(InputError, match=r"takes none of .* from the online teacher"):
         CTCKDTask.main(cmd=command)
     assert not (tmp_path / "run/exp/1epoch.pth").exists()
 
