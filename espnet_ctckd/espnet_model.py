@@ -149,10 +149,11 @@ def check_named_files(conf: Mapping[str, Any], config_file: Pathlike) -> None:
                 f"{config_file} names {path} as {key}, which is no regular file: give "
                 "the file that the model was trained with"
             )
-        if os.path.exists(path) and os.path.getsize(path) > _MOST_BYTES:
+        size = os.path.getsize(path) if os.path.exists(path) else 0
+        if size > _MOST_BYTES:
             raise InputError(
                 f"{config_file} names {path} as {key}, which has "
-                f"{os.path.getsize(path)} bytes; at most {_MOST_BYTES} are read: "
+                f"{size} bytes; at most {_MOST_BYTES} are read: "
                 "give the file that the model was trained with"
             )
 
