@@ -86,7 +86,9 @@ def read_json(path: Pathlike, advice: str) -> Dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}): {advice}") from None
     if not isinstance(found, dict):
-        raise InputError(f"{path} is damaged (it holds no mapping): {advice}")
+        raise InputError(
+            f"{path} is damaged: it holds no mapping. To mend it, {advice}"
+        )
     return found
 
 

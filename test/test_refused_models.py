@@ -100,7 +100,6 @@ BAD_NUMBERS = [
     (prove_teacher, "--max_wer", "nan"),
     (check_env, "--min_free_gb", "nan"),
     (decode, "--search_processes", "-1"),
-    (dump_teacher, "--top_k", "-1"),
 ]
 
 

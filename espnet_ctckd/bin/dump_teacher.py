@@ -18,7 +18,6 @@ from espnet_ctckd.align import describe_match, map_tokens
 from espnet_ctckd.bin import (
     add_compute,
     add_max_bad_share,
-    count,
     device,
     parser,
     positive,
@@ -50,7 +49,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
         "dumped, and refuse those that do not",
     )
     p.add_argument(
-        "--top_k", type=count, default=0, help="keep at most K tokens a frame; 0: all"
+        "--top_k", type=int, default=0, help="keep at most K tokens a frame; 0: all"
     )
     p.add_argument(
         "--step", type=float, default=0.25, help="of --top_k: nats of a level"
