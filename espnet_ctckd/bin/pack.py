@@ -20,7 +20,7 @@ import yaml
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.files import atomic_path, read_told
+from espnet_ctckd.data.files import atomic_path, read_report
 
 if TYPE_CHECKING:
     from espnet_ctckd.evaluation.experiments import Result, System
@@ -197,7 +197,7 @@ def _pack(root: Path, inside: Path, option: Sequence[Any], output: Path) -> None
 
 def _search(result: Result) -> str:
     """Return the search method for the model card, if it is known and not greedy."""
-    search = read_told(result.folder / "decode.json").get("search", {})
+    search = read_report(result.folder / "decode.json").get("search", {})
     method = search.get("method", "greedy")
     return "" if method == "greedy" else f", {method}"
 

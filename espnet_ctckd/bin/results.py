@@ -13,7 +13,7 @@ from typing import List, Optional, Sequence, Tuple
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.choices import InputError
-from espnet_ctckd.data.files import atomic_write, read_told
+from espnet_ctckd.data.files import atomic_write, read_report
 from espnet_ctckd.evaluation.score import (
     UNITS,
     bootstrap_interval,
@@ -88,7 +88,7 @@ def systems_table(expdir: Path) -> str:
     ]
     for name, totals in read_scores(expdir):
         system, decoding, subset = name.split("/")
-        speed = read_told(expdir / name / "decode.json")
+        speed = read_report(expdir / name / "decode.json")
         rows.append(
             (
                 system,

@@ -11,7 +11,7 @@ from typing import Callable, Dict, Optional, Sequence
 
 from espnet_ctckd.bin.cli import parser, run
 from espnet_ctckd.bin.flags import add_normalization, normalization_of
-from espnet_ctckd.data.files import read_told
+from espnet_ctckd.data.files import read_report
 from espnet_ctckd.data.kaldi import read_scp
 from espnet_ctckd.evaluation.score import (
     read_references,
@@ -45,7 +45,7 @@ def main(cmd: Optional[Sequence[str]] = None) -> None:
     normalization = normalization_of(args)
     references = read_references(args.ref, normalization)
     hypotheses = read_scp(args.hyp)
-    info = read_told(Path(args.hyp).parent / "decode.json")
+    info = read_report(Path(args.hyp).parent / "decode.json")
     if "characters" in info:
         warn_unspelled(references, str(info["characters"]), normalization)
     else:

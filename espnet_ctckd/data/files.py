@@ -75,7 +75,7 @@ def read_json(path: Pathlike, advice: str) -> Dict[str, Any]:
     return found
 
 
-def read_told(path: Pathlike) -> Dict[str, Any]:
+def read_report(path: Pathlike) -> Dict[str, Any]:
     """Read the JSON report of a command, if there is one.
 
     Args:

@@ -13,7 +13,7 @@ from espnet_ctckd.data.files import (
     file_crc32,
     folder_size,
     read_json,
-    read_told,
+    read_report,
     shorten,
 )
 from espnet_ctckd.evaluation.score import Counts, Score, bootstrap_interval, read_score
@@ -177,7 +177,7 @@ def read_system(folder: Path, teacher: Optional[Path]) -> System:
             path.parent,
             read_score(path.parent),
             bootstrap_interval([path.with_name("wer.tsv")]),
-            read_told(path.with_name("decode.json")).get("rtf"),
+            read_report(path.with_name("decode.json")).get("rtf"),
         )
     kd = (conf.get("model_conf") or {}).get("kd") or {}
     cache = _cache_of(conf)
@@ -265,7 +265,7 @@ def _read_meta(cache: Optional[Path]) -> Optional[Dict[str, Any]]:
 
 def _parameters(results: Mapping[Tuple[str, str], Result]) -> Optional[int]:
     for result in results.values():
-        number = read_told(result.folder / "decode.json").get("parameters")
+        number = read_report(result.folder / "decode.json").get("parameters")
         if number is not None:
             return int(number)
     return None
@@ -330,7 +330,7 @@ def _cache_costs(
         return {}
     costs = {"cache MB": f"{size / 1e6:.1f}"}
     costs["bytes a frame"] = f"{size / meta['frames']:.1f}"
-    speeds = [read_told(path) for path in sorted(cache.glob(SPEED.format("*")))]
+    speeds = [read_report(path) for path in sorted(cache.glob(SPEED.format("*")))]
     if speeds:
         speed = statistics.median(each["audio"] / each["seconds"] for each in speeds)
         costs["dump, times real time, a job"] = f"{speed:.0f}"
