@@ -49,8 +49,7 @@ def model(request, tmp_path_factory):
     changes = dict(ENCODERS[request.param])
     if request.param == "global_mvn":
         bands = tiny.CONF["frontend_conf"]["n_mels"]
-        mean = np.linspace(-8, -3, bands, dtype=np.float32)  # as ESPnet writes them
-        variance = np.linspace(1, 4, bands, dtype=np.float32)
+        mean, variance = np.linspace(-8, -3, bands), np.linspace(1, 4, bands)
         statistics = {"count": 100, "sum": 100 * mean}
         statistics["sum_square"] = 100 * (variance + mean**2)
         np.savez(folder / "stats.npz", **statistics)

@@ -195,8 +195,9 @@ class _GlobalMVN(torch.nn.Module):
         super().__init__()
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", own.mean if own.norm_means else None)
-        self.register_buffer("std", own.std if own.norm_vars else None)
+        # Statistics are in double precision where ESPnet computed them with NumPy 2.
+        self.register_buffer("mean", own.mean.float() if own.norm_means else None)
+        self.register_buffer("std", own.std.float() if own.norm_vars else None)
 
     def forward(self, feats: Tensor, _lengths: Tensor) -> Tensor:
         """Normalize features (B, frames, dim)."""
