@@ -1,5 +1,6 @@
 """What the tests of the pure core share: batches, teachers, and quick hypothesis."""
 
+import shutil
 from dataclasses import dataclass, replace
 from typing import Optional, Sequence
 
@@ -8,6 +9,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
+from espnet_ctckd.data.kaldi import read_scp, write_scp
 from espnet_ctckd.posteriors import FramePosteriors
 
 # The machine may be busy, so no deadline; the same examples in every run.
@@ -114,3 +116,14 @@ def tiny_cache(tmp_path_factory, tiny_model, tiny_data):
     cache = tmp_path_factory.mktemp("cache") / "tiny"
     dump_teacher.main(tiny.dump_args(tiny_model, tiny_data, cache))
     return cache
+
+
+@pytest.fixture
+def cache(tmp_path, tiny_cache):
+    """A copy of the tiny cache to be changed, whose list names files of the copy."""
+    copied = tmp_path / "cache"
+    shutil.copytree(tiny_cache, copied)
+    scp = read_scp(copied / "teacher.scp")
+    moved = [(u, p.replace(str(tiny_cache), str(copied))) for u, p in scp.items()]
+    write_scp(copied / "teacher.scp", moved)
+    return copied

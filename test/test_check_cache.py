@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 from fractions import Fraction
 
 import pytest
@@ -22,17 +21,6 @@ from espnet_ctckd.paths import find_spikes
 from espnet_ctckd.plugin.task import CTCKDTask
 
 TOP_K = 3
-
-
-@pytest.fixture
-def cache(tmp_path, tiny_cache):
-    """A copy to be damaged, finished in its own place."""
-    copied = tmp_path / "cache"
-    shutil.copytree(tiny_cache, copied)
-    scp = read_scp(copied / "teacher.scp")
-    moved = [(u, p.replace(str(tiny_cache), str(copied))) for u, p in scp.items()]
-    write_scp(copied / "teacher.scp", moved)
-    return copied
 
 
 def student(**changes):

@@ -27,17 +27,6 @@ from espnet_ctckd.data.kaldi import read_scp, write_scp
 from espnet_ctckd.plugin.task import CTCKDTask
 
 
-@pytest.fixture
-def cache(tmp_path, tiny_cache):
-    """A finished cache that may be changed, its list naming its own arks."""
-    folder = tmp_path / "cache"
-    shutil.copytree(tiny_cache, folder)
-    places = read_scp(folder / "teacher.scp")
-    moved = {u: p.replace(str(tiny_cache), str(folder)) for u, p in places.items()}
-    write_scp(folder / "teacher.scp", moved.items())
-    return folder
-
-
 class Bomb:
     """Writes a file when it is unpickled."""
 

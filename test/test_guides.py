@@ -224,13 +224,13 @@ def test_the_guide_of_the_recipes_has_all_options_and_stages_of_kd_sh():
         if match := re.match(r"\s+(--\w+(?:, --\w+)*)", line):
             helped |= set(re.findall(r"--\w+", match[1]))
     assert helped
-    told = TEMPLATE.read_text(encoding="utf-8")
-    table = told.split("## Options")[1].split("## ")[0]
+    text = TEMPLATE.read_text(encoding="utf-8")
+    table = text.split("## Options")[1].split("## ")[0]
     assert set(re.findall(r"`(--\w+)`", table)) == helped
     listed = done.stdout.split("Stages\n")[1].split("\nGeneral")[0]
     stages = re.findall(r"^ +(\d+)  [a-z]", listed, re.MULTILINE)
     assert len(stages) > 10
-    assert re.findall(r"^\| (\d+) \|", told, re.MULTILINE) == sorted(stages, key=int)
+    assert re.findall(r"^\| (\d+) \|", text, re.MULTILINE) == sorted(stages, key=int)
 
 
 @pytest.mark.parametrize(
@@ -241,24 +241,24 @@ def test_the_guide_of_the_recipes_has_all_options_and_stages_of_kd_sh():
     ],
 )
 def test_each_entry_of_a_registry_is_a_row_of_its_guide(guide, names):
-    told = (ROOT / guide / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / guide / "README.md").read_text(encoding="utf-8")
     for name in names:
-        assert re.search(rf"^\| `{name}`", told, re.MULTILINE), name
+        assert re.search(rf"^\| `{name}`", text, re.MULTILINE), name
 
 
 def test_the_law_of_the_layout_is_the_one_that_is_enforced():
-    told = " ".join(PACKAGE.read_text(encoding="utf-8").split())
-    assert f"`{' < '.join(LAYERS)}`" in told
+    text = " ".join(PACKAGE.read_text(encoding="utf-8").split())
+    assert f"`{' < '.join(LAYERS)}`" in text
     for layer in LAYERS[1:]:
-        assert f"| `{layer}/`" in told
+        assert f"| `{layer}/`" in text
     for module in CORE:
-        assert f"`{module}.py`" in told or f"`{module}/`" in told
+        assert f"`{module}.py`" in text or f"`{module}/`" in text
 
 
 def test_the_versions_are_those_that_are_installed():
-    told = PACKAGE.read_text(encoding="utf-8")
+    text = PACKAGE.read_text(encoding="utf-8")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    (row,) = re.findall(rf"^\| {python} \| (\S+) \| (\S+) \|", told, re.MULTILINE)
+    (row,) = re.findall(rf"^\| {python} \| (\S+) \| (\S+) \|", text, re.MULTILINE)
     assert importlib.metadata.version("espnet") == row[0]
     for name in ("torch", "torchaudio"):
         assert re.match(rf"{re.escape(row[1])}\.", importlib.metadata.version(name))

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import shutil
 import zlib
 from fractions import Fraction
 
@@ -22,17 +21,6 @@ from espnet_ctckd.bin import (
 from espnet_ctckd.cache.reader import read_meta
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.kaldi import read_scp, write_scp
-
-
-@pytest.fixture
-def cache(tmp_path, tiny_cache):
-    """A copy to be changed, which names its files by its own place."""
-    copied = tmp_path / "cache"
-    shutil.copytree(tiny_cache, copied)
-    scp = read_scp(copied / "teacher.scp")
-    moved = [(u, p.replace(str(tiny_cache), str(copied))) for u, p in scp.items()]
-    write_scp(copied / "teacher.scp", moved)
-    return copied
 
 
 class Touch:

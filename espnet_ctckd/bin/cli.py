@@ -235,6 +235,11 @@ def add_max_bad_share(p: argparse.ArgumentParser, default: float = 1.0) -> None:
 def add_device(p: argparse.ArgumentParser) -> None:
     """Add the flags of the device."""
     p.add_argument("--num_threads", type=positive, default=1, help="CPU threads")
+    add_gpu(p)
+
+
+def add_gpu(p: argparse.ArgumentParser) -> None:
+    """Add the flag of the number of GPUs."""
     p.add_argument(
         "--ngpu",
         type=int,

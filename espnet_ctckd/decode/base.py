@@ -1,7 +1,8 @@
 """Base class of decoders, which map posteriors to hypotheses."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, List, NamedTuple, Sequence, Tuple
+from typing import Any, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 from torch import Tensor
@@ -48,7 +49,7 @@ class Vocabulary:
         return words_of([self.tokens[token] for token in tokens], self.token_type)
 
 
-class Decoder:
+class Decoder(ABC):
     """A search for the hypotheses of utterances.
 
     The options of a decoder are the keyword-only parameters of its constructor. Each
@@ -59,14 +60,12 @@ class Decoder:
 
     Attributes:
         vocabulary: tokens of the posteriors.
-        padded: True if the class implements `decode_padded`.
     """
-
-    padded: ClassVar[bool] = False
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
 
+    @abstractmethod
     def __call__(self, log_probs: Sequence[np.ndarray]) -> List[List[Hypothesis]]:
         """Decode utterances.
 
@@ -76,19 +75,6 @@ class Decoder:
         Returns:
             The hypotheses of each utterance, the best first; possibly none.
         """
-        raise NotImplementedError
-
-    def decode_padded(self, log_probs: Tensor, lengths: Tensor) -> List[List[int]]:
-        """Decode a padded batch on its device.
-
-        Args:
-            log_probs: (B, U, V).
-            lengths: (B,).
-
-        Returns:
-            The tokens of the best hypothesis of each utterance.
-        """
-        raise NotImplementedError
 
     def with_options(self, **options: Any) -> "Decoder":
         """Return the same decoder with other numbers; no file is read again.
@@ -101,6 +87,22 @@ class Decoder:
     def hypothesis(self, tokens: Sequence[int], score: float) -> Hypothesis:
         """Return the hypothesis of a sequence of token indices, with its words."""
         return Hypothesis(tuple(tokens), self.vocabulary.words(tokens), score)
+
+
+class PaddedDecoder(Decoder):
+    """A decoder that also takes a padded batch on the device of the model."""
+
+    @abstractmethod
+    def decode_padded(self, log_probs: Tensor, lengths: Tensor) -> List[List[int]]:
+        """Decode a padded batch on its device.
+
+        Args:
+            log_probs: (B, U, V).
+            lengths: (B,).
+
+        Returns:
+            The tokens of the best hypothesis of each utterance.
+        """
 
 
 def words_of(tokens: Sequence[str], token_type: str) -> Tuple[Word, ...]:

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_ctckd.decode.base import Decoder, Hypothesis
+from espnet_ctckd.decode.base import Hypothesis, PaddedDecoder
 from espnet_ctckd.paths import greedy
 
 __all__ = ["GreedyDecoder", "greedy"]
 
 
-class GreedyDecoder(Decoder):
+class GreedyDecoder(PaddedDecoder):
     """Greedy decoder: best token of each frame, repetitions merged, blanks removed.
 
     The score is the log-probability of the path.
@@ -21,8 +21,6 @@ class GreedyDecoder(Decoder):
         Graves et al., Connectionist Temporal Classification (2006),
         https://doi.org/10.1145/1143844.1143891
     """
-
-    padded = True
 
     def __call__(self, log_probs: Sequence[np.ndarray]) -> List[List[Hypothesis]]:
         """Decode utterances; see `Decoder`."""

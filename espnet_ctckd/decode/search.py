@@ -11,7 +11,14 @@ from torch import Tensor
 
 from espnet_ctckd.choices import InputError
 from espnet_ctckd.data.prior import read_prior
-from espnet_ctckd.decode.base import Decoder, Hypothesis, Vocabulary, Word, words_of
+from espnet_ctckd.decode.base import (
+    Decoder,
+    Hypothesis,
+    PaddedDecoder,
+    Vocabulary,
+    Word,
+    words_of,
+)
 from espnet_ctckd.decode.collapse import collapse
 from espnet_ctckd.decode.registry import DECODER_CHOICES
 
@@ -111,7 +118,7 @@ class SearchConfig:
     def plain(self) -> bool:
         """True if the decoder takes padded batches of unchanged posteriors."""
         fn: Any = DECODER_CHOICES[self.method].fn
-        return bool(fn.padded and not self.prior_scale)
+        return issubclass(fn, PaddedDecoder) and not self.prior_scale
 
     @property
     def options(self) -> Dict[str, Any]:
@@ -211,6 +218,7 @@ class Search:
         Returns:
             For each utterance its hypothesis, and its number of frames.
         """
+        assert isinstance(self.decoder, PaddedDecoder)
         found = self.decoder.decode_padded(log_probs, lengths)
         return [
             ([self.decoder.hypothesis(tokens, 0.0)], frames)

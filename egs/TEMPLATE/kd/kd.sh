@@ -153,7 +153,7 @@ Teacher
                             # symmetric --selector_conf {n:1}" (default="${teacher_dump_args}").
     --gpu_teacher           # Infer on a GPU (default="${gpu_teacher}").
     --teacher_num_threads   # CPU threads of its training (default:
-                            # OMP_NUM_THREADS, as of every other training).
+                            # OMP_NUM_THREADS, like every other training).
 Student
     --asr_config            # Training configuration.
     --asr_args              # Further flags of asr_train (default="${asr_args}").

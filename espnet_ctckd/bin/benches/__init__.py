@@ -7,6 +7,7 @@ from typing import Callable, Dict, NamedTuple, Optional, Sequence
 
 from espnet_ctckd.bin.cli import (
     add_compute,
+    add_gpu,
     add_max_bad_share,
     add_model,
     configured,
@@ -48,13 +49,7 @@ def _add_train(p: argparse.ArgumentParser) -> None:
         "--num_threads", type=positive, help="CPU threads (default: PyTorch's)"
     )
     p.add_argument("--seed", type=count, default=0)
-    p.add_argument(
-        "--ngpu",
-        type=int,
-        default=0,
-        choices=(0, 1),
-        help="number of GPUs, 0 or 1 (GPU untested)",
-    )
+    add_gpu(p)
 
 
 def _add_dump(p: argparse.ArgumentParser) -> None:

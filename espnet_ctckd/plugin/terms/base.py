@@ -1,5 +1,6 @@
 """Base class of the terms of the student's loss."""
 
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Dict, Optional, Tuple, Type
 
 import torch
@@ -10,7 +11,7 @@ from espnet_ctckd.objective import KDObjective
 from espnet_ctckd.plugin.batch import Batch, EncoderOutput
 
 
-class Term:
+class Term(ABC):
     """A term of the student's loss.
 
     The configuration of a term (`Checked`) defines the term's requirements:
@@ -68,7 +69,7 @@ class Term:
         """Return True if the term is the only one, with weight 1, in an epoch."""
         return False
 
-    def check(self, batch: Batch) -> None:
+    def check(self, batch: Batch) -> None:  # noqa: B027 (most terms check nothing)
         """Refuse a batch that lacks what the term reads.
 
         Raises:
@@ -92,6 +93,7 @@ class Term:
         """
         return total + self.weigh(loss)
 
+    @abstractmethod
     def forward(
         self, batch: Batch, encoded: EncoderOutput, stats: Dict[str, Any]
     ) -> Optional[Tensor]:
@@ -105,7 +107,6 @@ class Term:
         Returns:
             The unweighted loss, or None if the term does not apply to the batch.
         """
-        raise NotImplementedError
 
     @property
     def objective(self) -> KDObjective:

@@ -130,7 +130,7 @@ def main() -> int:
     args = get_parser().parse_args()
     lines, epochs = NewLines(args.log), Epochs()
     with subprocess.Popen(args.command) as training:
-        # A terminal's Ctrl-C reaches the training, too, and its status tells of it.
+        # A terminal's Ctrl-C reaches the training, too, and its status shows that.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         running = True
         while running:

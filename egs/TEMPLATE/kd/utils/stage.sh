@@ -27,7 +27,7 @@ finished() { # <marker> <key>
     [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]
 }
 
-# Run a command unless its marker says that it has finished with the same key. In a list,
+# Run a command unless its marker shows that it finished with the same key. In a list,
 # give it last: errors of what stands before || or && do not stop a script.
 once() { # <marker> <key> -- <command> ...
     local marker=$1 key=$2 name=${1##*.done.}
@@ -108,7 +108,7 @@ without_notices() {
         -e '/CUDA initialization/d' -e '/Set decoder to none as ctc_weight==1.0/d'
 }
 
-# Run a command; the terminal shows what it prints and its warnings, <log> has all of it.
+# Run a command; the terminal shows what it prints and its warnings, <log> has everything.
 # Where it fails, its error is shown.
 shown() { # <log> <command> ...
     local log=$1
